@@ -1,0 +1,33 @@
+# make demo: train, evaluate and report on embedded faces.  make test: lint and the whole test suite.
+PYTHON ?= python3
+EXTRAS ?= test
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint format clean
+
+# uv installs in seconds; plain pip does the same in a minute or two where uv cannot be had.
+$(VENV)/.installed: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv || true
+	if $(BIN)/python -m uv --version >/dev/null 2>&1; \
+	then $(BIN)/python -m uv pip install --quiet --python $(BIN)/python -e '.[$(EXTRAS)]'; \
+	else $(BIN)/python -m pip install --disable-pip-version-check -e '.[$(EXTRAS)]'; fi
+	touch $@
+
+demo: $(VENV)/.installed
+	$(BIN)/python scripts/train.py --config=configs/fer_vgg.py:demo --workdir=runs/demo
+
+test: $(VENV)/.installed lint
+	$(BIN)/python -m pytest -n 2
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/.installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) runs/demo

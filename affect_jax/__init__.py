@@ -1,0 +1,1 @@
+"""Facial-expression models in JAX: train, evaluate and report them."""

@@ -1,0 +1,1 @@
+"""Data sets by name, and the pipelines that feed them to a device."""

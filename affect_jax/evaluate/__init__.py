@@ -1,0 +1,1 @@
+"""Exact evaluation: metrics of predictions, and the pages that show them."""

@@ -1,0 +1,42 @@
+"""The layers that all networks share: one convolution, one batch normalization."""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from affect_jax.ops.conv import Padding, conv2d
+
+he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+class Conv(nn.Module):
+    """Convolution x [B, H, W, C] -> [B, H', W', features]; float32 parameters `kernel` and `bias`, computed in `dtype`.
+
+    `groups` is 1 or C (depthwise); `padding` is "SAME", "VALID" or ((top, bottom), (left, right)).
+    """
+
+    features: int
+    kernel_size: tuple[int, int] = (3, 3)
+    strides: tuple[int, int] = (1, 1)
+    padding: Padding = "SAME"
+    groups: int = 1
+    use_bias: bool = True
+    dtype: jnp.dtype = jnp.float32
+    kernel_init: Callable = he_normal
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Convolve x."""
+        shape = (*self.kernel_size, x.shape[-1] // self.groups, self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
+        y = conv2d(x.astype(self.dtype), kernel.astype(self.dtype), self.strides, self.padding, self.groups)
+        if self.use_bias:
+            y = y + self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32).astype(self.dtype)
+        return y
+
+
+BatchNorm = partial(nn.BatchNorm, momentum=0.9, epsilon=1e-5)
+"""flax's BatchNorm with the usual settings; statistics and their reductions are float32 whatever `dtype`."""

@@ -1,0 +1,1 @@
+"""Arrays in, arrays out: pure jax functions of fixed shapes that import nothing but jax."""

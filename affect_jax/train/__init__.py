@@ -1,0 +1,1 @@
+"""A run: state, optimizer, steps, checkpoints, writers and the loop that joins them."""
