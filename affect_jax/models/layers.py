@@ -40,3 +40,8 @@ class Conv(nn.Module):
 
 BatchNorm = partial(nn.BatchNorm, momentum=0.9, epsilon=1e-5)
 """flax's BatchNorm with the usual settings; statistics and their reductions are float32 whatever `dtype`."""
+
+
+def max_pool(x: jax.Array) -> jax.Array:
+    """2x2 max-pooling with stride 2, x [B, H, W, C] -> [B, H // 2, W // 2, C]."""
+    return nn.max_pool(x, (2, 2), (2, 2))
