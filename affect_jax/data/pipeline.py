@@ -1,0 +1,106 @@
+"""From a split to batches: the order of examples, streaming, whole splits in memory, padded batches for evaluation.
+
+B batch. A batch is a dict of arrays with B in front: `image` uint8 [B, H, W, C], `label` int32 [B], `index` int32 [B]
+(the example's place in its split) and what else the split has.
+"""
+
+import functools
+from collections.abc import Iterator
+
+import grain
+import numpy as np
+from tqdm import tqdm
+
+Batch = dict[str, np.ndarray]
+
+
+@functools.lru_cache(maxsize=4)
+def epoch_order(seed: int, epoch: int, num_examples: int) -> np.ndarray:
+    """The order in which pass number `epoch` visits the examples: int32 [num_examples]."""
+    return np.random.default_rng((seed, epoch)).permutation(num_examples).astype(np.int32)
+
+
+class BatchIndices:
+    """Indices int32 [B] of training batch number `step`; batches run on across the border of two passes.
+
+    A random-access source for grain. Drawing whole batches costs a slice each, where drawing examples one by one costs
+    more than augmenting them.
+    """
+
+    def __init__(self, num_examples: int, batch_size: int, num_steps: int, seed: int):
+        self.num_examples, self.batch_size, self.num_steps, self.seed = num_examples, batch_size, num_steps, seed
+
+    def __len__(self) -> int:
+        return self.num_steps
+
+    def __getitem__(self, step: int) -> np.ndarray:
+        epoch, start = divmod(step * self.batch_size, self.num_examples)
+        pieces, missing = [], self.batch_size
+        while missing:
+            piece = epoch_order(self.seed, epoch, self.num_examples)[start : start + missing]
+            pieces.append(piece)
+            missing -= len(piece)
+            epoch, start = epoch + 1, 0
+        return np.concatenate(pieces)
+
+
+class ReadBatch(grain.transforms.Map):
+    """Indices of a batch to this process' rows of it, read from `split`."""
+
+    def __init__(self, split, process_index: int, process_count: int):
+        self.split, self.process_index, self.process_count = split, process_index, process_count
+
+    def map(self, indices: np.ndarray) -> Batch:
+        """Read."""
+        rows = len(indices) // self.process_count
+        indices = indices[self.process_index * rows : (self.process_index + 1) * rows]
+        return {**self.split.read(indices), "index": indices}
+
+
+def index_iterator(num_examples: int, batch_size: int, num_steps: int, seed: int) -> grain.DatasetIterator:
+    """Iterator over the index batches int32 [B] of a run; its state goes into the checkpoint."""
+    source = BatchIndices(num_examples, batch_size, num_steps, seed)
+    return iter(grain.MapDataset.source(source).to_iter_dataset(grain.ReadOptions(num_threads=0)))
+
+
+def stream_iterator(
+    split, batch_size: int, num_steps: int, seed: int, num_workers: int, process_index: int = 0, process_count: int = 1
+) -> grain.DatasetIterator:
+    """Iterator over this process' rows of a run's batches: the order of `index_iterator`, whatever the workers."""
+    source = BatchIndices(len(split), batch_size, num_steps, seed)
+    batches = grain.MapDataset.source(source).map(ReadBatch(split, process_index, process_count))
+    batches = batches.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4))
+    if num_workers:
+        batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers, per_worker_buffer_size=4))
+    return iter(batches)
+
+
+class InMemorySplit:
+    """A split read once and kept: `arrays` holds every example of it."""
+
+    def __init__(self, split, name: str):
+        self.class_names, self.image_shape = split.class_names, split.image_shape
+        pieces = np.array_split(np.arange(len(split)), max(1, len(split) // 2048))
+        batches = [split.read(piece) for piece in tqdm(pieces, f"reading {name}", delay=2, leave=False)]
+        self.arrays = {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}
+
+    def __len__(self) -> int:
+        return len(self.arrays["label"])
+
+    def read(self, indices: np.ndarray) -> Batch:
+        """The examples at `indices`."""
+        return {key: array[indices] for key, array in self.arrays.items()}
+
+
+def size_in_bytes(split) -> int:
+    """Bytes of the split's pictures in memory."""
+    return len(split) * int(np.prod(split.image_shape))
+
+
+def padded_batches(split, batch_size: int) -> Iterator[Batch]:
+    """Every example once, in order, in batches of one size; the last repeats its first row where `mask` [B] is 0."""
+    for start in range(0, len(split), batch_size):
+        indices = np.arange(start, min(start + batch_size, len(split)), dtype=np.int32)
+        mask = np.arange(batch_size) < len(indices)
+        indices = np.concatenate([indices, np.full(batch_size - len(indices), start, np.int32)])
+        yield {**split.read(indices), "index": indices, "mask": mask.astype(np.float32)}

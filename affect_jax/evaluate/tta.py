@@ -1,0 +1,30 @@
+"""Test-time augmentation: the views of an image whose probabilities are averaged.
+
+V views, B batch, H W C.
+"""
+
+import jax
+import jax.numpy as jnp
+
+TTA = ("none", "flip", "flip_shift")
+SHIFT = 2
+"""Pixels of "flip_shift": the corners and the centre of a 44-pixel crop of a 48-pixel face, moved rather than cut."""
+
+
+def views(images: jax.Array, tta: str) -> jax.Array:
+    """The views [V, B, H, W, C] of images [B, H, W, C].
+
+    "none" is the image itself (V = 1), "flip" it and its mirror image (2), "flip_shift" both of these where they are
+    and moved to the four corners by SHIFT pixels, borders repeated (10).
+    """
+    if tta not in TTA:
+        raise ValueError(f"unknown test-time augmentation {tta!r}; known are {', '.join(TTA)}")
+    result = [images]
+    if tta == "flip_shift":
+        _, height, width, _ = images.shape
+        padded = jnp.pad(images, ((0, 0), (SHIFT, SHIFT), (SHIFT, SHIFT), (0, 0)), mode="edge")
+        corners = [(y, x) for y in (0, 2 * SHIFT) for x in (0, 2 * SHIFT)]
+        result += [padded[:, y : y + height, x : x + width] for y, x in corners]
+    if tta != "none":
+        result += [view[:, :, ::-1] for view in result]
+    return jnp.stack(result)

@@ -1,0 +1,19 @@
+"""Losses as masked sums: the caller divides by its count once, so that batches of any size add up exactly.
+
+B batch, K classes.
+"""
+
+import jax
+import jax.numpy as jnp
+
+
+def smooth_labels(targets: jax.Array, smoothing: float) -> jax.Array:
+    """Targets [B, K] mixed with the uniform distribution (Szegedy et al. 2016, arXiv 1512.00567, section 7)."""
+    return targets * (1.0 - smoothing) + smoothing / targets.shape[-1]
+
+
+def softmax_cross_entropy(logits: jax.Array, targets: jax.Array, mask: jax.Array) -> jax.Array:
+    """Sum of the cross-entropy of logits [B, K] with distributions targets [B, K] over the rows where mask [B] is 1."""
+    log_probs = jax.nn.log_softmax(logits.astype(jnp.float32))
+    # where, not a product: a padded row may hold anything, and 0 * inf is not 0
+    return jnp.sum(jnp.where(mask > 0, -jnp.sum(targets * log_probs, axis=-1), 0.0))

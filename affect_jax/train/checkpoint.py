@@ -1,0 +1,124 @@
+"""Checkpoints: state, data iterator and clock together, the newest ones and the best; restored strictly."""
+
+from pathlib import Path
+
+import grain
+import jax
+import orbax.checkpoint as ocp
+from jax.sharding import Sharding
+from orbax.checkpoint import checkpoint_managers
+
+from affect_jax.train.state import TrainState
+
+
+class Checkpoints:
+    """A run's checkpoints by step: the `keep` newest, and the best by `metric`, whose `mode` is "max" or "min"."""
+
+    def __init__(self, directory: Path, metric: str, mode: str, keep: int):
+        self._metric, self._mode = metric, mode
+        best = checkpoint_managers.BestN(
+            get_metric_fn=lambda metrics: metrics[metric],
+            reverse=mode == "min",
+            n=1,
+            keep_checkpoints_without_metrics=False,
+        )
+        newest = checkpoint_managers.LatestN(keep)
+        self._manager = ocp.CheckpointManager(
+            directory.absolute(),
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=checkpoint_managers.AnyPreservationPolicy([newest, best]),
+                best_fn=best.get_metric_fn,  # without it orbax drops the metrics
+                best_mode=mode,
+                cleanup_tmp_directories=True,
+            ),
+            # by name, so that a checkpoint can also be looked into before, or without, a save
+            item_handlers={
+                "state": ocp.StandardCheckpointHandler(),
+                "data": grain.checkpoint.CheckpointHandler(),
+                "clock": ocp.JsonCheckpointHandler(),
+            },
+        )
+
+    def save(
+        self, step: int, state: TrainState, iterator: grain.DatasetIterator, seconds: float, metrics: dict | None
+    ) -> None:
+        """Save in the background what is needed to go on behind update `step`; metrics where it was evaluated."""
+        newest = self._manager.latest_step()
+        if newest is not None and step <= newest:  # orbax would skip it without a word
+            raise ValueError(f"checkpoint {step} is not newer than {newest}, the newest there")
+        items = ocp.args.Composite(
+            state=ocp.args.StandardSave(state),
+            data=grain.checkpoint.CheckpointSave(iterator),
+            clock=ocp.args.JsonSave({"seconds": seconds}),
+        )
+        self._manager.save(step, args=items, metrics=metrics)
+
+    def restore(self, step: int, state: TrainState, iterator: grain.DatasetIterator) -> tuple[TrainState, float]:
+        """The state saved at `step`, laid out as `state` is, and the run's seconds; moves the iterator there too."""
+        self._check_names(step, state)
+        target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
+        items = ocp.args.Composite(
+            state=ocp.args.StandardRestore(target),
+            data=grain.checkpoint.CheckpointRestore(iterator),
+            clock=ocp.args.JsonRestore(),
+        )
+        restored = self._manager.restore(step, args=items)
+        return restored["state"], restored["clock"]["seconds"]
+
+    def restore_variables(self, step: int, variables: dict, sharding: Sharding) -> dict:
+        """The variables for evaluation as saved at `step`; their names and shapes must be those of `variables`."""
+        saved = self._saved_shapes(step)
+        target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), saved)
+        state = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target)))["state"]
+        restored = state["ema"] or {name: state[name] for name in ("params", "batch_stats")}
+        check_names(_shapes(variables), _shapes(restored), f"checkpoint {step}")
+        return restored
+
+    @property
+    def newest(self) -> int | None:
+        """Step of the newest checkpoint."""
+        return self._manager.latest_step()
+
+    @property
+    def best(self) -> int | None:
+        """Step of the best checkpoint among those with metrics; the later one of equals, as kept."""
+        scores = {}
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            metrics = self._manager.metrics(step)
+            if metrics:
+                scores[step] = metrics[self._metric] * (1 if self._mode == "max" else -1)
+        return max(scores, key=scores.get) if scores else None
+
+    def close(self) -> None:
+        """Wait for the last save and end."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+    def _saved_shapes(self, step: int):
+        return self._manager.item_metadata(step)["state"].tree
+
+    def _check_names(self, step: int, state: TrainState) -> None:
+        check_names(_shapes(state), _shapes(self._saved_shapes(step)), f"checkpoint {step}")
+
+
+def check_names(wanted: dict[str, tuple], found: dict[str, tuple], where: str) -> None:
+    """ValueError that lists what is missing, extra and misshapen in `found` beside `wanted`, {name: shape} both."""
+    problems = [f"missing: {name} {wanted[name]}" for name in sorted(wanted.keys() - found.keys())]
+    problems += [f"extra: {name} {found[name]}" for name in sorted(found.keys() - wanted.keys())]
+    problems += [
+        f"misshapen: {name} is {found[name]}, the model's is {wanted[name]}"
+        for name in sorted(wanted.keys() & found.keys())
+        if wanted[name] != found[name]
+    ]
+    if problems:
+        raise ValueError(f"{where} does not fit the model:\n" + "\n".join(f"  {problem}" for problem in problems))
+
+
+def _shapes(tree) -> dict[str, tuple]:
+    """{dotted name: shape} of a tree's arrays."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {".".join(_name(key) for key in path): tuple(leaf.shape) for path, leaf in leaves}
+
+
+def _name(key) -> str:
+    return str(next(getattr(key, kind) for kind in ("key", "name", "idx") if hasattr(key, kind)))

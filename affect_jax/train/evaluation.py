@@ -1,0 +1,96 @@
+"""Evaluation of a run's checkpoint: metrics, predictions, figures and the report, all in its folder."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from affect_jax.config import SELECT_ON
+from affect_jax.data.pipeline import InMemorySplit
+from affect_jax.evaluate.classification import classification_metrics, most_confident_mistakes
+from affect_jax.evaluate.report import save_figures, write_report
+from affect_jax.files import write_atomically
+from affect_jax.train import builders, workdir
+from affect_jax.train.checkpoint import Checkpoints
+from affect_jax.train.classification import predict_split
+from affect_jax.train.mesh import data_mesh, replicated
+from affect_jax.train.state import init_variables, make_apply
+
+SPLITS = ("train", "val", "test")
+MISTAKES_SHOWN = 24
+SAMPLES_SHOWN = 16
+
+
+def evaluate_run(path: str | Path, split_name: str, tta: str = "none") -> dict:
+    """Metrics of the best checkpoint of the run in `path` on a split, by classification_metrics; written down there.
+
+    They join metrics.json under the split's name, with "_tta_NAME" behind it where `tta` is not "none";
+    predictions/NAME.npz gets probabilities and labels, figures/ the figures, and report.html is made anew.
+    """
+    run = workdir.Workdir(path)
+    config = workdir.load_config(run)
+    mesh = data_mesh()
+    split = InMemorySplit(builders.build_split(config, split_name), split_name)
+    model = builders.build_network(config, len(split.class_names))
+    fresh = init_variables(model, jax.random.key(config.seed), split.image_shape)
+    checkpoints = Checkpoints(run.checkpoints, config.select_on, SELECT_ON[config.select_on], config.keep_checkpoints)
+    step = checkpoints.best
+    if step is None:
+        raise FileNotFoundError(f"{run.checkpoints} holds no evaluated checkpoint yet; let the run reach an evaluation")
+    variables = checkpoints.restore_variables(step, fresh, replicated(mesh))
+    checkpoints.close()
+
+    predict = builders.build_predict(config, make_apply(model), mesh, tta)
+    probs = predict_split(predict, variables, split, config.eval_batch_size, mesh)
+    labels = split.arrays["label"]
+    metrics = classification_metrics(probs, labels, split.class_names)
+    metrics = {"split": split_name, "tta": tta, "checkpoint_step": step, **metrics}
+    if jax.process_index() == 0:
+        name = split_name if tta == "none" else f"{split_name}_tta_{tta}"
+        run.predictions.mkdir(exist_ok=True)
+        np.savez_compressed(run.predictions / f"{name}.npz", probs=probs, labels=labels)
+        write_atomically(run.metrics, json.dumps({**workdir.load_metrics(run), name: metrics}, indent=2))
+        save_figures(run.figures, name, metrics, probs, labels, split.class_names)
+        write_run_report(run, split, split_name, probs)
+    return metrics
+
+
+def write_run_report(run: workdir.Workdir, split: InMemorySplit, split_name: str, probs: np.ndarray) -> None:
+    """report.html of the run, with the mistakes of these predictions on `split`."""
+    config, environment = workdir.load_config(run), workdir.load_environment(run)
+    history = workdir.load_history(run)
+    labels = split.arrays["label"]
+    mistakes = [
+        {
+            "image": split.arrays["image"][index],
+            "true": split.class_names[labels[index]],
+            "predicted": split.class_names[int(np.argmax(probs[index]))],
+            "confidence": float(np.max(probs[index])),
+            "id": f"{split_name} {index}",
+        }
+        for index in most_confident_mistakes(probs, labels, MISTAKES_SHOWN)
+    ]
+    _, samples = builders.augmented_samples(config, builders.build_split(config, "train"), SAMPLES_SHOWN)
+    protocol = {
+        "data": config.data.name,
+        "trained on": f"train, {config.total_epochs:g} epochs",
+        "checkpoint selected by": config.select_on,
+        "seed": str(config.seed),
+        "command": environment["command"],
+        "commit": environment["commit"],
+        "hardware": environment["devices"],
+        "wall time": f"{history[-1]['seconds'] / 60:.1f} minutes",
+    }
+    write_report(
+        run.report,
+        title=f"{config.model.name} on {config.data.name}",
+        protocol=protocol,
+        history=history,
+        evaluations=workdir.load_metrics(run),
+        mistakes=mistakes,
+        class_names=split.class_names,
+        config=config.to_dict(),
+        environment=environment,
+        samples=samples,
+    )

@@ -1,0 +1,253 @@
+"""The run: from a config and a folder to a trained, evaluated, reported model."""
+
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from affect_jax.config import SELECT_ON, epochs_to_steps, validate
+from affect_jax.data import pipeline
+from affect_jax.evaluate.classification import classification_metrics
+from affect_jax.train import builders, workdir
+from affect_jax.train.checkpoint import Checkpoints
+from affect_jax.train.classification import predict_split
+from affect_jax.train.evaluation import evaluate_run
+from affect_jax.train.mesh import data_mesh, replicated, split_over_devices, to_devices
+from affect_jax.train.progress import Clock, Progress
+from affect_jax.train.signals import Interrupted, stop_request
+from affect_jax.train.state import create_state, describe_parameters, init_variables, make_apply
+from affect_jax.train.steps import make_train_step, make_train_steps
+from affect_jax.train.writers import JsonlWriter, tensorboard_writer
+
+
+@dataclass
+class Dispatch:
+    """A call to the device that may still be running: what it took and what it will give."""
+
+    first_step: int
+    indices: np.ndarray  # [updates, B]
+    sums: dict[str, jax.Array]
+
+
+def train_and_evaluate(config: ConfigDict, path: str | Path) -> dict[str, float]:
+    """Run `config` in the folder `path`, or go on with the run there; returns the best checkpoint's metrics, "val/...".
+
+    Raises ValueError on a config that cannot be run, Interrupted when a signal asked to stop (all is saved then), and
+    FloatingPointError when the loss or the gradient is not finite.
+    """
+    validate(config)
+    mesh = data_mesh()
+    check_batch_sizes(config, mesh.size)
+    say = print_now if jax.process_index() == 0 else lambda line: None
+
+    train_split, val_split = (builders.build_split(config, name) for name in ("train", "val"))
+    run = workdir.Workdir(path)
+    workdir.claim(run, config)
+    num_classes = len(train_split.class_names)
+    resident = is_resident(config, train_split)
+    val_split = pipeline.InMemorySplit(val_split, "val")
+
+    # one seed, three streams: what draws the weights does not draw the order or the augmentation
+    init_key, step_key = jax.random.split(jax.random.key(config.seed))
+    model = builders.build_network(config, num_classes)
+    apply = make_apply(model)
+    schedule = builders.build_schedule(config, len(train_split))
+    tx = builders.build_optimizer(config, schedule)
+    variables = init_variables(model, init_key, train_split.image_shape)
+    state = jax.device_put(create_state(variables, tx, config.ema_decay > 0), replicated(mesh))
+
+    total_steps = epochs_to_steps(config.total_epochs, len(train_split), config.batch_size)
+    eval_every = epochs_to_steps(config.eval_every_epochs, len(train_split), config.batch_size)
+    steps_per_epoch = len(train_split) / config.batch_size
+    updates_at_once = config.steps_per_dispatch or (1 if jax.default_backend() == "cpu" else 32)
+    train_step = make_train_step(
+        builders.build_loss_fn(config, apply, num_classes), tx, step_key, config.accumulate_steps, config.ema_decay
+    )
+    train_steps = jax.jit(make_train_steps(train_step), donate_argnums=0)
+    predict = builders.build_predict(config, apply, mesh)
+
+    if resident:
+        examples = to_devices(pipeline.InMemorySplit(train_split, "train").arrays, replicated(mesh))
+        iterator = pipeline.index_iterator(len(train_split), config.batch_size, total_steps, config.seed)
+    else:
+        examples = None
+        iterator = pipeline.stream_iterator(
+            train_split,
+            config.batch_size,
+            total_steps,
+            config.seed,
+            config.data.num_workers,
+            jax.process_index(),
+            jax.process_count(),
+        )
+
+    checkpoints = Checkpoints(run.checkpoints, config.select_on, SELECT_ON[config.select_on], config.keep_checkpoints)
+    step, seconds = 0, 0.0
+    if checkpoints.newest is not None:
+        step = checkpoints.newest
+        state, seconds = checkpoints.restore(step, state, iterator)
+        say(f"going on behind update {step}")
+
+    say(first_screen(config, run, variables, mesh, train_split, val_split, resident, total_steps))
+    writers = []
+    if jax.process_index() == 0:
+        writers = [JsonlWriter(run.history, step), tensorboard_writer(run.path, step)]
+    progress = Progress(total_steps, steps_per_epoch, say)
+    clock, steps_timed = Clock(seconds), 0
+
+    def write(step: int, metrics: dict[str, float]) -> None:
+        for writer in writers:
+            writer.write_scalars(step, {"epoch": step / steps_per_epoch, **metrics})
+            writer.flush()
+
+    def report(dispatches: list[Dispatch]) -> None:
+        """Fetch the sums of finished updates, check that they are finite, write their means."""
+        sums = [jax.device_get(dispatch.sums) for dispatch in dispatches]
+        for dispatch, one in zip(dispatches, sums, strict=True):
+            check_finite(dispatch, one)
+        totals = {key: sum(one[key] for one in sums) for key in sums[0]}
+        last = dispatches[-1].first_step + len(dispatches[-1].indices)
+        rate = steps_timed / clock.training if steps_timed else 0.0
+        metrics = {
+            "train/loss": float(totals["loss"] / totals["count"]),
+            "train/accuracy": float(totals["correct"] / totals["count"]),
+            "train/grad_norm": float(sums[-1]["grad_norm"]),
+            "train/learning_rate": float(schedule(last - 1)),
+            "train/images_per_second": rate * config.batch_size,
+            "seconds": clock.total,
+        }
+        write(last, metrics)
+        progress.train_line(last, metrics, (total_steps - last) / rate if rate else 0.0)
+
+    def evaluate() -> dict[str, float]:
+        probs = predict_split(predict, state.eval_variables, val_split, config.eval_batch_size, mesh)
+        found = classification_metrics(probs, val_split.arrays["label"], val_split.class_names)
+        return {f"val/{name}": found[key] for name, key in EVALUATED.items()}
+
+    waiting: list[Dispatch] = []  # not reported yet
+    overdue: list[Dispatch] = []  # to be reported once the next call is under way, so that the device never waits
+    best = None
+    with stop_request() as stop:
+        while step < total_steps:
+            count = min(
+                updates_at_once,
+                next_multiple(step, config.log_every_steps) - step,
+                next_multiple(step, eval_every) - step,
+                total_steps - step,
+            )
+            batches, indices = take_batches(iterator, count, updates_at_once, resident, mesh)
+            state, sums = train_steps(state, examples, batches, jnp.int32(count))
+            waiting.append(Dispatch(step, indices, sums))
+            step += count
+            if steps_timed == 0:
+                jax.block_until_ready(sums)  # the compilation is over: the clock starts
+                clock = Clock(clock.total)
+            steps_timed += count
+            if overdue:
+                report(overdue)
+                overdue = []
+            if step % config.log_every_steps == 0:
+                waiting, overdue = [], waiting
+            evaluating = step % eval_every == 0 or step == total_steps
+            if not evaluating and stop.signal is None:
+                continue
+            if overdue or waiting:
+                report(overdue + waiting)  # also the check that what is saved is finite
+                waiting, overdue = [], []
+            with clock.paused():
+                metrics = evaluate() if evaluating else None
+                if metrics:
+                    write(step, {**metrics, "seconds": clock.total})
+                checkpoints.save(step, state, iterator, clock.total, metrics)
+                if metrics:
+                    best, previous = checkpoints.best, best
+                    progress.eval_line(step, metrics, best != previous)
+            if stop.signal is not None:
+                break
+    checkpoints.close()
+    for writer in writers:
+        writer.close()
+    if step < total_steps:
+        raise Interrupted(f"stopped behind update {step} of {total_steps}; the same command goes on", stop.signal)
+    final = evaluate_run(run.path, "val")
+    say(f"{run.report} shows the run; {run.path} holds its checkpoints and TensorBoard events")
+    return {f"val/{name}": final[key] for name, key in EVALUATED.items()}
+
+
+EVALUATED = {"loss": "nll", "accuracy": "accuracy", "macro_f1": "macro_f1", "ece": "ece"}
+"""What a run writes of an evaluation, and where classification_metrics has it."""
+
+
+def check_batch_sizes(config: ConfigDict, num_devices: int) -> None:
+    """ValueError where a batch does not split evenly over the devices."""
+    for name in ("batch_size", "eval_batch_size"):
+        if config[name] % num_devices:
+            raise ValueError(f"{name} is {config[name]}, no multiple of the {num_devices} devices; change one of them")
+
+
+def is_resident(config: ConfigDict, split) -> bool:
+    """Whether the split lives on the device: as the config says, or where it is small enough."""
+    fits = pipeline.size_in_bytes(split) <= config.data.resident_limit_gib * 2**30
+    return config.data.input == "resident" or (config.data.input == "auto" and fits)
+
+
+def next_multiple(step: int, every: int) -> int:
+    """The first multiple of `every` past `step`."""
+    return (step // every + 1) * every
+
+
+def take_batches(iterator, count: int, length: int, resident: bool, mesh) -> tuple[dict[str, jax.Array], np.ndarray]:
+    """The next `count` batches stacked to [length, B, ...] on the devices (padded by repeats), and their indices."""
+    batches = list(itertools.islice(iterator, count))
+    if resident:
+        rows = slice(None) if jax.process_count() == 1 else process_rows(len(batches[0]))
+        batches = [{"index": batch[rows]} for batch in batches]
+    indices = np.stack([batch["index"] for batch in batches])
+    batches += [batches[-1]] * (length - count)
+    stacked = {key: np.stack([batch[key] for batch in batches]) for key in batches[0]}
+    return to_devices(stacked, split_over_devices(mesh, axis=1)), indices
+
+
+def process_rows(batch_size: int) -> slice:
+    """This process' rows of a batch."""
+    rows = batch_size // jax.process_count()
+    return slice(jax.process_index() * rows, (jax.process_index() + 1) * rows)
+
+
+def check_finite(dispatch: Dispatch, sums: dict[str, np.ndarray]) -> None:
+    """FloatingPointError that names step, loss and examples where an update was not finite."""
+    if sums["finite"] > 0:
+        return
+    at = int(sums["updates"]) - 1
+    raise FloatingPointError(
+        f"update {dispatch.first_step + at + 1} is not finite: loss (summed since the last report) {sums['loss']},"
+        f" norm of the gradient {sums['grad_norm']}; its examples have the indices"
+        f" {np.array2string(dispatch.indices[at], separator=', ', max_line_width=110)}."
+        " The last checkpoint is from before. Look at these examples, lower optim.learning_rate or set optim.clip_norm."
+    )
+
+
+def first_screen(config, run, variables, mesh, train_split, val_split, resident, total_steps) -> str:
+    """What is about to run: config, devices, parameters, shapes, steps."""
+    height, width, channels = train_split.image_shape
+    device = mesh.devices.flat[0]
+    return "\n".join(
+        [
+            str(config),
+            describe_parameters(variables),
+            f"devices: {mesh.size} x {device.device_kind} ({device.platform}), {jax.process_count()} process(es)",
+            f"train: {len(train_split)} images, {'resident on the device' if resident else 'streamed'};"
+            f" val: {len(val_split)} images; classes: {', '.join(train_split.class_names)}",
+            f"batch: [{config.batch_size}, {height}, {width}, {channels}]; {total_steps} updates,"
+            f" {config.total_epochs} epochs; workdir: {run.path}",
+        ]
+    )
+
+
+def print_now(line: str) -> None:
+    """Print at once, also into a pipe."""
+    print(line, flush=True)

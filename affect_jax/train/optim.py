@@ -1,0 +1,59 @@
+"""Optimizers and learning-rate schedules by name."""
+
+import jax
+import optax
+
+
+def make_schedule(
+    name: str,
+    learning_rate: float,
+    total_steps: int,
+    warmup_steps: int = 0,
+    final_fraction: float = 0.0,
+    boundaries: tuple[int, ...] = (),
+    factor: float = 0.1,
+) -> optax.Schedule:
+    """Learning rate by step, rising linearly over `warmup_steps` to its peak `learning_rate` and then, by name:
+
+    "constant"; "cosine" down to final_fraction of the peak; "one_cycle", linearly down to it; "step", times `factor` at
+    each of `boundaries`. Past total_steps the last value stays.
+    """
+    decay_steps = max(1, total_steps - warmup_steps)
+    final = learning_rate * final_fraction
+    after = {
+        "constant": lambda: optax.constant_schedule(learning_rate),
+        "cosine": lambda: optax.cosine_decay_schedule(learning_rate, decay_steps, alpha=final_fraction),
+        "one_cycle": lambda: optax.linear_schedule(learning_rate, final, decay_steps),
+        "step": lambda: optax.piecewise_constant_schedule(
+            learning_rate, {boundary - warmup_steps: factor for boundary in boundaries}
+        ),
+    }[name]()
+    if warmup_steps == 0:
+        return after
+    # the first update already moves: its rate is one step up the ramp
+    ramp = optax.linear_schedule(learning_rate / warmup_steps, learning_rate, max(1, warmup_steps - 1))
+    return optax.join_schedules([ramp, after], [warmup_steps])
+
+
+def decays(params) -> dict:
+    """True for the parameters that weight decay shrinks: kernels, not biases, not BatchNorm's scale."""
+    return jax.tree.map(lambda p: p.ndim > 1, params)
+
+
+def make_optimizer(
+    name: str, schedule: optax.Schedule, momentum: float = 0.9, weight_decay: float = 0.0, clip_norm: float = 0.0
+) -> optax.GradientTransformation:
+    """The optimizer called `name`.
+
+    "sgd" has Nesterov's momentum and adds weight_decay * kernel to the gradient; "adamw" decays beside the gradient
+    (Loshchilov and Hutter 2019, arXiv 1711.05101); "adam" does not decay. clip_norm bounds the gradient's global norm
+    first; 0 leaves it.
+    """
+    rule = {
+        "adam": lambda: optax.adam(schedule),
+        "adamw": lambda: optax.adamw(schedule, weight_decay=weight_decay, mask=decays),
+        "sgd": lambda: optax.chain(
+            optax.add_decayed_weights(weight_decay, mask=decays), optax.sgd(schedule, momentum, nesterov=True)
+        ),
+    }[name]()
+    return optax.chain(optax.clip_by_global_norm(clip_norm), rule) if clip_norm > 0 else rule

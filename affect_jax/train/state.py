@@ -1,0 +1,60 @@
+"""What a run carries from step to step, and the one place where training code touches flax."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from flax import struct
+
+Apply = Callable[..., tuple[jax.Array, Any]]
+
+
+class TrainState(struct.PyTreeNode):
+    """Parameters, BatchNorm statistics, optimizer state and, where it is kept, the average of the weights."""
+
+    step: jax.Array  # int32 [], updates done
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+    ema: Any  # {"params", "batch_stats"}, or None
+
+    @property
+    def eval_variables(self) -> dict:
+        """The variables that evaluation uses: the average of the weights where there is one."""
+        return self.ema or {"params": self.params, "batch_stats": self.batch_stats}
+
+
+def init_variables(model: nn.Module, key: jax.Array, image_shape: tuple[int, int, int]) -> dict:
+    """Fresh `params` and `batch_stats` of a network for images [*, H, W, C]."""
+    variables = jax.jit(lambda key: model.init(key, jnp.zeros((1, *image_shape)), False))(key)
+    return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
+
+
+def create_state(variables: dict, tx: optax.GradientTransformation, with_ema: bool) -> TrainState:
+    """The state before the first update."""
+    params, batch_stats = variables["params"], variables["batch_stats"]
+    # copies: a donated state may not hold one buffer twice
+    ema = jax.tree.map(jnp.copy, {"params": params, "batch_stats": batch_stats}) if with_ema else None
+    return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, tx.init(params), ema)
+
+
+def make_apply(model: nn.Module) -> Apply:
+    """The network as a function `apply(variables, x, train, key) -> (outputs, new batch_stats)`."""
+
+    def apply(variables: dict, x: jax.Array, train: bool, key: jax.Array | None = None):
+        if not train:
+            return model.apply(variables, x, False), variables["batch_stats"]
+        outputs, updates = model.apply(variables, x, True, rngs={"dropout": key}, mutable=["batch_stats"])
+        return outputs, updates.get("batch_stats", {})
+
+    return apply
+
+
+def describe_parameters(variables: dict) -> str:
+    """Table of names, shapes and sizes."""
+    from clu import parameter_overview
+
+    return parameter_overview.get_parameter_overview(variables["params"], include_stats=False)

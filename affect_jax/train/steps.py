@@ -1,0 +1,117 @@
+"""The steps of a run: one update, many updates per dispatch, predictions.
+
+B batch, K classes, S updates in a dispatch, N examples of the split.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from affect_jax.train.state import TrainState
+
+Batch = Mapping[str, jax.Array]
+Sums = dict[str, jax.Array]
+LossFn = Callable[[Any, Any, Batch, jax.Array], tuple[jax.Array, tuple[Any, Sums]]]
+"""(params, batch_stats, batch, key) -> (sum of the loss, (new batch_stats, sums with "count"))."""
+TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Sums]]
+
+
+def make_train_step(
+    loss_fn: LossFn,
+    tx: optax.GradientTransformation,
+    seed_key: jax.Array,
+    accumulate_steps: int = 1,
+    ema_decay: float = 0.0,
+    axis_name: str | None = None,
+) -> TrainStep:
+    """One update: `train_step(state, batch) -> (state, sums)`.
+
+    The batch is worked on in `accumulate_steps` parts whose gradients add up to that of the whole (BatchNorm sees the
+    parts). `sums` are those of loss_fn, plus "loss", "grad_norm" and "finite" (1 where loss and gradient are).
+    `axis_name` is for pmap and shard_map, where each device sees its own rows only.
+    """
+
+    def gradient(state: TrainState, batch: Batch, key: jax.Array):
+        return jax.value_and_grad(loss_fn, has_aux=True)(state.params, state.batch_stats, batch, key)
+
+    unroll = jax.default_backend() == "cpu"  # where XLA runs the body of a loop on one core
+
+    def accumulated_gradient(state: TrainState, batch: Batch, key: jax.Array):
+        parts = jax.tree.map(lambda x: x.reshape(accumulate_steps, -1, *x.shape[1:]), batch)
+
+        def add_part(carry, part):
+            batch_stats, totals = carry
+            index, batch = part
+            (loss, (batch_stats, sums)), grads = gradient(
+                state.replace(batch_stats=batch_stats), batch, jax.random.fold_in(key, index)
+            )
+            return (batch_stats, jax.tree.map(jnp.add, totals, (loss, sums, grads))), None
+
+        first = jax.tree.map(lambda x: x[0], parts)
+        (loss, (_, sums)), grads = jax.eval_shape(gradient, state, first, key)
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (loss, sums, grads))
+        (batch_stats, (loss, sums, grads)), _ = lax.scan(
+            add_part, (state.batch_stats, zeros), (jnp.arange(accumulate_steps), parts), unroll=unroll
+        )
+        return (loss, (batch_stats, sums)), grads
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
+        key = jax.random.fold_in(seed_key, state.step)
+        compute = gradient if accumulate_steps == 1 else accumulated_gradient
+        (loss, (batch_stats, sums)), grads = compute(state, batch, key)
+        if axis_name:
+            loss, sums, grads = lax.psum((loss, sums, grads), axis_name)
+        grads = jax.tree.map(lambda g: g / sums["count"], grads)
+        grad_norm = optax.global_norm(grads)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        ema = state.ema
+        if ema is not None:
+            # a young average follows closely, else it would be that of the random start
+            decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
+            new = {"params": params, "batch_stats": batch_stats}
+            ema = jax.tree.map(lambda average, value: decay * average + (1.0 - decay) * value, ema, new)
+        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+        sums = {**sums, "loss": loss, "grad_norm": grad_norm, "finite": finite.astype(jnp.float32)}
+        return TrainState(state.step + 1, params, batch_stats, opt_state, ema), sums
+
+    return train_step
+
+
+def make_train_steps(train_step: TrainStep) -> Callable[..., tuple[TrainState, Sums]]:
+    """Up to S updates in one call to the device: `train_steps(state, examples, batches, count) -> (state, sums)`.
+
+    `batches` are stacked, [S, B, ...]; only the first `count` (int32 []) are taken, so that one compilation serves
+    every length up to S. Where `examples` is a whole split on the device, [N, ...], `batches` is {"index": [S, B]} into
+    it; else `examples` is None. Stops behind the first update that is not finite; `sums` (of the last update
+    "grad_norm" and "finite", else totals) tell by "updates" how many were done.
+    """
+
+    def batch_at(examples: Batch | None, batches: Batch, i: jax.Array) -> Batch:
+        batch = jax.tree.map(lambda x: x[i], batches)
+        return batch if examples is None else jax.tree.map(lambda x: x[batch["index"]], examples)
+
+    def train_steps(state: TrainState, examples: Batch | None, batches: Batch, count: jax.Array):
+        def unfinished(carry):
+            _, sums = carry
+            return (sums["updates"] < count) & (sums["finite"] > 0)
+
+        def update(carry):
+            state, totals = carry
+            state, sums = train_step(state, batch_at(examples, batches, totals["updates"]))
+            last = {key: sums.pop(key) for key in ("grad_norm", "finite")}
+            added = {key: totals[key] + sums[key] for key in sums}
+            return state, {**added, **last, "updates": totals["updates"] + 1}
+
+        _, shapes = jax.eval_shape(train_step, state, jax.eval_shape(batch_at, examples, batches, jnp.int32(0)))
+        zeros = {key: jnp.zeros(shape.shape, shape.dtype) for key, shape in shapes.items()}
+        start = {**zeros, "finite": jnp.float32(1), "updates": jnp.int32(0)}
+        if jax.tree.leaves(batches)[0].shape[0] == 1:
+            return update((state, start))  # on CPU, XLA runs the body of a loop thirty times slower (measured)
+        return lax.while_loop(unfinished, update, (state, start))
+
+    return train_steps

@@ -1,0 +1,122 @@
+"""What a run leaves behind: where each file is, whose run it is, and how it was made."""
+
+import importlib.metadata
+import json
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+from ml_collections import ConfigDict
+
+from affect_jax.files import write_atomically
+
+
+class Workdir:
+    """The folder of one run, and the names in it."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.config = self.path / "config.json"
+        self.history = self.path / "metrics.jsonl"
+        self.metrics = self.path / "metrics.json"
+        self.checkpoints = self.path / "checkpoints"
+        self.predictions = self.path / "predictions"
+        self.figures = self.path / "figures"
+        self.report = self.path / "report.html"
+
+
+def claim(workdir: Workdir, config: ConfigDict) -> None:
+    """Make the folder this config's: write config.json, or ValueError where the one there says something else."""
+    wanted = json.loads(config.to_json())
+    if workdir.config.exists():
+        found = json.loads(workdir.config.read_text())["config"]
+        if differences := differing_fields(found, wanted):
+            raise ValueError(
+                f"{workdir.path} holds a run of another config; use another --workdir, or change back:\n"
+                + "\n".join(f"  {name}: {old} there, {new} now" for name, old, new in differences)
+            )
+    elif jax.process_index() == 0:
+        workdir.path.mkdir(parents=True, exist_ok=True)
+        write_atomically(workdir.config, json.dumps({"config": wanted, "environment": environment()}, indent=2))
+
+
+def load_config(workdir: Workdir) -> ConfigDict:
+    """The config of the run in `workdir`."""
+    return ConfigDict(_tuples(_read_record(workdir)["config"]))
+
+
+def load_environment(workdir: Workdir) -> dict[str, str]:
+    """How the run in `workdir` was made."""
+    return _read_record(workdir)["environment"]
+
+
+def load_history(workdir: Workdir) -> list[dict]:
+    """The records of metrics.jsonl."""
+    return [json.loads(line) for line in workdir.history.read_text().splitlines()]
+
+
+def load_metrics(workdir: Workdir) -> dict[str, dict]:
+    """The evaluations of the run by name, such as "val" and "test_tta_flip"; empty before the first."""
+    return json.loads(workdir.metrics.read_text()) if workdir.metrics.exists() else {}
+
+
+def environment() -> dict[str, str]:
+    """Command, commit, versions and devices of this process."""
+    devices = jax.devices()
+    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+    return {
+        "command": " ".join(["python", *sys.argv]),
+        "commit": _commit(),
+        "devices": f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform}), {_processor()}",
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in packages},
+    }
+
+
+def differing_fields(old: dict, new: dict, prefix: str = "") -> list[tuple[str, object, object]]:
+    """(dotted name, old value, new value) wherever two nested dicts differ; "absent" stands for a missing field."""
+    differences = []
+    for name in sorted(old.keys() | new.keys()):
+        a, b = old.get(name, "absent"), new.get(name, "absent")
+        if isinstance(a, dict) and isinstance(b, dict):
+            differences += differing_fields(a, b, f"{prefix}{name}.")
+        elif a != b:
+            differences.append((prefix + name, a, b))
+    return differences
+
+
+def _read_record(workdir: Workdir) -> dict:
+    if not workdir.config.exists():
+        raise FileNotFoundError(f"{workdir.path} holds no run: there is no {workdir.config.name} in it")
+    return json.loads(workdir.config.read_text())
+
+
+def _tuples(value):
+    """JSON's lists as the tuples that configs hold."""
+    if isinstance(value, dict):
+        return {key: _tuples(item) for key, item in value.items()}
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+
+
+def _commit() -> str:
+    """Commit of this source tree, "+changes" where files differ from it, "unknown" outside a repository."""
+    folder = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", *arguments], cwd=folder, capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        return git("rev-parse", "--short=12", "HEAD") + ("+changes" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _processor() -> str:
+    import os
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{cores} cores of {platform.machine()}"

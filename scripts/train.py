@@ -1,0 +1,47 @@
+"""Train a network, or go on with a run: python scripts/train.py --config=configs/fer_vgg.py --workdir=runs/fer_vgg
+
+Any field of the config can be set on the command line: --config.seed=1 --config.total_epochs=10.
+"""
+
+import sys
+from pathlib import Path
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+CONFIG = config_flags.DEFINE_config_file(
+    "config", help_string="configs/NAME.py, or configs/NAME.py:demo", lock_config=True
+)
+WORKDIR = flags.DEFINE_string(
+    "workdir", None, "The run's folder; the same one goes on with the run. Default: runs/ and the config's name."
+)
+
+
+def default_workdir() -> Path:
+    """runs/NAME for configs/NAME.py, runs/NAME_demo for configs/NAME.py:demo."""
+    file, _, argument = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
+    return Path("runs") / "_".join(filter(None, [Path(file).stem, argument]))
+
+
+def main(argv):
+    if len(argv) > 1:
+        raise app.UsageError(f"what is {argv[1]!r}? Fields are set as --config.NAME=VALUE")
+    if CONFIG.value is None:
+        raise app.UsageError("which config? For example --config=configs/fer_vgg.py")
+    from affect_jax.train.loop import train_and_evaluate
+    from affect_jax.train.mesh import enable_compilation_cache
+    from affect_jax.train.signals import Interrupted
+
+    logging.set_verbosity(logging.ERROR)  # orbax tells of every file
+    enable_compilation_cache()
+    try:
+        train_and_evaluate(CONFIG.value, WORKDIR.value or default_workdir())
+    except Interrupted as stopped:
+        print(stopped, flush=True)
+        sys.exit(128 + stopped.signal)
+    except (ValueError, FileNotFoundError, FloatingPointError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+
+
+if __name__ == "__main__":
+    app.run(main)
