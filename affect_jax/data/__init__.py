@@ -1,1 +1,36 @@
 """Data sets by name, and the pipelines that feed them to a device."""
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+
+# A name is imported when it is asked for, so that a set's own needs burden nobody else. An entry is a builder, prepared
+# once by scripts/prepare_data.py, or a class made when asked for, as `attribute(split, **options)`.
+DATASETS = {
+    "drawn_faces": "affect_jax.data.drawn_faces:DrawnFaces",
+    "fer2013": "affect_jax.data.fer2013:Fer2013",
+    "ferplus": "affect_jax.data.ferplus:Ferplus",
+}
+
+
+def find_dataset(name: str) -> type:
+    """The class behind `name`; ValueError on an unknown name."""
+    if name not in DATASETS:
+        raise ValueError(f"unknown data set {name!r}; known are {', '.join(sorted(DATASETS))}")
+    module, attribute = DATASETS[name].split(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def open_split(name: str, split: str, data_dir: str | Path = "data", **options):
+    """The split "train", "val" or "test" of the set called `name`.
+
+    It has `class_names`, `image_shape` (H, W, C), `len`, and `read(indices)` -> dict of arrays: image uint8
+    [B, H, W, C], label int32 [B], and votes float32 [B, K] (sum 1) where the set has them. An option given as a mapping
+    from splits holds a value for each. ValueError on an unknown name, FileNotFoundError, with the command to run, on a
+    set not prepared.
+    """
+    dataset = find_dataset(name)
+    options = {key: value[split] if isinstance(value, Mapping) else value for key, value in options.items()}
+    if hasattr(dataset, "prepare"):
+        return dataset.open_split(split, data_dir, **options)
+    return dataset(split, **options)

@@ -1,0 +1,167 @@
+"""FER2013: 35,887 faces of 48x48 gray pixels in seven classes, of the ICML 2013 challenge (Goodfellow et al., 2013).
+
+Read as users have it: the challenge's `fer2013.csv`, its later form `icml_face_data.csv` (other column order, spaces in
+the header), or folders `train|validation|test/<class>/*.png|jpg`.
+"""
+
+import csv
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from affect_jax import labels
+from affect_jax.data.prepared import PreparedBuilder
+from affect_jax.data.source import BadInput, BadRows, check_counts
+
+IMAGE_SIZE = (48, 48)
+NUM_PIXELS = 48 * 48
+
+USAGES = {"Training": "train", "PublicTest": "val", "PrivateTest": "test"}
+FOLDERS = {"train": "train", "validation": "val", "test": "test"}
+
+CLASS_COUNTS = {
+    "train": dict(zip(labels.FER2013, (3995, 436, 4097, 7215, 4830, 3171, 4965), strict=True)),
+    "val": dict(zip(labels.FER2013, (467, 56, 496, 895, 653, 415, 607), strict=True)),
+    "test": dict(zip(labels.FER2013, (491, 55, 528, 879, 594, 416, 626), strict=True)),
+}
+
+# Looking a pixel's text up is as fast as converting it and takes nothing but the 256 values.
+_PIXELS = {str(value): value for value in range(256)}
+_LABELS = {str(label): label for label in range(len(labels.FER2013))}
+
+
+class Face(NamedTuple):
+    """One example: image uint8 [48, 48], label in the order of labels.FER2013, its split and where it came from."""
+
+    image: np.ndarray
+    label: int
+    split: str
+    file: str
+    row: int
+
+
+def read_faces(source: str | Path, bad_rows: BadRows) -> Iterator[Face]:
+    """The faces of `source`, a CSV file or a folder, in the order of the file (a folder: of the sorted names)."""
+    source = Path(source)
+    if source.is_dir():
+        yield from _read_folder(source, bad_rows)
+    else:
+        yield from filter(None, read_csv(source, bad_rows))
+
+
+def read_csv(path: str | Path, bad_rows: BadRows) -> Iterator[Face | None]:
+    """One Face for every data row of the challenge's file; None in the place of a bad row that was skipped."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; give the challenge's fer2013.csv, or a folder of faces")
+    rows = read_rows(path, ("emotion", "pixels", "Usage"), bad_rows)
+    for row, fields in rows:
+        face = None
+        if fields is not None:
+            try:
+                face = _parse_face(*fields, path.name, row)
+            except ValueError as reason:
+                bad_rows.report(path, row, str(reason))
+        yield face
+
+
+def read_rows(path: Path, columns: tuple[str, ...], bad_rows: BadRows) -> Iterator[tuple[int, list[str] | None]]:
+    """(row, fields in the order of `columns`) of a CSV with these columns in any order; fields are None in a bad row.
+
+    A byte order mark, CRLF, blanks round a name or value and empty lines mean nothing. BadInput without the columns.
+    """
+    with open(path, newline="", encoding="utf-8-sig", errors="replace") as lines:
+        reader = csv.reader(lines)
+        header = [name.strip() for name in next(reader, [])]
+        remedy = f"the first line must name the columns {', '.join(columns)}"
+        if not header:
+            raise BadInput(path, 1, "the file is empty", remedy)
+        if sorted(header) != sorted(columns):
+            raise BadInput(path, 1, f"the header is {', '.join(header)[:200]!r}", remedy)
+        places = [header.index(name) for name in columns]
+        while True:
+            row = reader.line_num + 1
+            try:
+                fields = next(reader, None)
+            except csv.Error as reason:
+                bad_rows.report(path, row, str(reason))
+                yield row, None
+                continue
+            if fields is None:
+                return
+            if not fields:
+                continue
+            if len(fields) != len(columns):
+                bad_rows.report(path, row, f"{len(fields)} columns where the header has {len(columns)}")
+                yield row, None
+                continue
+            yield row, [fields[place].strip() for place in places]
+
+
+def _parse_face(emotion: str, pixels: str, usage: str, file: str, row: int) -> Face:
+    """ValueError, with the reason alone, on anything that is not a face of the challenge."""
+    if emotion not in _LABELS:
+        raise ValueError(f"emotion is {emotion!r}, not one of 0 to {len(_LABELS) - 1}")
+    if usage not in USAGES:
+        raise ValueError(f"Usage is {usage!r}, not one of {', '.join(USAGES)}")
+    values = pixels.split()
+    if len(values) != NUM_PIXELS:
+        raise ValueError(f"{len(values):,} pixels where {NUM_PIXELS:,} make a face")
+    try:
+        image = bytes(map(_PIXELS.__getitem__, values))
+    except KeyError as error:
+        number = values.index(error.args[0]) + 1
+        raise ValueError(f"pixel {number:,} is {error.args[0]!r}, not a whole number of 0 to 255") from None
+    return Face(np.frombuffer(image, np.uint8).reshape(IMAGE_SIZE), _LABELS[emotion], USAGES[usage], file, row)
+
+
+def _read_folder(source: Path, bad_rows: BadRows) -> Iterator[Face]:
+    absent = [name for name in FOLDERS if not (source / name).is_dir()]
+    if absent:
+        raise BadInput(
+            source,
+            None,
+            f"no folder {', '.join(absent)}",
+            "the layout is train|validation|test/<class>/*.png|jpg, validation PublicTest and test PrivateTest "
+            "(a copy without validation has merged them: take the challenge's fer2013.csv)",
+        )
+    for name, split in FOLDERS.items():
+        for folder in sorted(path for path in (source / name).iterdir() if path.is_dir()):
+            if folder.name not in labels.FER2013:
+                raise BadInput(folder, None, "not a class of FER2013", f"classes are {', '.join(labels.FER2013)}")
+            label = labels.FER2013.index(folder.name)
+            for path in sorted(path for path in folder.iterdir() if path.suffix.lower() in (".png", ".jpg", ".jpeg")):
+                image = _decode(path)
+                if image is None:
+                    bad_rows.report(path, None, "not a readable picture")
+                elif image.shape != IMAGE_SIZE:
+                    bad_rows.report(path, None, f"{image.shape[0]}x{image.shape[1]} pixels where a face has 48x48")
+                else:
+                    yield Face(image, label, split, path.relative_to(source).as_posix(), 0)
+
+
+def _decode(path: Path) -> np.ndarray | None:
+    encoded = np.fromfile(path, np.uint8)
+    return cv2.imdecode(encoded, cv2.IMREAD_GRAYSCALE) if len(encoded) else None
+
+
+class Fer2013(PreparedBuilder):
+    """FER2013 by its own labels; PublicTest is val, PrivateTest is test."""
+
+    CLASS_NAMES = labels.FER2013
+    DESCRIPTION = (
+        "FER2013, 48x48 gray faces in seven classes (Goodfellow et al., 2013); val PublicTest, test PrivateTest."
+    )
+
+    def read_source(self, bad_rows: BadRows) -> Iterator[dict]:
+        """Every face."""
+        for face in read_faces(self.source, bad_rows):
+            yield face._asdict()
+
+    def check(self, counts: dict[str, Counter], skipped: int) -> list[str]:
+        """Against the published counts."""
+        return check_counts(self.source, counts, CLASS_COUNTS, skipped, self.allow_other_counts)

@@ -1,0 +1,149 @@
+"""FER+: the faces of FER2013 labelled anew by ten people each, in eight classes (Barsoum et al., 2016).
+
+Microsoft's `fer2013new.csv` holds the votes, row by row beside the challenge's `fer2013.csv`.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from itertools import zip_longest
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from affect_jax import labels
+from affect_jax.data.fer2013 import USAGES, Face, read_csv, read_rows
+from affect_jax.data.prepared import PreparedBuilder
+from affect_jax.data.source import BadInput, BadRows, check_counts
+
+VOTE_COLUMNS = (
+    *("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt"),
+    *("unknown", "NF"),
+)
+"""The file's ten columns of votes: the classes in the order of labels.FERPLUS, then `unknown` and `NF` (no face)."""
+
+# What the official rule keeps of the published votes.
+CLASS_COUNTS = {
+    "train": dict(zip(labels.FERPLUS, (8740, 7287, 3149, 3014, 2100, 119, 532, 119), strict=True)),
+    "val": dict(zip(labels.FERPLUS, (1182, 865, 415, 351, 287, 24, 62, 13), strict=True)),
+    "test": dict(zip(labels.FERPLUS, (1090, 893, 396, 384, 273, 18, 83, 16), strict=True)),
+}
+
+
+class VoteRow(NamedTuple):
+    """One row of the votes: counts int32 [10] in the order of VOTE_COLUMNS, its split and its row in the file."""
+
+    counts: np.ndarray
+    split: str
+    row: int
+
+
+def majority_label(counts: np.ndarray) -> int | None:
+    """The class that ten vote counts agree on, by the official rule; None where it drops the face.
+
+    Single votes count as outliers and fall away; the leader needs more than half of the votes that remain, and must be
+    a class, not `unknown` or `NF` (github.com/microsoft/FERPlus, mode "majority").
+    """
+    kept = without_outliers(counts)
+    leader = int(kept.argmax())
+    return leader if leader < len(labels.FERPLUS) and 2 * kept[leader] > kept.sum() else None
+
+
+def soft_votes(counts: np.ndarray) -> np.ndarray:
+    """The votes as a distribution over the classes, float32 [8]: single votes, `unknown` and `NF` left out."""
+    kept = without_outliers(counts)[: len(labels.FERPLUS)].astype(np.float32)
+    return kept / kept.sum()
+
+
+def without_outliers(counts: np.ndarray) -> np.ndarray:
+    """The counts with every single vote set to zero."""
+    return np.where(counts > 1, counts, 0)
+
+
+def read_votes(path: str | Path, bad_rows: BadRows) -> Iterator[VoteRow | None]:
+    """One VoteRow for every data row of fer2013new.csv; None in the place of a bad row that was skipped."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; give FER+'s fer2013new.csv (github.com/microsoft/FERPlus)")
+    for row, fields in read_rows(path, ("Usage", "Image name", *VOTE_COLUMNS), bad_rows):
+        votes = None
+        if fields is not None:
+            try:
+                votes = _parse_votes(fields, row)
+            except ValueError as reason:
+                bad_rows.report(path, row, str(reason))
+        yield votes
+
+
+def _parse_votes(fields: list[str], row: int) -> VoteRow:
+    usage, _, *counts = fields
+    if usage not in USAGES:
+        raise ValueError(f"Usage is {usage!r}, not one of {', '.join(USAGES)}")
+    for name, count in zip(VOTE_COLUMNS, counts, strict=True):
+        if not (count.isascii() and count.isdigit() and int(count) <= 10):
+            raise ValueError(f"{name} has {count!r} votes, not 0 to 10")
+    return VoteRow(np.array(counts, np.int32), USAGES[usage], row)
+
+
+class Ferplus(PreparedBuilder):
+    """FER+ by the official majority rule, with the votes; PublicTest is val, PrivateTest is test.
+
+    `votes` is the path of fer2013new.csv, `source` the challenge's CSV file: rows belong together by their order.
+    """
+
+    CLASS_NAMES = labels.FERPLUS
+    DESCRIPTION = (
+        "FER+, eight classes by majority of ten votes (Barsoum et al., 2016); val PublicTest, test PrivateTest."
+    )
+
+    def __init__(self, *, votes: str | Path | None = None, **kwargs):
+        self.votes = votes
+        super().__init__(**kwargs)
+
+    def extra_features(self) -> dict[str, tfds.features.FeatureConnector]:
+        """The ten counts as published, and the distribution over the classes that comes of them."""
+        return {
+            "vote_counts": tfds.features.Tensor(shape=(len(VOTE_COLUMNS),), dtype=np.int32),
+            "votes": tfds.features.Tensor(shape=(len(labels.FERPLUS),), dtype=np.float32),
+        }
+
+    def read_source(self, bad_rows: BadRows) -> Iterator[dict]:
+        """The faces on which a majority agrees."""
+        if self.votes is None:
+            raise ValueError("FER+ needs the votes too; give --votes=PATH of fer2013new.csv")
+        self.num_dropped = 0
+        for face, votes in self._pairs(bad_rows):
+            label = majority_label(votes.counts)
+            if label is None:
+                self.num_dropped += 1
+                continue
+            extra = {"vote_counts": votes.counts, "votes": soft_votes(votes.counts)}
+            yield {**face._replace(label=label)._asdict(), **extra}
+
+    def _pairs(self, bad_rows: BadRows) -> Iterator[tuple[Face, VoteRow]]:
+        remedy = "both files must be the published ones, whole and in their order"
+        pairs = zip_longest(read_csv(self.source, bad_rows), read_votes(self.votes, bad_rows), fillvalue=False)
+        for number, (face, votes) in enumerate(pairs):
+            if face is False or votes is False:
+                short, long = (self.source, self.votes) if face is False else (self.votes, self.source)
+                raise BadInput(
+                    short, number + 2, f"the file ends here, with {number:,} rows, and {long} goes on", remedy
+                )
+            if face is None or votes is None:
+                continue
+            if face.split != votes.split:
+                usages = {split: usage for usage, split in USAGES.items()}
+                reason = f"Usage is {usages[votes.split]}, and {usages[face.split]} in {self.source}, row {face.row}"
+                raise BadInput(self.votes, votes.row, reason, remedy)
+            yield face, votes
+
+    def check(self, counts: dict[str, Counter], skipped: int) -> list[str]:
+        """Against what the rule keeps of the published votes; always tells how many faces it dropped."""
+        differences = check_counts(self.source, counts, CLASS_COUNTS, skipped, self.allow_other_counts)
+        return [f"{self.num_dropped:,} faces without a majority for a class, left out by FER+'s rule", *differences]
+
+    @classmethod
+    def prepare_command(cls, data_dir: str | Path) -> str:
+        """The command line that prepares this set."""
+        return f"{super().prepare_command(data_dir)} --votes=PATH"

@@ -1,0 +1,202 @@
+"""Sets of faces prepared once with tfds, as array_record files, and read back without TensorFlow.
+
+B batch, H W C image, K classes.
+"""
+
+import contextlib
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from io import BytesIO
+from pathlib import Path
+from typing import ClassVar, NamedTuple
+
+import cv2
+import numpy as np
+import tensorflow_datasets as tfds
+from tensorflow_datasets.proto import tf_example_pb2
+from tqdm import tqdm
+
+from affect_jax.data.source import BadInput, BadRows, place
+
+
+class Preparation(NamedTuple):
+    """What came of a preparation: counts[split][class], and what a user should know about the source."""
+
+    directory: Path
+    counts: dict[str, dict[str, int]]
+    skipped: list[BadInput]
+    remarks: list[str]
+
+
+class PreparedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Base of the sets of faces: a subclass names its classes and reads its source; the rest is here.
+
+    `source` is the publishers' file or folder, `on_bad_row` "fail" or "skip"; `allow_other_counts` takes a source whose
+    counts are not the published ones. Only preparing needs them. All is read and checked before anything is written.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    CLASS_NAMES: ClassVar[tuple[str, ...]]
+    IMAGE_SHAPE: ClassVar[tuple[int, int, int]] = (48, 48, 1)
+    DESCRIPTION: ClassVar[str]
+    url_infos = None  # nothing is downloaded, and to look for addresses tfds needs a package that it does not declare
+
+    def __init__(
+        self,
+        *,
+        source: str | Path | None = None,
+        on_bad_row: str = "fail",
+        allow_other_counts: bool = False,
+        **kwargs,
+    ):
+        self.source, self.allow_other_counts = source, allow_other_counts
+        self.bad_rows = BadRows(on_bad_row)
+        super().__init__(**kwargs)
+
+    def read_source(self, bad_rows: BadRows) -> Iterator[dict]:
+        """Examples in the source's order: split, image uint8 [H, W], label, file, row and what extra_features names."""
+        raise NotImplementedError
+
+    def check(self, counts: dict[str, Counter], skipped: int) -> list[str]:
+        """BadInput where counts by split and class are not those of the set; else remarks for the user, often none."""
+        raise NotImplementedError
+
+    def extra_features(self) -> dict[str, tfds.features.FeatureConnector]:
+        """Features that this set has beside image, label, file and row."""
+        return {}
+
+    @cached_property
+    def examples(self) -> dict[str, list[dict]]:
+        """The whole source by split, checked."""
+        examples = {"train": [], "val": [], "test": []}
+        for example in tqdm(self.read_source(self.bad_rows), desc=f"reading {self.source}", unit=" faces"):
+            examples[example.pop("split")].append(example)
+        counts = {
+            split: Counter(self.CLASS_NAMES[example["label"]] for example in some) for split, some in examples.items()
+        }
+        self.remarks = self.check(counts, len(self.bad_rows.skipped))
+        self.counts = {split: {name: counts[split][name] for name in self.CLASS_NAMES} for split in counts}
+        return examples
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=self.DESCRIPTION,
+            features=tfds.features.FeaturesDict(
+                {
+                    "image": tfds.features.Image(shape=self.IMAGE_SHAPE, encoding_format="png"),
+                    "label": tfds.features.ClassLabel(names=self.CLASS_NAMES),
+                    "file": tfds.features.Text(),
+                    "row": tfds.features.Scalar(np.int32),
+                    **self.extra_features(),
+                }
+            ),
+            # Example i of a split is its i-th row in the source.
+            disable_shuffling=True,
+        )
+
+    def _split_generators(self, dl_manager) -> dict[str, Iterator]:
+        return {split: self._generate_examples(examples, split) for split, examples in self.examples.items()}
+
+    def _generate_examples(self, examples: list[dict], split: str) -> Iterator[tuple[int, dict]]:
+        for index, example in enumerate(tqdm(examples, desc=f"writing {split}", unit=" faces")):
+            encoded = cv2.imencode(".png", example["image"])[1].tobytes()
+            yield index, {**example, "image": BytesIO(encoded)}
+
+    @classmethod
+    def directory(cls, data_dir: str | Path) -> Path:
+        """Where this version of the set lies in `data_dir`."""
+        return Path(data_dir) / cls.name / str(cls.VERSION)
+
+    @classmethod
+    def prepare(cls, data_dir: str | Path, overwrite: bool = False, **options) -> Preparation:
+        """Read the source and write the set into `data_dir`, whole or not at all; options are the builder's own.
+
+        BadInput on a source that cannot be used, FileExistsError where the set is prepared and not to be replaced.
+        """
+        target = Path(data_dir) / cls.name
+        if target.exists() and not overwrite:
+            raise FileExistsError(f"{target}: already prepared; prepare it anew with --overwrite")
+        temporary = target.with_name(f".{cls.name}.{os.getpid()}")
+        builder = cls(data_dir=temporary, **options)
+        _ = builder.examples  # before the first folder is made
+        tfds.disable_progress_bar()
+        try:
+            with contextlib.redirect_stdout(None):  # tfds tells of the temporary folder, in color
+                builder.download_and_prepare(
+                    download_dir=temporary / "downloads",
+                    download_config=tfds.download.DownloadConfig(try_download_gcs=False),
+                    file_format="array_record",
+                )
+            if target.exists():
+                target.rename(temporary / "replaced")
+            (temporary / cls.name).rename(target)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        return Preparation(cls.directory(data_dir), builder.counts, builder.bad_rows.skipped, builder.remarks)
+
+    @classmethod
+    def open_split(cls, split: str, data_dir: str | Path) -> "PreparedSplit":
+        """The split as `prepare` wrote it; FileNotFoundError, with the command to run, where it has not."""
+        directory = cls.directory(data_dir)
+        if not directory.is_dir():
+            raise FileNotFoundError(f"{directory}: {cls.name} is not prepared; run\n  {cls.prepare_command(data_dir)}")
+        return PreparedSplit(directory, split)
+
+    @classmethod
+    def prepare_command(cls, data_dir: str | Path) -> str:
+        """The command line that prepares this set."""
+        return f"python scripts/prepare_data.py {cls.name} --source=PATH --data_dir={data_dir}"
+
+
+class PreparedSplit:
+    """One split of a prepared set, read from its files batch by batch; it pickles, and reopens them where it lands.
+
+    `class_names`, `image_shape` (H, W, C), and the number of examples as `len`.
+    """
+
+    def __init__(self, directory: str | Path, split: str):
+        builder = tfds.builder_from_directory(directory)
+        if split not in builder.info.splits:
+            raise ValueError(f"unknown split {split!r}; {directory} has {', '.join(sorted(builder.info.splits))}")
+        features = builder.info.features
+        self.class_names: tuple[str, ...] = tuple(features["label"].names)
+        self.image_shape: tuple[int, int, int] = features["image"].shape
+        self._has_votes = "votes" in features
+        # tfds decodes example by example, at half the speed; the records below it pickle without their builder.
+        raw = tfds.decode.DeserializeMethod.RAW_BYTES
+        self._records = builder.as_data_source(split, deserialize_method=raw).data_source
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def read(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        """image uint8 [B, H, W, C], label int32 [B], and votes float32 [B, K] (sum 1) where the set has them."""
+        examples = self._features(indices)
+        batch = {
+            "image": np.empty((len(examples), *self.image_shape), np.uint8),
+            "label": np.fromiter((example["label"].int64_list.value[0] for example in examples), np.int32),
+        }
+        for image, example in zip(batch["image"], examples, strict=True):
+            encoded = np.frombuffer(example["image"].bytes_list.value[0], np.uint8)
+            image[:] = cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED).reshape(self.image_shape)
+        if self._has_votes:
+            votes = [example["votes"].float_list.value for example in examples]
+            batch["votes"] = np.array(votes, np.float32).reshape(len(examples), len(self.class_names))
+        return batch
+
+    def places(self, indices: np.ndarray) -> list[str]:
+        """Where in the source each example came from: `fer2013.csv, row 17`."""
+        return [
+            place(example["file"].bytes_list.value[0].decode(), example["row"].int64_list.value[0])
+            for example in self._features(indices)
+        ]
+
+    def _features(self, indices: np.ndarray) -> list[Mapping]:
+        if not len(indices):
+            return []
+        records = self._records.__getitems__(np.asarray(indices).tolist())
+        return [tf_example_pb2.Example.FromString(record).features.feature for record in records]
