@@ -1,7 +1,6 @@
 """Data sets by name, and the pipelines that feed them to a device."""
 
 import importlib
-from collections.abc import Mapping
 from pathlib import Path
 
 # A name is imported when it is asked for, so that a set's own needs burden nobody else. An entry is a builder, prepared
@@ -11,6 +10,8 @@ DATASETS = {
     "fer2013": "affect_jax.data.fer2013:Fer2013",
     "ferplus": "affect_jax.data.ferplus:Ferplus",
 }
+
+SPLITS = ("train", "val", "test")
 
 
 def find_dataset(name: str) -> type:
@@ -30,7 +31,9 @@ def open_split(name: str, split: str, data_dir: str | Path = "data", **options):
     set not prepared.
     """
     dataset = find_dataset(name)
-    options = {key: value[split] if isinstance(value, Mapping) else value for key, value in options.items()}
+    if split not in SPLITS:
+        raise ValueError(f"unknown split {split!r}; known are {', '.join(SPLITS)}")
+    options = {key: value[split] if hasattr(value, "keys") else value for key, value in options.items()}
     if hasattr(dataset, "prepare"):
         return dataset.open_split(split, data_dir, **options)
     return dataset(split, **options)
