@@ -6,6 +6,11 @@ from flax import linen as nn
 
 # A name is imported when it is asked for, so that a network's own needs burden nobody else.
 MODELS = {
+    "mobilenet_v2": "affect_jax.models.mobilenet:MobileNetV2",
+    "mobilenet_v2_cnn": "affect_jax.models.mobilenet:MobileNetV2CNN",
+    "resnet18": "affect_jax.models.resnet:resnet18",
+    "resnet34": "affect_jax.models.resnet:resnet34",
+    "resnet50": "affect_jax.models.resnet:resnet50",
     "vgg_fer": "affect_jax.models.vgg:VGGFER",
 }
 

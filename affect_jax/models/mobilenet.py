@@ -1,0 +1,196 @@
+"""MobileNetV2 (Sandler et al. 2018, arXiv:1801.04381), plain and with a stack of convolutional blocks on top.
+
+B batch, H W C height, width, channels, K classes.
+"""
+
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from affect_jax.models.inputs import rgb_input
+from affect_jax.models.layers import BatchNorm, Conv
+from affect_jax.ops.conv import Padding
+
+STAGES = (
+    (1, 16, 1, 1),
+    (6, 24, 2, 2),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
+)
+"""Expansion, channels, blocks and first stride of each stage of bottlenecks: the paper's table 2."""
+
+TAPS = {"C1": (0, 2), "C2": (2, 4), "C3": (5, 8), "C4": (12, 16), "C5": (16, 32), "head": (17, 32)}
+"""Feature map -> (last block before it, its stride): the deepest map of each stride, and the 1x1 `head` behind all."""
+
+classifier_init = nn.initializers.normal(0.01)
+
+
+def scaled_channels(channels: int, width_multiplier: float) -> int:
+    """`channels` times the multiplier, as a multiple of 8 that loses no more than a tenth."""
+    exact = channels * width_multiplier
+    rounded = max(8, int(exact + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * exact else rounded
+
+
+class ConvBN(nn.Module):
+    """Convolution without bias, BatchNorm and, where `relu6`, ReLU6."""
+
+    features: int
+    kernel_size: int = 1
+    stride: int = 1
+    padding: Padding = "VALID"
+    groups: int = 1
+    relu6: bool = True
+    bn_epsilon: float = 1e-5
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """Features [B, H', W', features] of x [B, H, W, C]."""
+        kernel, strides = (self.kernel_size,) * 2, (self.stride,) * 2
+        x = Conv(self.features, kernel, strides, self.padding, self.groups, False, dtype=self.dtype, name="conv")(x)
+        x = BatchNorm(use_running_average=not train, epsilon=self.bn_epsilon, dtype=self.dtype, name="bn")(x)
+        return nn.relu6(x) if self.relu6 else x
+
+
+class InvertedResidual(nn.Module):
+    """1x1 expansion, 3x3 depthwise and linear 1x1 projection, with a shortcut where shapes allow it (section 3.3)."""
+
+    features: int
+    expansion: int
+    stride: int
+    padding: Padding
+    bn_epsilon: float
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """Features [B, H', W', features] of x [B, H, W, C]."""
+        shared = {"bn_epsilon": self.bn_epsilon, "dtype": self.dtype}
+        hidden = x.shape[-1] * self.expansion
+        y = x
+        if self.expansion != 1:
+            y = ConvBN(hidden, **shared, name="expand")(y, train)
+        y = ConvBN(hidden, 3, self.stride, self.padding, groups=hidden, **shared, name="depthwise")(y, train)
+        y = ConvBN(self.features, relu6=False, **shared, name="project")(y, train)
+        return x + y if y.shape == x.shape else y
+
+
+class MobileNetV2Backbone(nn.Module):
+    """The feature maps of MobileNetV2 up to tap `last`: x [B, H, W, 3] -> {tap: [B, H / stride, W / stride, channels]}.
+
+    Sides round up. Layers behind `last` do not exist. `padding` and `bn_epsilon` are torchvision's and timm's; weights
+    trained in Keras want padding "SAME" (an even side is padded at its end only) and 1e-3.
+    """
+
+    width_multiplier: float = 1.0
+    last: str = "head"
+    padding: Padding = ((1, 1), (1, 1))
+    bn_epsilon: float = 1e-5
+    dtype: jnp.dtype = jnp.float32
+
+    @property
+    def taps(self) -> dict[str, tuple[int, int]]:
+        """Name -> (channels, stride) of the feature maps, in order."""
+        if self.last not in TAPS:
+            raise ValueError(f"unknown feature map {self.last!r} of MobileNetV2; known are {', '.join(TAPS)}")
+        channels = [
+            scaled_channels(channels, self.width_multiplier) for _, channels, blocks, _ in STAGES for _ in range(blocks)
+        ]
+        channels.append(scaled_channels(1280, max(1.0, self.width_multiplier)))
+        return {tap: (channels[block], stride) for tap, (block, stride) in TAPS.items() if block <= TAPS[self.last][0]}
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> dict[str, jax.Array]:
+        """Feature maps of x by tap."""
+        taps = self.taps
+        shared = {"bn_epsilon": self.bn_epsilon, "dtype": self.dtype}
+        tap_after = {block: tap for tap, (block, _) in TAPS.items()}
+        features = {}
+        x = ConvBN(scaled_channels(32, self.width_multiplier), 3, 2, self.padding, **shared, name="stem")(x, train)
+        blocks = [
+            (expansion, channels, first_stride if repeat == 0 else 1)
+            for expansion, channels, repeats, first_stride in STAGES
+            for repeat in range(repeats)
+        ]
+        for block, (expansion, channels, stride) in enumerate(blocks[: TAPS[self.last][0] + 1]):
+            width = scaled_channels(channels, self.width_multiplier)
+            x = InvertedResidual(width, expansion, stride, self.padding, **shared, name=f"block{block}")(x, train)
+            if block in tap_after:
+                features[tap_after[block]] = x
+        if self.last == "head":
+            features["head"] = ConvBN(taps["head"][0], **shared, name="head")(x, train)
+        return features
+
+
+class MobileNetV2(nn.Module):
+    """MobileNetV2 as a classifier: x [B, H, W, 1 or 3] -> logits [B, K], float32 whatever `dtype`.
+
+    Global average pooling, dropout, one dense layer. `input_size` (height, width) resizes inside the network; ImageNet
+    weights are of little use on 48-pixel faces as they come, of much at (96, 96). 3,504,872 parameters at 1000 classes.
+    """
+
+    num_classes: int
+    width_multiplier: float = 1.0
+    dropout: float = 0.2
+    input_size: Sequence[int] = ()
+    padding: Padding = ((1, 1), (1, 1))
+    bn_epsilon: float = 1e-5
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """Logits of x; `train` takes BatchNorm's statistics from the batch and needs an rng named `dropout`."""
+        backbone = MobileNetV2Backbone(
+            self.width_multiplier, "head", self.padding, self.bn_epsilon, self.dtype, name="backbone"
+        )
+        x = backbone(rgb_input(x, self.input_size), train)["head"].mean((1, 2), dtype=jnp.float32)
+        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        return nn.Dense(self.num_classes, kernel_init=classifier_init, name="classifier")(x)
+
+
+class MobileNetV2CNN(nn.Module):
+    """MobileNetV2 with convolutional blocks on top: x [B, H, W, 1 or 3] -> logits [B, K], float32 whatever `dtype`.
+
+    Blocks of 3x3 convolution, BatchNorm, ReLU and 2x2 max-pooling, then Dense-ReLU-dropout layers and logits. A pooling
+    rounds up, and so has no effect on a map of one pixel.
+
+    `attach` names the feature map that the blocks stand on (TAPS); layers of the base behind it do not exist. Of a
+    48-pixel face "head" is 2x2, so that "head" with `input_size` () is the literal stack, of whose four poolings only
+    the first has an effect. "C4" is 3x3, "C3" 6x6 and "C2" 12x12, which just takes four poolings. With `input_size`
+    (96, 96) "head" is 3x3 and "C3" 12x12.
+    """
+
+    num_classes: int
+    attach: str = "head"
+    widths: Sequence[int] = (256, 256, 256, 256)
+    dense: Sequence[int] = (512, 256)
+    width_multiplier: float = 1.0
+    dropout: float = 0.5
+    input_size: Sequence[int] = ()
+    padding: Padding = ((1, 1), (1, 1))
+    bn_epsilon: float = 1e-5
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """Logits of x; `train` takes BatchNorm's statistics from the batch and needs an rng named `dropout`."""
+        backbone = MobileNetV2Backbone(
+            self.width_multiplier, self.attach, self.padding, self.bn_epsilon, self.dtype, name="backbone"
+        )
+        x = backbone(rgb_input(x, self.input_size), train)[self.attach]
+        for block, width in enumerate(self.widths, start=1):
+            x = Conv(width, use_bias=False, dtype=self.dtype, name=f"block{block}_conv")(x)
+            x = nn.relu(BatchNorm(use_running_average=not train, dtype=self.dtype, name=f"block{block}_bn")(x))
+            x = nn.max_pool(x, (2, 2), (2, 2), "SAME")
+        x = x.reshape(x.shape[0], math.prod(x.shape[1:]))
+        for layer, width in enumerate(self.dense, start=1):
+            x = nn.Dense(width, dtype=self.dtype, kernel_init=nn.initializers.he_normal(), name=f"dense{layer}")(x)
+            x = nn.Dropout(self.dropout, deterministic=not train)(nn.relu(x))
+        return nn.Dense(self.num_classes, name="classifier")(x.astype(jnp.float32))

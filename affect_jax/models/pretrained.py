@@ -1,0 +1,346 @@
+"""Weights that others trained: read from a file or a hub, renamed to ours, merged strictly.
+
+A weight's **name** here is its path in `params` or `batch_stats`, as "backbone/stem/conv/kernel": no name is in both.
+"""
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from flax.traverse_util import flatten_dict, unflatten_dict
+from safetensors import SafetensorError, safe_open
+
+from affect_jax.models.mobilenet import STAGES
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """Input that the weights were trained on: RGB pixels, scaled to [0, 1], less `mean`, over `std`."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """Weights under our names, float32, and what it takes to compute with them what their makers did.
+
+    `model_options` are fields of the network (padding, bn_epsilon, stride_in_1x1) with the values that they want.
+    """
+
+    source: str
+    values: Mapping[str, np.ndarray]
+    preprocess: Preprocess
+    model_options: Mapping[str, object]
+
+
+IMAGENET = Preprocess((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+MINUS_ONE_TO_ONE = Preprocess((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+def load_pretrained(reference: str | Path) -> Pretrained:
+    """Weights of MobileNetV2 or a ResNet as torchvision, timm or (MobileNetV2, .h5) keras.applications name them.
+
+    `reference` is a local file (.safetensors; .pth or .pt where torch is installed; .h5 where h5py is), a file in a
+    Hugging Face repository, "hf://org/repo/path/to/file", or all of a timm model, "hf-hub:org/repo"; "@revision" behind
+    the repository pins one. ValueError says what is wrong with a reference, ImportError which package it wants.
+    """
+    reference = str(reference)
+    path, preprocess = _fetch(reference)
+    if path.suffix not in READERS:
+        raise ValueError(f"{reference}: a weight file ends in {', '.join(READERS)}, not {path.suffix or 'nothing'!r}")
+    arrays, metadata = READERS[path.suffix](path)
+    naming = _recognize(arrays, reference)
+    return Pretrained(
+        source=reference,
+        values=dict(_translate(arrays, naming)),
+        preprocess=preprocess or naming.preprocess,
+        model_options={**naming.model_options, **_options_in(metadata)},
+    )
+
+
+def check_options(model: nn.Module, pretrained: Pretrained) -> None:
+    """ValueError where an option of the network differs from what the weights want: the features would be wrong."""
+    problems = [
+        f"{option} is {_as_tuples(getattr(model, option))}, the weights want {wanted}"
+        for option, wanted in pretrained.model_options.items()
+        if _as_tuples(getattr(model, option)) != wanted
+    ]
+    if problems:
+        raise ValueError(f"{pretrained.source} was trained in another network than this: {'; '.join(problems)}")
+
+
+def named_weights(variables: Mapping) -> dict:
+    """{name: array} of the network's `params` and `batch_stats`."""
+    return {
+        name: value for collection in variables.values() for name, value in flatten_dict(collection, sep="/").items()
+    }
+
+
+def merge(variables: Mapping, weights: Mapping[str, np.ndarray], excuse: Sequence[str] = (), source: str = "") -> dict:
+    """The network's variables with their values replaced by `weights`, {name: array}.
+
+    A name that is missing in `weights`, or extra, or has another shape is an error; one ValueError lists all. Only a
+    regex in `excuse` that matches the whole name excuses it: then the initial value stays, or the extra one is left
+    out. A head for another number of classes is excused by name, as `classifier/.*`.
+    """
+    initial = named_weights(variables)
+    problems = {name: f"missing: {name} {initial[name].shape}" for name in initial if name not in weights}
+    problems |= {name: f"extra: {name} {weights[name].shape}" for name in weights if name not in initial}
+    problems |= {
+        name: f"misshapen: {name} is {weights[name].shape}, the network's is {initial[name].shape}"
+        for name in initial
+        if name in weights and weights[name].shape != initial[name].shape
+    }
+    errors = [text for name, text in problems.items() if not any(re.fullmatch(regex, name) for regex in excuse)]
+    if errors:
+        listing = "\n".join(f"  {text}" for text in sorted(errors))
+        raise ValueError(f"{source or 'the weights'}: {len(errors)} do not fit the network\n{listing}")
+    if initial.keys() <= problems.keys():
+        raise ValueError(f"{source or 'the weights'}: excused by {tuple(excuse)}, not one weight is left to load")
+
+    def merged(collection: Mapping) -> dict:
+        flat = flatten_dict(collection, sep="/")
+        new = {name: old if name in problems else jnp.asarray(weights[name], old.dtype) for name, old in flat.items()}
+        return unflatten_dict(new, sep="/")
+
+    return {name: merged(collection) for name, collection in variables.items()}
+
+
+# --- where files come from
+
+
+def _fetch(reference: str) -> tuple[Path, Preprocess | None]:
+    """The local file behind a reference, and the preprocessing where its repository tells."""
+    hub_file = re.fullmatch(r"hf://([^/@]+/[^/@]+)(?:@([^/]+))?/(.+)", reference)
+    timm_model = re.fullmatch(r"hf-hub:([^/@]+/[^/@]+)(?:@(.+))?", reference)
+    if hub_file:
+        repository, revision, name = hub_file.groups()
+        return _download(reference, repository, revision, name), None
+    if timm_model:
+        repository, revision = timm_model.groups()
+        config = json.loads(_download(reference, repository, revision, "config.json").read_text(encoding="utf-8"))
+        trained = config.get("pretrained_cfg", config)
+        if not {"mean", "std"} <= trained.keys():
+            raise ValueError(f"{reference}: its config.json has no mean and std; name the file as hf://org/repo/file")
+        preprocess = Preprocess(tuple(trained["mean"]), tuple(trained["std"]))
+        return _download(reference, repository, revision, "model.safetensors"), preprocess
+    if re.match(r"[a-z_-]+:", reference):
+        raise ValueError(
+            f"unknown kind of reference {reference!r}; known are a local file, hf://org/repo/file and hf-hub:org/repo"
+        )
+    if not Path(reference).is_file():
+        raise ValueError(
+            f"no file {reference!r}; a file on the hub is hf://org/repo/file, a timm model hf-hub:org/repo"
+        )
+    return Path(reference), None
+
+
+def _download(reference: str, repository: str, revision: str | None, name: str) -> Path:
+    try:
+        from huggingface_hub import hf_hub_download
+    except ImportError as error:
+        raise ImportError(f"{reference} needs huggingface_hub: pip install huggingface_hub") from error
+    try:
+        return Path(hf_hub_download(repository, name, revision=revision))
+    except (OSError, ValueError) as error:  # its own errors, for a network that is not there too, are all of these
+        raise ValueError(
+            f"{reference}: {name} of {repository} is neither in huggingface_hub's cache nor to be had from the hub "
+            f"({type(error).__name__}: {error}). Check the name and the network, or give the path of a file downloaded "
+            "elsewhere"
+        ) from error
+
+
+# --- formats: file -> ({their name: array}, metadata)
+
+Arrays = dict[str, np.ndarray]
+
+
+def _read_safetensors(path: Path) -> tuple[Arrays, dict]:
+    try:
+        with safe_open(path, "flax") as file:  # numpy has no bfloat16, which some files are in
+            arrays = {name: np.asarray(file.get_tensor(name), np.float32) for name in file.keys()}  # noqa: SIM118
+            return arrays, file.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
+
+
+def _read_torch(path: Path) -> tuple[Arrays, dict]:
+    try:
+        import torch
+    except ImportError as error:
+        raise ImportError(f"{path} needs torch: pip install torch, or convert it to .safetensors elsewhere") from error
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # pickle's, zip's and torch's own errors share no base
+        raise ValueError(f"{path} is not a file of torch weights alone: {error}") from error
+    for wrapper in ("state_dict", "model"):
+        state = state.get(wrapper, state)
+    return {name: value.float().numpy() for name, value in state.items() if isinstance(value, torch.Tensor)}, {}
+
+
+def _read_keras(path: Path) -> tuple[Arrays, dict]:
+    try:
+        import h5py
+    except ImportError as error:
+        raise ImportError(f"{path} needs h5py: pip install h5py") from error
+    arrays = {}
+
+    def add(name: str, item) -> None:
+        if isinstance(item, h5py.Dataset) and "/" in name:
+            layer, weight = name.split("/")[-2:]
+            arrays[f"{layer}.{weight.removesuffix(':0')}"] = np.asarray(item, np.float32)
+
+    try:
+        with h5py.File(path) as file:
+            file.get("model_weights", file).visititems(add)  # a whole model holds its optimizer beside them
+    except OSError as error:
+        raise ValueError(f"{path} is not a whole HDF5 file: {error}") from error
+    return arrays, {}
+
+
+READERS = {".safetensors": _read_safetensors, ".pth": _read_torch, ".pt": _read_torch, ".h5": _read_keras}
+
+
+def _options_in(metadata: Mapping[str, str]) -> dict[str, object]:
+    """Options of the network that metadata states: `bn_eps`; `stride` "in the first 1x1 ..." for ResNet v1."""
+    options = {}
+    if "bn_eps" in metadata:
+        options["bn_epsilon"] = float(metadata["bn_eps"])
+    if "stride" in metadata:
+        options["stride_in_1x1"] = metadata["stride"].startswith("in the first 1x1")
+    return options
+
+
+# --- namings: {their name: array} -> {our name: array}
+
+
+def _from_torch(layer: str, weight: str, array: np.ndarray) -> tuple[str, np.ndarray]:
+    """Our name and layout of a weight of our layer; convolutions are [F, C, kh, kw] there, dense kernels [F, C]."""
+    if weight == "weight" and array.ndim == 4:
+        return "kernel", array.transpose(2, 3, 1, 0)
+    if weight == "weight" and array.ndim == 2:
+        return "kernel", array.T
+    return {"weight": "scale", "running_mean": "mean", "running_var": "var"}.get(weight, weight), array
+
+
+def _from_keras(layer: str, weight: str, array: np.ndarray) -> tuple[str, np.ndarray]:
+    """Our name and layout of a weight of our layer; depthwise kernels are [kh, kw, C, 1] there."""
+    if layer.endswith("depthwise/conv"):  # the weight is a "depthwise_kernel" in Keras 2, a "kernel" in Keras 3
+        return "kernel", array.transpose(0, 1, 3, 2)
+    names = {"gamma": "scale", "beta": "bias", "moving_mean": "mean", "moving_variance": "var"}
+    return names.get(weight, weight), array
+
+
+def _bottlenecks() -> Iterator[tuple[int, int, int, tuple[str, ...]]]:
+    """(block, stage, place in the stage, its parts) of MobileNetV2's bottlenecks, in order."""
+    places = [(stage, repeat, row[0]) for stage, row in enumerate(STAGES) for repeat in range(row[2])]
+    for block, (stage, repeat, expansion) in enumerate(places):
+        yield block, stage, repeat, ("depthwise", "project") if expansion == 1 else ("expand", "depthwise", "project")
+
+
+def _torchvision_mobilenet() -> dict[str, str]:
+    last = sum(1 for _ in _bottlenecks()) + 1
+    modules = {"classifier.1": "classifier"}
+    for index, ours in ((0, "stem"), (last, "head")):
+        modules |= {f"features.{index}.0": f"backbone/{ours}/conv", f"features.{index}.1": f"backbone/{ours}/bn"}
+    for block, _, _, parts in _bottlenecks():
+        for i, part in enumerate(parts):
+            theirs = f"features.{block + 1}.conv"
+            conv, bn = (f"{i}", f"{i + 1}") if part == "project" else (f"{i}.0", f"{i}.1")
+            ours = f"backbone/block{block}/{part}"
+            modules |= {f"{theirs}.{conv}": f"{ours}/conv", f"{theirs}.{bn}": f"{ours}/bn"}
+    return modules
+
+
+def _timm_mobilenet() -> dict[str, str]:
+    modules = {"conv_stem": "backbone/stem/conv", "bn1": "backbone/stem/bn"}
+    modules |= {"conv_head": "backbone/head/conv", "bn2": "backbone/head/bn", "classifier": "classifier"}
+    for block, stage, repeat, parts in _bottlenecks():
+        convs = ("conv_dw", "conv_pw") if len(parts) == 2 else ("conv_pw", "conv_dw", "conv_pwl")
+        for i, (part, conv) in enumerate(zip(parts, convs, strict=True), start=1):
+            theirs, ours = f"blocks.{stage}.{repeat}", f"backbone/block{block}/{part}"
+            modules |= {f"{theirs}.{conv}": f"{ours}/conv", f"{theirs}.bn{i}": f"{ours}/bn"}
+    return modules
+
+
+def _keras_mobilenet() -> dict[str, str]:
+    modules = {"Conv1": "backbone/stem/conv", "bn_Conv1": "backbone/stem/bn"}
+    modules |= {"Conv_1": "backbone/head/conv", "Conv_1_bn": "backbone/head/bn", "predictions": "classifier"}
+    for block, _, _, parts in _bottlenecks():
+        for part in parts:
+            theirs = f"expanded_conv_{part}" if block == 0 else f"block_{block}_{part}"
+            ours = f"backbone/block{block}/{part}"
+            modules |= {theirs: f"{ours}/conv", f"{theirs}_BN": f"{ours}/bn"}
+    return modules
+
+
+def _resnet() -> dict[str, str]:
+    modules = {"conv1": "backbone/conv1", "bn1": "backbone/bn1", "fc": "classifier"}
+    most_blocks = 6
+    for layer in range(1, 5):
+        for block in range(most_blocks):
+            theirs, ours = f"layer{layer}.{block}", f"backbone/layer{layer}_{block}"
+            modules |= {f"{theirs}.{name}{i}": f"{ours}/{name}{i}" for name in ("conv", "bn") for i in (1, 2, 3)}
+            modules |= {
+                f"{theirs}.downsample.0": f"{ours}/downsample_conv",
+                f"{theirs}.downsample.1": f"{ours}/downsample_bn",
+            }
+    return modules
+
+
+@dataclass(frozen=True)
+class _Naming:
+    modules: Mapping[str, str]  # their layer -> ours
+    weight: Callable[[str, str, np.ndarray], tuple[str, np.ndarray]]  # (our layer, their weight) -> our weight
+    preprocess: Preprocess
+    model_options: Mapping[str, object] = field(default_factory=dict)
+
+
+def _namings() -> dict[str, _Naming]:
+    torch_mobilenet = {"padding": ((1, 1), (1, 1)), "bn_epsilon": 1e-5}
+    return {
+        "torchvision's MobileNetV2": _Naming(_torchvision_mobilenet(), _from_torch, IMAGENET, torch_mobilenet),
+        "timm's MobileNetV2": _Naming(_timm_mobilenet(), _from_torch, IMAGENET, torch_mobilenet),
+        "torchvision's and timm's ResNet": _Naming(
+            _resnet(), _from_torch, IMAGENET, {"stride_in_1x1": False, "bn_epsilon": 1e-5}
+        ),
+        "Keras' MobileNetV2": _Naming(
+            _keras_mobilenet(), _from_keras, MINUS_ONE_TO_ONE, {"padding": "SAME", "bn_epsilon": 1e-3}
+        ),
+    }
+
+
+def _recognize(arrays: Arrays, reference: str) -> _Naming:
+    """The naming that knows most of the file's layers, and at least half of them."""
+    layers = {name.rpartition(".")[0] for name in arrays}
+    namings = _namings()
+    best = max(namings, key=lambda name: len(layers & namings[name].modules.keys()))
+    if len(layers & namings[best].modules.keys()) < math.ceil(len(layers) / 2) or not layers:
+        known = ", ".join(namings)
+        raise ValueError(f"{reference}: not a naming that we know ({known}); it begins with {sorted(arrays)[:5]}")
+    return namings[best]
+
+
+def _translate(arrays: Arrays, naming: _Naming) -> Iterator[tuple[str, np.ndarray]]:
+    """(our name, array); what the naming does not know keeps its name, for `merge` to report."""
+    for name, array in arrays.items():
+        layer, _, weight = name.rpartition(".")
+        if weight == "num_batches_tracked":
+            continue
+        if layer not in naming.modules:
+            yield name, array
+            continue
+        ours = naming.modules[layer]
+        name, array = naming.weight(ours, weight, array)
+        yield f"{ours}/{name}", array
+
+
+def _as_tuples(value):
+    return tuple(map(_as_tuples, value)) if isinstance(value, list | tuple) else value

@@ -1,0 +1,136 @@
+"""ResNet (He et al. 2016, arXiv:1512.03385) of 18, 34 and 50 layers, as a classifier and as a backbone.
+
+B batch, H W C height, width, channels, K classes.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from affect_jax.models.inputs import rgb_input
+from affect_jax.models.layers import BatchNorm, Conv
+
+BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
+"""Depth -> residual blocks of the four stages (table 1 of the paper); from 50 on they are bottlenecks."""
+
+TAPS = {"C2": (64, 4), "C3": (128, 8), "C4": (256, 16), "C5": (512, 32)}
+"""Feature map behind each stage -> (width of its 3x3 convolutions, stride)."""
+
+ONE_PIXEL = ((1, 1), (1, 1))
+
+
+class ResidualBlock(nn.Module):
+    """relu(f(x) + shortcut(x)) with f two 3x3 convolutions, or 1x1, 3x3 and 1x1 where `bottleneck`, which widens by 4.
+
+    A stride stands in the first convolution of the two; of a bottleneck in the 3x3 one ("v1.5", torchvision's) or, with
+    `stride_in_1x1`, in the first 1x1 one ("v1", the paper's).
+    """
+
+    width: int
+    stride: int
+    bottleneck: bool
+    stride_in_1x1: bool
+    bn_epsilon: float
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """Features [B, H / stride, W / stride, C'] of x [B, H, W, C]."""
+        conv = partial(Conv, use_bias=False, dtype=self.dtype)
+        norm = partial(BatchNorm, use_running_average=not train, epsilon=self.bn_epsilon, dtype=self.dtype)
+        if self.bottleneck:
+            first, second = (self.stride, 1) if self.stride_in_1x1 else (1, self.stride)
+            layers = ((self.width, 1, first), (self.width, 3, second), (4 * self.width, 1, 1))
+        else:
+            layers = ((self.width, 3, self.stride), (self.width, 3, 1))
+        y = x
+        for i, (features, size, stride) in enumerate(layers, start=1):
+            padding = ONE_PIXEL if size == 3 else "VALID"
+            y = conv(features, (size, size), (stride, stride), padding, name=f"conv{i}")(y)
+            y = norm(name=f"bn{i}")(y)
+            y = nn.relu(y) if i < len(layers) else y
+        if self.stride != 1 or y.shape[-1] != x.shape[-1]:
+            x = conv(y.shape[-1], (1, 1), (self.stride, self.stride), "VALID", name="downsample_conv")(x)
+            x = norm(name="downsample_bn")(x)
+        return nn.relu(x + y)
+
+
+class ResNetBackbone(nn.Module):
+    """The feature maps of a ResNet: x [B, H, W, 3] -> {"C2": [B, H / 4, W / 4, C], ..., "C5"}, up to tap `last`.
+
+    Stages behind `last` do not exist. `stride_in_1x1` matters to depth 50 only: see ResidualBlock.
+    """
+
+    depth: int = 50
+    last: str = "C5"
+    stride_in_1x1: bool = False
+    bn_epsilon: float = 1e-5
+    dtype: jnp.dtype = jnp.float32
+
+    @property
+    def taps(self) -> dict[str, tuple[int, int]]:
+        """Name -> (channels, stride) of the feature maps, in order."""
+        if self.depth not in BLOCKS:
+            raise ValueError(f"no ResNet of depth {self.depth}; known are {', '.join(map(str, BLOCKS))}")
+        if self.last not in TAPS:
+            raise ValueError(f"unknown feature map {self.last!r} of ResNet; known are {', '.join(TAPS)}")
+        widen = 4 if self._bottleneck else 1
+        return {tap: (widen * width, stride) for tap, (width, stride) in TAPS.items() if tap <= self.last}
+
+    @property
+    def _bottleneck(self) -> bool:
+        return self.depth >= 50
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> dict[str, jax.Array]:
+        """Feature maps of x by tap."""
+        shared = {"bn_epsilon": self.bn_epsilon, "dtype": self.dtype}
+        x = Conv(64, (7, 7), (2, 2), ((3, 3), (3, 3)), use_bias=False, dtype=self.dtype, name="conv1")(x)
+        x = BatchNorm(use_running_average=not train, epsilon=self.bn_epsilon, dtype=self.dtype, name="bn1")(x)
+        x = nn.max_pool(nn.relu(x), (3, 3), (2, 2), ONE_PIXEL)
+        features = {}
+        for layer, (tap, blocks) in enumerate(zip(self.taps, BLOCKS[self.depth], strict=False), start=1):
+            width, _ = TAPS[tap]
+            for block in range(blocks):
+                stride = 2 if layer > 1 and block == 0 else 1
+                residual = ResidualBlock(
+                    width, stride, self._bottleneck, self.stride_in_1x1, **shared, name=f"layer{layer}_{block}"
+                )
+                x = residual(x, train)
+            features[tap] = x
+        return features
+
+
+class ResNet(nn.Module):
+    """ResNet as a classifier: x [B, H, W, 1 or 3] -> logits [B, K], float32 whatever `dtype`.
+
+    Global average pooling of the feature map `last`, dropout, one dense layer. `input_size` (height, width) resizes
+    inside the network. Parameters at 1000 classes: 11,689,512 (depth 18), 21,797,672 (34), 25,557,032 (50).
+    """
+
+    num_classes: int
+    depth: int = 50
+    last: str = "C5"
+    stride_in_1x1: bool = False
+    dropout: float = 0.0
+    input_size: Sequence[int] = ()
+    bn_epsilon: float = 1e-5
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """Logits of x; `train` takes BatchNorm's statistics from the batch and needs an rng named `dropout`."""
+        backbone = ResNetBackbone(
+            self.depth, self.last, self.stride_in_1x1, self.bn_epsilon, self.dtype, name="backbone"
+        )
+        x = backbone(rgb_input(x, self.input_size), train)[self.last].mean((1, 2), dtype=jnp.float32)
+        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        return nn.Dense(self.num_classes, name="classifier")(x)
+
+
+resnet18 = partial(ResNet, depth=18)
+resnet34 = partial(ResNet, depth=34)
+resnet50 = partial(ResNet, depth=50)
