@@ -16,7 +16,8 @@ $(VENV)/.installed: pyproject.toml
 	touch $@
 
 demo: $(VENV)/.installed
-	$(BIN)/python scripts/train.py --config=configs/fer_vgg.py:demo --workdir=runs/demo
+	rm -rf runs/fer_vgg_demo
+	$(BIN)/python scripts/train.py --config=configs/fer_vgg.py:demo --workdir=runs/fer_vgg_demo
 
 test: $(VENV)/.installed lint
 	$(BIN)/python -m pytest -n 2
@@ -30,4 +31,4 @@ format: $(VENV)/.installed
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) runs/demo
+	rm -rf $(VENV) runs/fer_vgg_demo

@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import linen as nn
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -14,7 +13,7 @@ from affect_jax.models import build_model
 from affect_jax.ops.augment import augment
 from affect_jax.train import classification
 from affect_jax.train.optim import make_optimizer, make_schedule
-from affect_jax.train.state import Apply
+from affect_jax.train.state import Apply, Network
 from affect_jax.train.steps import LossFn
 
 
@@ -23,7 +22,7 @@ def build_split(config: ConfigDict, split: str):
     return open_split(config.data.name, split, config.data.data_dir, **config.data.options)
 
 
-def build_network(config: ConfigDict, num_classes: int) -> nn.Module:
+def build_network(config: ConfigDict, num_classes: int) -> Network:
     """The config's network."""
     options = {key: value for key, value in config.model.items() if key != "name"}
     return build_model(config.model.name, num_classes=num_classes, dtype=jnp.dtype(config.dtype), **options)

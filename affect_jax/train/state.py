@@ -9,6 +9,7 @@ import optax
 from flax import linen as nn
 from flax import struct
 
+Network = nn.Module
 Apply = Callable[..., tuple[jax.Array, Any]]
 
 
@@ -27,7 +28,7 @@ class TrainState(struct.PyTreeNode):
         return self.ema or {"params": self.params, "batch_stats": self.batch_stats}
 
 
-def init_variables(model: nn.Module, key: jax.Array, image_shape: tuple[int, int, int]) -> dict:
+def init_variables(model: Network, key: jax.Array, image_shape: tuple[int, int, int]) -> dict:
     """Fresh `params` and `batch_stats` of a network for images [*, H, W, C]."""
     variables = jax.jit(lambda key: model.init(key, jnp.zeros((1, *image_shape)), False))(key)
     return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
@@ -41,7 +42,7 @@ def create_state(variables: dict, tx: optax.GradientTransformation, with_ema: bo
     return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, tx.init(params), ema)
 
 
-def make_apply(model: nn.Module) -> Apply:
+def make_apply(model: Network) -> Apply:
     """The network as a function `apply(variables, x, train, key) -> (outputs, new batch_stats)`."""
 
     def apply(variables: dict, x: jax.Array, train: bool, key: jax.Array | None = None):

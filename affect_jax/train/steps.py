@@ -66,7 +66,7 @@ def make_train_step(
         if axis_name:
             loss, sums, grads = lax.psum((loss, sums, grads), axis_name)
         grads = jax.tree.map(lambda g: g / sums["count"], grads)
-        grad_norm = optax.global_norm(grads)
+        grad_norm = optax.tree.norm(grads)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema = state.ema

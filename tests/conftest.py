@@ -1,0 +1,53 @@
+"""Shared by all tests: a compile cache beside pytest's own, real data where it is, a run small enough to repeat."""
+
+import os
+from pathlib import Path
+
+import jax
+import pytest
+from absl import flags
+
+from affect_jax.config import classification_config
+
+ROOT = Path(__file__).parents[1]
+CACHE = ROOT / ".pytest_cache" / "xla"
+SHARED_DATA = ROOT.parent / "shared" / "data"
+
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)  # for the scripts that tests start
+jax.config.update("jax_compilation_cache_dir", str(CACHE))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+if not flags.FLAGS.is_parsed():
+    flags.FLAGS.mark_as_parsed()  # grain's workers read flags, which absl's app would have parsed
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    """The folder of real data; skips where it is absent."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip(f"no real data: {SHARED_DATA} is absent")
+    return SHARED_DATA
+
+
+@pytest.fixture
+def tiny_config():
+    """Twelve updates of a small network on few drawn faces, with every source of randomness switched on."""
+    config = classification_config()
+    config.data.name = "drawn_faces"
+    config.data.options = {"num_examples": {"train": 100, "val": 40, "test": 40}}
+    config.model = {"name": "vgg_fer", "widths": (4, 8), "convs_per_block": 1, "dense": (16,), "dropout": 0.5}
+    config.batch_size = 16
+    config.eval_batch_size = 32
+    config.total_epochs = 1.92
+    config.eval_every_epochs = 0.96
+    config.log_every_steps = 2
+    config.optim.name = "sgd"
+    config.optim.learning_rate = 0.01
+    config.optim.schedule = "cosine"
+    config.optim.warmup_epochs = 0.32
+    config.ema_decay = 0.9
+    config.mixup_alpha = 0.2
+    config.label_smoothing = 0.1
+    config.augment.rotation = 10.0
+    config.augment.horizontal_flip = True
+    config.augment.erase_probability = 0.5
+    return config

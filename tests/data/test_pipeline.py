@@ -1,0 +1,97 @@
+import numpy as np
+import pytest
+
+from affect_jax.data.pipeline import (
+    BatchIndices,
+    InMemorySplit,
+    index_iterator,
+    padded_batches,
+    size_in_bytes,
+    stream_iterator,
+)
+
+
+class Numbers:
+    """A split whose example i is a picture of i."""
+
+    class_names, image_shape = ("even", "odd"), (2, 3, 1)
+
+    def __init__(self, size: int):
+        self.size = size
+
+    def __len__(self):
+        return self.size
+
+    def read(self, indices):
+        indices = np.asarray(indices)
+        image = np.broadcast_to(indices[:, None, None, None], (len(indices), 2, 3, 1)).astype(np.uint8)
+        return {"image": image, "label": (indices % 2).astype(np.int32)}
+
+
+@pytest.mark.parametrize(("num_examples", "batch_size"), [(10, 3), (64, 16), (5, 12), (7, 7)])
+def test_every_pass_visits_every_example_once_in_an_order_of_its_own(num_examples, batch_size):
+    passes = 6
+    source = BatchIndices(num_examples, batch_size, passes * num_examples // batch_size + 1, seed=3)
+    visits = np.concatenate([source[step] for step in range(len(source))])[: passes * num_examples]
+    orders = visits.reshape(passes, num_examples)
+    assert all(set(order) == set(range(num_examples)) for order in orders)
+    assert len({tuple(order) for order in orders}) > 1
+
+
+def test_same_seed_gives_the_same_order_and_another_seed_another():
+    first, second, other = (BatchIndices(100, 16, 20, seed)[7].tolist() for seed in (0, 0, 1))
+    assert first == second != other
+
+
+@pytest.mark.parametrize("num_workers", [0, 1, 2])
+def test_stream_gives_the_batches_of_the_index_order_whatever_the_workers(num_workers):
+    split = Numbers(50)
+    indices = list(index_iterator(50, 8, num_steps=14, seed=5))
+    batches = list(stream_iterator(split, 8, num_steps=14, seed=5, num_workers=num_workers))
+    assert len(batches) == len(indices) == 14
+    for batch, expected in zip(batches, indices, strict=True):
+        np.testing.assert_array_equal(batch["index"], expected)
+        np.testing.assert_array_equal(batch["image"], split.read(expected)["image"])
+        np.testing.assert_array_equal(batch["label"], split.read(expected)["label"])
+
+
+def test_rows_of_all_processes_make_up_the_batch():
+    whole = list(stream_iterator(Numbers(50), 8, 10, 5, 0))
+    parts = [list(stream_iterator(Numbers(50), 8, 10, 5, 0, process, 4)) for process in range(4)]
+    for step, batch in enumerate(whole):
+        joined = np.concatenate([part[step]["image"] for part in parts])
+        np.testing.assert_array_equal(joined, batch["image"])
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_iterator_set_back_to_a_state_goes_on_from_there(num_workers):
+    def start():
+        return stream_iterator(Numbers(50), 8, 12, 5, num_workers)
+
+    iterator = start()
+    for _ in range(5):
+        next(iterator)
+    state = iterator.get_state()
+    rest = [batch["index"].tolist() for batch in iterator]
+    resumed = start()
+    resumed.set_state(state)
+    assert [batch["index"].tolist() for batch in resumed] == rest
+    assert len(rest) == 7
+
+
+@pytest.mark.parametrize(("num_examples", "batch_size"), [(10, 4), (8, 4), (3, 4), (1, 1)])
+def test_padded_batches_hold_every_example_once_in_order_at_one_size(num_examples, batch_size):
+    batches = list(padded_batches(Numbers(num_examples), batch_size))
+    assert {len(batch["image"]) for batch in batches} == {batch_size}
+    kept = np.concatenate([batch["index"][batch["mask"] > 0] for batch in batches])
+    np.testing.assert_array_equal(kept, np.arange(num_examples))
+
+
+def test_split_in_memory_reads_as_the_split_itself():
+    split = Numbers(5000)
+    loaded = InMemorySplit(split, "numbers")
+    indices = np.array([4999, 0, 17, 17])
+    for key, array in split.read(indices).items():
+        np.testing.assert_array_equal(loaded.read(indices)[key], array)
+    assert len(loaded) == 5000
+    assert size_in_bytes(split) == 5000 * 6

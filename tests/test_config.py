@@ -1,0 +1,110 @@
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+from ml_collections import ConfigDict
+
+from affect_jax.config import classification_config, epochs_to_steps, validate
+from affect_jax.train.loop import train_and_evaluate
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+VARIANTS = ["fer_vgg.py", "fer_vgg.py:demo", "fer_vgg_best.py", "fer_vgg_best.py:two_cores"]
+
+
+def load(variant: str) -> ConfigDict:
+    file, _, argument = variant.partition(":")
+    spec = importlib.util.spec_from_file_location("config_under_test", CONFIGS / file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(argument)
+
+
+def cut_to_two_updates(config: ConfigDict) -> None:
+    """Same fields, but few drawn faces of the same size, and a narrow network where the config's takes long."""
+    config.data.name = "drawn_faces"
+    config.data.options = {"num_examples": {"train": 8, "val": 8, "test": 8}}
+    config.batch_size = config.eval_batch_size = 4
+    config.total_epochs, config.optim.warmup_epochs = 1.0, 0.0
+    if "widths" in config.model:
+        config.model.widths = tuple(width // 8 for width in config.model.widths)
+
+
+def test_every_config_file_is_among_the_variants():
+    assert {path.name for path in CONFIGS.glob("*.py")} == {variant.partition(":")[0] for variant in VARIANTS}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_config_is_valid_and_trains_for_two_updates(variant, tmp_path):
+    config = load(variant)
+    validate(config)
+    cut_to_two_updates(config)
+    metrics = train_and_evaluate(config, tmp_path)
+    assert 0 <= metrics["val/accuracy"] <= 1
+
+
+def test_unknown_argument_is_refused():
+    with pytest.raises(ValueError, match="unknown argument 'nonsense'"):
+        load("fer_vgg.py:nonsense")
+
+
+def test_every_field_is_read_by_code_that_runs(tiny_config, tmp_path, monkeypatch):
+    """A field that nothing reads is a knob that does nothing."""
+    read = set()
+    names = {id(tiny_config): ""}
+    for name, value in tiny_config.items():
+        if isinstance(value, ConfigDict):
+            names[id(value)] = f"{name}."
+    getitem = ConfigDict.__getitem__
+
+    def record(self, key):
+        frame = sys._getframe(1)
+        while "ml_collections" in frame.f_code.co_filename:
+            frame = frame.f_back
+        # validate reads fields to check them, claim to write them down: neither acts on them
+        if id(self) in names and frame.f_code.co_name not in ("validate", "claim", "first_screen"):
+            read.add(names[id(self)] + key)
+        return getitem(self, key)
+
+    monkeypatch.setattr(ConfigDict, "__getitem__", record)
+    train_and_evaluate(tiny_config, tmp_path)
+    monkeypatch.undo()
+    fields = {
+        prefix + key
+        for config, prefix in [(tiny_config, "")]
+        + [(tiny_config[n], f"{n}.") for n in tiny_config if f"{n}." in names.values()]
+        for key in config
+    }
+    assert fields - read == set()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("dtype", "float61", "dtype is 'float61'; known are float32, bfloat16"),
+        ("batch_size", 0, "batch_size is 0"),
+        ("accumulate_steps", 3, "does not split into accumulate_steps 3"),
+        ("select_on", "test/accuracy", "select_on is 'test/accuracy'"),
+        ("optim.weight_decay", 0.1, "adam has none; use adamw"),
+        ("optim.schedule", "step", "optim.step_epochs is empty"),
+        ("optim.warmup_epochs", 500.0, "does not end within total_epochs"),
+        ("augment.zoom", 1.5, "augment.zoom is 1.5"),
+        ("label_smoothing", 1.0, "label_smoothing is 1.0"),
+        ("preprocess.std", (0.0,), "std above 0"),
+    ],
+)
+def test_field_that_cannot_be_run_is_named_with_what_can(field, value, message):
+    config = classification_config()
+    config.update_from_flattened_dict({field: value})
+    with pytest.raises(ValueError, match="cannot be run") as error:
+        validate(config)
+    assert message in str(error.value)
+
+
+def test_defaults_are_valid():
+    validate(classification_config())
+
+
+@pytest.mark.parametrize(("epochs", "steps"), [(1.0, 449), (120.0, 53829), (0.0001, 1), (0.0, 0), (2 * 64 / 28709, 2)])
+def test_epochs_of_fer2013_at_batch_64_are_the_nearest_number_of_updates(epochs, steps):
+    assert epochs_to_steps(epochs, 28709, 64) == steps

@@ -1,0 +1,31 @@
+import jax.numpy as jnp
+import numpy as np
+from sklearn.metrics import log_loss
+
+from affect_jax.losses import smooth_labels, softmax_cross_entropy
+
+
+def random_batch(rows=12, classes=7):
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(rows, classes)).astype(np.float32)
+    return logits, rng.integers(0, classes, rows), np.eye(classes, dtype=np.float32)
+
+
+def test_cross_entropy_is_scikit_learns_log_loss_summed():
+    logits, labels, eye = random_batch()
+    probs = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    expected = log_loss(labels, probs, labels=range(7), normalize=False)
+    np.testing.assert_allclose(softmax_cross_entropy(logits, eye[labels], jnp.ones(12)), expected, rtol=1e-5)
+
+
+def test_masked_rows_do_not_count_whatever_they_hold():
+    logits, labels, eye = random_batch()
+    mask = np.arange(12) < 9
+    whole = softmax_cross_entropy(logits[:9], eye[labels[:9]], jnp.ones(9))
+    spoiled = np.where(mask[:, None], logits, np.nan)
+    np.testing.assert_allclose(softmax_cross_entropy(spoiled, eye[labels], mask.astype(np.float32)), whole, rtol=1e-6)
+
+
+def test_smoothing_by_a_tenth_leaves_nine_tenths_and_an_equal_share():
+    smooth = smooth_labels(jnp.array([[0.0, 1.0, 0.0, 0.0]]), 0.1)
+    np.testing.assert_allclose(smooth, [[0.025, 0.925, 0.025, 0.025]], rtol=1e-6)

@@ -1,0 +1,92 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from affect_jax.data.pipeline import index_iterator
+from affect_jax.train.checkpoint import Checkpoints
+from affect_jax.train.mesh import data_mesh, replicated
+from affect_jax.train.state import create_state
+
+TX = optax.adam(0.1)
+
+
+def state_with(**shapes):
+    """A state on the device with parameters of these shapes, counting up."""
+    params = {name: jnp.arange(np.prod(shape), dtype=jnp.float32).reshape(shape) for name, shape in shapes.items()}
+    state = create_state({"params": params, "batch_stats": {"mean": jnp.ones(2)}}, TX, with_ema=True)
+    return jax.device_put(state, replicated(data_mesh()))
+
+
+def iterator_at(position):
+    iterator = index_iterator(num_examples=20, batch_size=4, num_steps=50, seed=0)
+    for _ in range(position):
+        next(iterator)
+    return iterator
+
+
+def open_checkpoints(path, metric="val/accuracy", mode="max"):
+    return Checkpoints(path, metric, mode, keep=2)
+
+
+def save_all(path, scores, **options):
+    checkpoints = open_checkpoints(path, **options)
+    for step, score in scores.items():
+        metrics = None if score is None else {"val/accuracy": score, "val/loss": score}
+        checkpoints.save(step, state_with(w=(2, 3)), iterator_at(step), float(step), metrics)
+    checkpoints.close()
+
+
+def test_state_iterator_and_clock_come_back_as_they_were_saved(tmp_path):
+    saved = state_with(w=(2, 3))
+    save_all(tmp_path, {3: 0.5})
+    checkpoints = open_checkpoints(tmp_path)
+    iterator = iterator_at(0)
+    blank = jax.tree.map(jnp.zeros_like, saved)
+    restored, seconds = checkpoints.restore(3, jax.device_put(blank, replicated(data_mesh())), iterator)
+    for a, b in zip(jax.tree.leaves(saved), jax.tree.leaves(restored), strict=True):
+        np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(next(iterator), next(iterator_at(3)))
+    assert seconds == 3.0
+
+
+@pytest.mark.parametrize(
+    ("metric", "mode", "best"), [("val/accuracy", "max", 2), ("val/loss", "min", 4)], ids=["largest", "smallest"]
+)
+def test_newest_two_and_the_best_are_kept(tmp_path, metric, mode, best):
+    save_all(tmp_path, {1: 0.3, 2: 0.9, 3: 0.4, 4: 0.2, 5: 0.5, 6: None, 7: 0.6}, metric=metric, mode=mode)
+    checkpoints = open_checkpoints(tmp_path, metric, mode)
+    assert (checkpoints.newest, checkpoints.best) == (7, best)
+    kept = {int(path.name) for path in tmp_path.iterdir() if path.name.isdigit()}
+    assert kept == {6, 7, best}
+
+
+def test_saving_a_step_that_is_not_newer_is_an_error(tmp_path):
+    save_all(tmp_path, {5: 0.1})
+    checkpoints = open_checkpoints(tmp_path)
+    with pytest.raises(ValueError, match="checkpoint 5 is not newer than 5"):
+        checkpoints.save(5, state_with(w=(2, 3)), iterator_at(5), 0.0, None)
+
+
+def test_restore_lists_what_is_missing_extra_and_misshapen(tmp_path):
+    save_all(tmp_path, {1: 0.1})
+    other = state_with(w=(3, 3), extra_layer=(4,))
+    with pytest.raises(ValueError, match="checkpoint 1 does not fit the model") as error:
+        open_checkpoints(tmp_path).restore(1, other, iterator_at(0))
+    assert "missing: params.extra_layer (4,)" in str(error.value)
+    assert "misshapen: params.w is (2, 3), the model's is (3, 3)" in str(error.value)
+    smaller = {"params": {}, "batch_stats": {"mean": jnp.ones(2)}}
+    with pytest.raises(ValueError, match=r"extra: params\.w \(2, 3\)"):
+        open_checkpoints(tmp_path).restore_variables(1, smaller, replicated(data_mesh()))
+
+
+def test_evaluation_gets_the_averaged_weights(tmp_path):
+    state = state_with(w=(2, 3))
+    checkpoints = open_checkpoints(tmp_path)
+    averaged = state.replace(ema=jax.tree.map(lambda x: x + 100, state.ema))
+    checkpoints.save(1, averaged, iterator_at(1), 0.0, {"val/accuracy": 1.0})
+    checkpoints.close()
+    fresh = {"params": state.params, "batch_stats": state.batch_stats}
+    variables = open_checkpoints(tmp_path).restore_variables(1, fresh, replicated(data_mesh()))
+    np.testing.assert_array_equal(variables["params"]["w"], state.params["w"] + 100)

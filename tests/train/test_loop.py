@@ -1,0 +1,149 @@
+"""Runs through train_and_evaluate, the function behind scripts/train.py."""
+
+import contextlib
+import json
+import signal
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from affect_jax.train import loop
+from affect_jax.train.loop import train_and_evaluate
+from affect_jax.train.signals import Interrupted
+
+TIMES = {"seconds", "train/images_per_second"}
+
+
+def history(path):
+    """The records of a run without what the clock says."""
+    records = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in record.items() if key not in TIMES} for record in records]
+
+
+def saved_state(path, step):
+    """The arrays of a checkpoint by name."""
+    tree = ocp.StandardCheckpointer().restore((path / "checkpoints" / str(step) / "state").absolute())
+    return {jax.tree_util.keystr(key): np.asarray(value) for key, value in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def assert_same_bits(a, b):
+    assert a.keys() == b.keys()
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+def stop_behind(monkeypatch, updates):
+    """Have the run asked to stop when it looks for the `updates`-th time, as SIGTERM would."""
+
+    class Request:
+        looks = 0
+
+        @property
+        def signal(self):
+            self.looks += 1
+            return signal.SIGTERM if self.looks >= updates else None
+
+    monkeypatch.setattr(loop, "stop_request", lambda: contextlib.nullcontext(Request()))
+
+
+@pytest.mark.parametrize("source", ["resident", "stream"])
+def test_twelve_updates_equal_five_and_seven_behind_a_resume_bit_for_bit(tiny_config, tmp_path, monkeypatch, source):
+    tiny_config.data.input = source
+    straight = train_and_evaluate(tiny_config, tmp_path / "straight")
+    with monkeypatch.context() as patch:
+        stop_behind(patch, 5)
+        with pytest.raises(Interrupted, match="stopped behind update 5 of 12"):
+            train_and_evaluate(tiny_config, tmp_path / "parts")
+    in_parts = train_and_evaluate(tiny_config, tmp_path / "parts")
+    assert in_parts == straight
+    assert_same_bits(saved_state(tmp_path / "straight", 12), saved_state(tmp_path / "parts", 12))
+    # a stop reports early, so the two differ in the records of training between the reports around it
+    evaluations = [[r for r in history(tmp_path / run) if "val/loss" in r] for run in ("straight", "parts")]
+    assert evaluations[0] == evaluations[1]
+    assert [record["step"] for record in evaluations[0]] == [6, 12]
+
+
+def test_streamed_run_equals_the_resident_one(tiny_config, tmp_path):
+    for source in ("resident", "stream"):
+        tiny_config.data.input = source
+        train_and_evaluate(tiny_config, tmp_path / source)
+    resident, streamed = (saved_state(tmp_path / source, 12) for source in ("resident", "stream"))
+    assert resident.keys() == streamed.keys()
+    for name in resident:
+        np.testing.assert_allclose(resident[name], streamed[name], rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+def test_several_updates_a_dispatch_give_the_run_of_one_each(tiny_config, tmp_path):
+    tiny_config.log_every_steps = 4
+    for updates in (1, 4):
+        tiny_config.steps_per_dispatch = updates
+        train_and_evaluate(tiny_config, tmp_path / str(updates))
+    one, four = (saved_state(tmp_path / str(updates), 12) for updates in (1, 4))
+    for name in one:
+        np.testing.assert_allclose(one[name], four[name], rtol=1e-4, atol=1e-6, err_msg=name)
+    for a, b in zip(history(tmp_path / "1"), history(tmp_path / "4"), strict=True):
+        assert a == pytest.approx(b, rel=1e-3)
+
+
+def test_run_leaves_config_record_events_checkpoints_and_report(tiny_config, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    metrics = train_and_evaluate(tiny_config, tmp_path)
+    record = json.loads((tmp_path / "config.json").read_text())
+    assert record["config"]["model"]["widths"] == [4, 8]
+    assert {"command", "commit", "devices", "python", "jax"} <= record["environment"].keys()
+    steps = [r["step"] for r in history(tmp_path) if "train/loss" in r]
+    assert steps == [2, 4, 6, 8, 10, 12]
+    events = EventAccumulator(str(tmp_path)).Reload()
+    written = [event.value for event in events.Scalars("val/accuracy")]
+    np.testing.assert_allclose(
+        written, [r["val/accuracy"] for r in history(tmp_path) if "val/accuracy" in r], rtol=1e-6
+    )
+    assert "<html" in (tmp_path / "report.html").read_text()
+    assert json.loads((tmp_path / "metrics.json").read_text())["val"]["accuracy"] == metrics["val/accuracy"]
+
+
+def test_finished_run_started_again_gives_its_metrics_and_changes_nothing(tiny_config, tmp_path):
+    first = train_and_evaluate(tiny_config, tmp_path)
+    before = history(tmp_path)
+    assert train_and_evaluate(tiny_config, tmp_path) == first
+    assert history(tmp_path) == before
+
+
+def test_records_behind_the_checkpoint_that_is_gone_on_from_are_dropped(tiny_config, tmp_path):
+    train_and_evaluate(tiny_config, tmp_path)
+    expected = history(tmp_path)
+    # as after a kill: the record is ahead of the newest checkpoint, its last line half written
+    import shutil
+
+    shutil.rmtree(tmp_path / "checkpoints" / "12")
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 13, "train/lo')
+    train_and_evaluate(tiny_config, tmp_path)
+    assert history(tmp_path) == expected
+
+
+def test_changed_config_in_an_old_workdir_is_an_error_that_shows_the_difference(tiny_config, tmp_path):
+    (tmp_path / "run").mkdir()
+    from affect_jax.train.workdir import Workdir, claim
+
+    claim(Workdir(tmp_path / "run"), tiny_config)
+    tiny_config.optim.learning_rate = 0.5
+    with pytest.raises(ValueError, match=r"optim\.learning_rate: 0\.01 there, 0\.5 now"):
+        train_and_evaluate(tiny_config, tmp_path / "run")
+
+
+def test_run_that_is_not_finite_stops_with_step_loss_and_examples_and_saves_nothing(tiny_config, tmp_path):
+    tiny_config.optim.learning_rate = 1e30
+    tiny_config.optim.schedule = "constant"
+    with pytest.raises(FloatingPointError, match=r"update \d+ is not finite: loss .* indices \[\d+, ") as error:
+        train_and_evaluate(tiny_config, tmp_path)
+    assert "optim.clip_norm" in str(error.value)
+    assert not any(path.name.isdigit() for path in (tmp_path / "checkpoints").iterdir())
+
+
+def test_batch_that_does_not_split_over_the_devices_is_refused(tiny_config):
+    with pytest.raises(ValueError, match="batch_size is 16, no multiple of the 3 devices"):
+        loop.check_batch_sizes(tiny_config, 3)
