@@ -71,8 +71,10 @@ def build_predict(config: ConfigDict, apply: Apply, mesh: Mesh, tta: str = "none
     return classification.make_predict(apply, config.preprocess.mean, config.preprocess.std, mesh, tta)
 
 
-def augmented_samples(config: ConfigDict, split, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """(originals, what the network sees of them), uint8 [count, H, W, C] both."""
-    originals = split.read(np.arange(count))["image"]
-    changed = augment(jax.random.key(config.seed), jnp.asarray(originals, jnp.float32), **config.augment)
-    return originals, np.asarray(jnp.clip(jnp.round(changed), 0, 255), np.uint8)
+def augmented_samples(config: ConfigDict, split, count: int, draws: int) -> np.ndarray:
+    """The first images as they are and then as augmented, `draws` times each: uint8 [count, 1 + draws, H, W, C]."""
+    images = split.read(np.arange(min(count, len(split))))["image"]
+    repeated = jnp.repeat(jnp.asarray(images, jnp.float32), draws, axis=0)
+    changed = jax.jit(lambda key, x: augment(key, x, **config.augment))(jax.random.key(config.seed), repeated)
+    changed = np.asarray(jnp.clip(jnp.round(changed), 0, 255), np.uint8).reshape(len(images), draws, *images.shape[1:])
+    return np.concatenate([images[:, None], changed], axis=1)

@@ -71,7 +71,7 @@ def write_run_report(run: workdir.Workdir, split: InMemorySplit, split_name: str
         }
         for index in most_confident_mistakes(probs, labels, MISTAKES_SHOWN)
     ]
-    _, samples = builders.augmented_samples(config, builders.build_split(config, "train"), SAMPLES_SHOWN)
+    samples = builders.augmented_samples(config, builders.build_split(config, "train"), SAMPLES_SHOWN // 4, 3)
     protocol = {
         "data": config.data.name,
         "trained on": f"train, {config.total_epochs:g} epochs",
@@ -92,5 +92,5 @@ def write_run_report(run: workdir.Workdir, split: InMemorySplit, split_name: str
         class_names=split.class_names,
         config=config.to_dict(),
         environment=environment,
-        samples=samples,
+        samples=samples.reshape(-1, *split.image_shape),
     )

@@ -1,0 +1,42 @@
+"""Show what the network sees: python scripts/show_augmentations.py --config=configs/fer_vgg.py --out=augmentations.png
+
+One picture a row: as it is in the training split, then as the config's augmentation changes it, each time anew.
+"""
+
+import sys
+
+from absl import app, flags
+from ml_collections import config_flags
+
+CONFIG = config_flags.DEFINE_config_file("config", help_string="configs/NAME.py, or configs/NAME.py:demo")
+OUT = flags.DEFINE_string("out", "augmentations.png", "The picture to write.")
+PICTURES = flags.DEFINE_integer("pictures", 8, "How many pictures, a row each.", lower_bound=1)
+DRAWS = flags.DEFINE_integer("draws", 11, "How many times each is changed.", lower_bound=1)
+ENLARGE = flags.DEFINE_integer("enlarge", 2, "Pixels a side that a pixel is shown with.", lower_bound=1)
+
+
+def main(argv):
+    if len(argv) > 1 or CONFIG.value is None:
+        raise app.UsageError("which config? For example --config=configs/fer_vgg.py")
+    import cv2
+    import numpy as np
+
+    from affect_jax.config import validate
+    from affect_jax.train.builders import augmented_samples, build_split
+
+    try:
+        validate(CONFIG.value)
+        rows = augmented_samples(CONFIG.value, build_split(CONFIG.value, "train"), PICTURES.value, DRAWS.value)
+    except (ValueError, FileNotFoundError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+    sheet = np.concatenate(
+        [np.concatenate(row, axis=1) for row in np.pad(rows, [(0, 0)] * 2 + [(1, 1)] * 2 + [(0, 0)])]
+    )
+    sheet = sheet.repeat(ENLARGE.value, axis=0).repeat(ENLARGE.value, axis=1)
+    if not cv2.imwrite(OUT.value, sheet if sheet.shape[-1] == 1 else sheet[..., ::-1]):
+        sys.exit(f"{OUT.value}: could not be written; is its folder there, and does it end in .png or .jpg?")
+    print(f"{OUT.value}: {PICTURES.value} pictures, each as it is and changed {DRAWS.value} times")
+
+
+if __name__ == "__main__":
+    app.run(main)
