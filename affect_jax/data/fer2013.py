@@ -57,9 +57,8 @@ def read_csv(path: str | Path, bad_rows: BadRows) -> Iterator[Face | None]:
     """One Face for every data row of the challenge's file; None in the place of a bad row that was skipped."""
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; give the challenge's fer2013.csv, or a folder of faces")
-    rows = read_rows(path, ("emotion", "pixels", "Usage"), bad_rows)
-    for row, fields in rows:
+        raise FileNotFoundError(f"{path}: no such file; give the challenge's fer2013.csv")
+    for row, fields in read_rows(path, ("emotion", "pixels", "Usage"), bad_rows):
         face = None
         if fields is not None:
             try:

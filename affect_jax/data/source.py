@@ -37,7 +37,7 @@ class BadRows:
 
 def check_counts(
     file: str | Path,
-    counts: Mapping[str, Mapping[str, int]],
+    counts: Mapping[str, Counter],
     published: Mapping[str, Mapping[str, int]],
     skipped: int = 0,
     allow_other_counts: bool = False,
@@ -61,16 +61,15 @@ def check_counts(
     if min(shortfalls) >= 0 and sum(shortfalls) <= skipped:
         return []
     differences = [
-        f"{split} {name}: {counts[split].get(name, 0)}, published {published[split].get(name, 0)}"
+        f"{split} has {sum(counts[split].values()):,} faces, published are {sum(published[split].values()):,} ("
+        + ", ".join(
+            f"{name} {counts[split][name]:,} for {published[split][name]:,}" for name in classes if classes[name]
+        )
+        + ")"
         for split, classes in missing.items()
-        for name, count in classes.items()
-        if count
+        if any(classes.values())
     ]
     if allow_other_counts:
         return differences
-    raise BadInput(
-        file,
-        None,
-        f"counts differ from the published ones ({'; '.join(differences)})",
-        "take the publishers' file, or accept another set with --allow_other_counts",
-    )
+    remedy = "take the publishers' whole file, or accept another set with --allow_other_counts"
+    raise BadInput(file, None, "; ".join(differences), remedy)

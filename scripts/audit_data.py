@@ -1,0 +1,73 @@
+"""List copies, conflicting labels and constant images of a prepared set: python scripts/audit_data.py fer2013
+
+Faces of val or test that are in train too lift a figure without a model being any better.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from absl import app, flags, logging
+
+DATA_DIR = flags.DEFINE_string("data_dir", "data", "Where prepared sets lie.")
+OUT = flags.DEFINE_string("out", None, "Also write everything to this JSON file.")
+EXAMPLES = flags.DEFINE_integer("examples", 3, "How many finds of each kind to print.", lower_bound=0)
+NUM_EXAMPLES = flags.DEFINE_integer("num_examples", None, "Of a set that is made when asked for: images of a split.")
+
+
+def main(argv):
+    from affect_jax.data import DATASETS, SPLITS, open_split
+    from affect_jax.data.audit import audit
+
+    if len(argv) != 2:
+        raise app.UsageError(f"which data set? One of {', '.join(DATASETS)}")
+    logging.set_verbosity(logging.ERROR)
+    options = {"num_examples": NUM_EXAMPLES.value} if NUM_EXAMPLES.value else {}
+    try:
+        found = audit({split: open_split(argv[1], split, DATA_DIR.value, **options) for split in SPLITS})
+    except (ValueError, OSError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+    print_table(found)
+    print_examples(found)
+    if OUT.value:
+        Path(OUT.value).write_text(json.dumps({"dataset": argv[1], **found}, indent=1))
+        print(f"all of it is in {OUT.value}")
+
+
+def print_table(found: dict):
+    summary = found["summary"]
+
+    def row(title: str, cells: list):
+        print(f"{title:38}" + "".join(f"{cell:>9,}" if isinstance(cell, int) else f"{cell:>9}" for cell in cells))
+
+    row("images", list(found["num_images"]))
+    row("in all", list(found["num_images"].values()))
+    for other in summary:
+        row(f"identical to one in {other}", [summary[split]["identical_to"][other] for split in summary])
+    for other in summary:
+        row(f"nearly so to one in {other}", [summary[split]["nearly_identical_to"].get(other, "") for split in summary])
+    row("identical ones labelled differently", [summary[split]["conflicting_labels"] for split in summary])
+    row("constant", [summary[split]["constant"] for split in summary])
+    for split in ("val", "test"):
+        copies = summary[split]["identical_to"]["train"] + summary[split]["nearly_identical_to"]["train"]
+        print(f"{copies / found['num_images'][split]:.1%} of {split} is in train too")
+
+
+def print_examples(found: dict):
+    kinds = {
+        "labelled differently": found["conflicting_labels"],
+        "identical across splits": [
+            group for group in found["identical"] if len({image["split"] for image in group}) > 1
+        ],
+        "nearly identical": [pair["images"] for pair in found["nearly_identical"]],
+        "constant": [[image] for image in found["constant"]],
+    }
+    for title, groups in kinds.items():
+        for group in groups[: EXAMPLES.value]:
+            print(
+                f"{title}: " + " = ".join(f"{image['source']} ({image['split']}, {image['label']})" for image in group)
+            )
+
+
+if __name__ == "__main__":
+    app.run(main)
