@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 INPUTS = ("auto", "resident", "stream")
 OPTIMIZERS = ("adam", "adamw", "sgd")
 SCHEDULES = ("constant", "cosine", "one_cycle", "step")
+FRACTIONS = ("width_shift", "height_shift", "zoom", "brightness", "contrast", "erase_area")
 DTYPES = ("float32", "bfloat16")
 TARGETS = ("label", "votes")
 SELECT_ON = {"val/accuracy": "max", "val/macro_f1": "max", "val/loss": "min"}
@@ -111,13 +112,14 @@ def validate(config: ConfigDict) -> None:
     within("optim.final_fraction", config.optim.final_fraction, 0.0, 1.0)
     require(config.mixup_alpha >= 0, f"mixup_alpha is {config.mixup_alpha}; 0 is off")
     for field, value in config.augment.items():
-        if field.endswith("probability") or field in ("width_shift", "height_shift", "zoom", "erase_area", "contrast"):
+        if field.endswith("probability") or field in FRACTIONS:
             within(f"augment.{field}", value, 0.0, 1.0)
 
     require(
         config.batch_size % config.accumulate_steps == 0,
         f"batch_size {config.batch_size} does not split into accumulate_steps {config.accumulate_steps} equal parts",
     )
+    require(config.augment.zoom != 1.0, "augment.zoom is 1.0, which could shrink a picture to nothing; stay below")
     require(
         config.optim.name != "adam" or config.optim.weight_decay == 0,
         "optim.weight_decay is set but adam has none; use adamw",

@@ -5,7 +5,7 @@ One picture a row: as it is in the training split, then as the config's augmenta
 
 import sys
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="configs/NAME.py, or configs/NAME.py:demo")
@@ -24,14 +24,14 @@ def main(argv):
     from affect_jax.config import validate
     from affect_jax.train.builders import augmented_samples, build_split
 
+    logging.set_verbosity(logging.ERROR)  # tfds tells of every file
     try:
         validate(CONFIG.value)
         rows = augmented_samples(CONFIG.value, build_split(CONFIG.value, "train"), PICTURES.value, DRAWS.value)
     except (ValueError, FileNotFoundError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
-    sheet = np.concatenate(
-        [np.concatenate(row, axis=1) for row in np.pad(rows, [(0, 0)] * 2 + [(1, 1)] * 2 + [(0, 0)])]
-    )
+    framed = np.pad(rows, [(0, 0), (0, 0), (1, 1), (1, 1), (0, 0)])
+    sheet = np.concatenate([np.concatenate(row, axis=1) for row in framed])
     sheet = sheet.repeat(ENLARGE.value, axis=0).repeat(ENLARGE.value, axis=1)
     if not cv2.imwrite(OUT.value, sheet if sheet.shape[-1] == 1 else sheet[..., ::-1]):
         sys.exit(f"{OUT.value}: could not be written; is its folder there, and does it end in .png or .jpg?")
