@@ -17,7 +17,7 @@ THUMBNAIL = 48
 READ_BATCH = 2048
 COMPARED_AT_ONCE = 1 << 22
 
-# Looked at on FER2013: of the 28 pairs next above .9, 26 show one photograph (in another crop, grain or watermark), of 42
+# Looked at on FER2013: of the 28 pairs next above .9, 26 show one photograph (other crop, grain or watermark), of 42
 # pairs further up all do, at .85 half show two people. Hashes over 10 bits apart bring a thousand candidates for each.
 MAX_DISTANCE = 10
 MIN_CORRELATION = 0.9

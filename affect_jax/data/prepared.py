@@ -74,6 +74,8 @@ class PreparedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         examples = {"train": [], "val": [], "test": []}
         for example in tqdm(self.read_source(self.bad_rows), desc=f"reading {self.source}", unit=" faces"):
             examples[example.pop("split")].append(example)
+        if empty := [split for split, some in examples.items() if not some]:
+            raise BadInput(self.source, None, f"no faces for {', '.join(empty)}", "every split needs some")
         counts = {
             split: Counter(self.CLASS_NAMES[example["label"]] for example in some) for split, some in examples.items()
         }

@@ -1,0 +1,295 @@
+import pickle
+from collections import Counter
+
+import cv2
+import numpy as np
+import pytest
+
+from affect_jax import labels
+from affect_jax.data import DATASETS, find_dataset, open_split
+from affect_jax.data.fer2013 import CLASS_COUNTS, Fer2013
+from affect_jax.data.source import BadInput, check_counts
+
+USAGES = {"train": "Training", "val": "PublicTest", "test": "PrivateTest"}
+
+
+def prepare(source, data_dir, **options):
+    return Fer2013.prepare(data_dir, source=source, allow_other_counts=True, **options)
+
+
+def read_all(data_dir, name="fer2013"):
+    splits = {split: open_split(name, split, data_dir) for split in USAGES}
+    return {split: of.read(np.arange(len(of))) for split, of in splits.items()}
+
+
+def assert_is_sheet(data_dir, sheet):
+    for split, batch in read_all(data_dir).items():
+        indices = sheet.indices(USAGES[split])
+        np.testing.assert_array_equal(batch["image"][..., 0], sheet.images[indices])
+        np.testing.assert_array_equal(batch["label"], [sheet.emotions[i] for i in indices])
+
+
+def test_the_real_challenge_has_the_published_counts_pixels_and_labels(real_fer2013, tmp_path):
+    path, faces, rows = real_fer2013
+    done = Fer2013.prepare(tmp_path, source=path)
+    assert list(done.counts["train"].values()) == [3995, 436, 4097, 7215, 4830, 3171, 4965]
+    assert list(done.counts["val"].values()) == [467, 56, 496, 895, 653, 415, 607]
+    assert list(done.counts["test"].values()) == [491, 55, 528, 879, 594, 416, 626]
+    for split, usage in USAGES.items():
+        where = np.array([index for index, row in enumerate(rows) if row["Usage"] == usage])
+        of = open_split("fer2013", split, tmp_path)
+        assert len(of) == len(where)
+        assert of.class_names == labels.FER2013
+        sample = np.random.default_rng(0).permutation(len(of))[:2000]
+        batch = of.read(sample)
+        np.testing.assert_array_equal(batch["image"][..., 0], faces[where[sample]])
+        np.testing.assert_array_equal(batch["label"], [int(rows[i]["emotion"]) for i in where[sample]])
+        assert of.places(sample[:1]) == [f"fer2013.csv, row {where[sample[0]] + 2}"]
+
+
+def test_a_split_reads_any_indices_and_pickles(sheet, write_csv, tmp_path):
+    prepare(write_csv(sheet.rows()), tmp_path)
+    split = open_split("fer2013", "train", tmp_path)
+    indices = np.array([4, 0, 4, 5], np.int32)
+    for of in (split, pickle.loads(pickle.dumps(split))):
+        batch = of.read(indices)
+        np.testing.assert_array_equal(batch["image"][..., 0], sheet.images[indices])
+        assert batch["image"].dtype == np.uint8 and batch["label"].dtype == np.int32
+        assert batch["image"].shape[1:] == of.image_shape == (48, 48, 1)
+    assert split.read(np.array([], np.int32))["image"].shape == (0, 48, 48, 1)
+
+
+def with_bom(text):
+    return b"\xef\xbb\xbf" + text
+
+
+def with_crlf(text):
+    return text.replace(b"\n", b"\r\n")
+
+
+def with_empty_last_lines(text):
+    return text + b"\n\n"
+
+
+def without_last_newline(text):
+    return text.rstrip(b"\n")
+
+
+@pytest.mark.parametrize("change", [with_bom, with_crlf, with_empty_last_lines, without_last_newline])
+def test_what_spreadsheets_do_to_a_file_changes_nothing(sheet, write_csv, tmp_path, change):
+    path = write_csv(sheet.rows())
+    path.write_bytes(change(path.read_bytes()))
+    prepare(path, tmp_path)
+    assert_is_sheet(tmp_path, sheet)
+
+
+def test_the_later_form_with_spaces_in_its_header_gives_the_same_set(sheet, write_csv, tmp_path):
+    rows = [[emotion, usage, pixels] for emotion, pixels, usage in sheet.rows()]
+    prepare(write_csv(rows, "emotion, Usage, pixels", "icml_face_data.csv"), tmp_path)
+    assert_is_sheet(tmp_path, sheet)
+
+
+def folder_source(root, sheet):
+    for index, (image, emotion, usage) in enumerate(zip(*sheet, strict=True)):
+        split = {"Training": "train", "PublicTest": "validation", "PrivateTest": "test"}[usage]
+        path = root / split / labels.FER2013[emotion] / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), image)
+    return root
+
+
+def test_a_folder_of_faces_gives_the_same_examples_and_names_their_files(sheet, tmp_path):
+    prepare(folder_source(tmp_path / "faces", sheet), tmp_path)
+    for split, batch in read_all(tmp_path).items():
+        places = open_split("fer2013", split, tmp_path).places(np.arange(len(batch["label"])))
+        indices = [int(place.split("/")[-1].removesuffix(".png")) for place in places]
+        assert sorted(indices) == sheet.indices(USAGES[split])
+        np.testing.assert_array_equal(batch["image"][..., 0], sheet.images[indices])
+        np.testing.assert_array_equal(batch["label"], [sheet.emotions[i] for i in indices])
+
+
+def merge_the_halves(root):
+    (root / "validation").rename(root / "merged")
+    return "faces: no folder validation; .*train|validation|test"
+
+
+def add_an_unknown_class(root):
+    (root / "test" / "bored").mkdir()
+    return "test/bored: not a class of FER2013; classes are angry, "
+
+
+def cut_a_picture(root):
+    path = root / "train" / "angry" / "0.png"
+    path.write_bytes(path.read_bytes()[:500])
+    return "train/angry/0.png: not a readable picture; "
+
+
+def empty_a_picture(root):
+    (root / "train" / "angry" / "0.png").write_bytes(b"")
+    return "train/angry/0.png: not a readable picture; "
+
+
+def enlarge_a_picture(root):
+    cv2.imwrite(str(root / "train" / "angry" / "0.png"), np.zeros((48, 50), np.uint8))
+    return "train/angry/0.png: 48x50 pixels where a face has 48x48; "
+
+
+@pytest.mark.parametrize(
+    "spoil", [merge_the_halves, add_an_unknown_class, cut_a_picture, empty_a_picture, enlarge_a_picture]
+)
+def test_a_folder_that_cannot_be_used_is_an_error_that_names_the_file(sheet, tmp_path, spoil):
+    reason = spoil(folder_source(tmp_path / "faces", sheet))
+    with pytest.raises(BadInput, match=reason):
+        prepare(tmp_path / "faces", tmp_path / "data")
+    assert not (tmp_path / "data").exists()
+
+
+def replace(column, value):
+    def change(fields):
+        return [*fields[:column], value, *fields[column + 1 :]]
+
+    return change
+
+
+def change_pixels(change):
+    def of_row(fields):
+        return [fields[0], " ".join(change(fields[1].split())), fields[2]]
+
+    return of_row
+
+
+BAD_ROWS = {
+    "a column too few": (lambda fields: fields[:2], "2 columns where the header has 3"),
+    "a column too many": (lambda fields: [*fields, "x"], "4 columns where the header has 3"),
+    "a pixel too few": (change_pixels(lambda values: values[1:]), "2,303 pixels where 2,304 make a face"),
+    "a pixel too many": (change_pixels(lambda values: [*values, "0"]), "2,305 pixels where 2,304 make a face"),
+    "no pixels": (replace(1, ""), "0 pixels where 2,304 make a face"),
+    "a pixel of 256": (change_pixels(lambda values: [*values[:99], "256", *values[100:]]), "pixel 100 is '256'"),
+    "a negative pixel": (change_pixels(lambda values: ["-1", *values[1:]]), "pixel 1 is '-1'"),
+    "a pixel that is no number": (change_pixels(lambda values: ["nan", *values[1:]]), "pixel 1 is 'nan'"),
+    "label 7": (replace(0, "7"), "emotion is '7', not one of 0 to 6"),
+    "label -1": (replace(0, "-1"), "emotion is '-1', not one of 0 to 6"),
+    "no label": (replace(0, ""), "emotion is '', not one of 0 to 6"),
+    "an unknown Usage": (replace(2, "Test"), "Usage is 'Test', not one of Training, PublicTest, PrivateTest"),
+}
+
+
+@pytest.mark.parametrize(("change", "reason"), BAD_ROWS.values(), ids=BAD_ROWS)
+def test_a_bad_row_is_an_error_that_names_file_row_and_reason_and_leaves_nothing(
+    sheet, write_csv, tmp_path, change, reason
+):
+    rows = sheet.rows()
+    rows[3] = change(rows[3])
+    path = write_csv(rows)
+    with pytest.raises(BadInput) as error:
+        prepare(path, tmp_path / "data")
+    assert str(error.value).startswith(f"{path}, row 5: {reason}")
+    assert "--on_bad_row=skip" in str(error.value)
+    assert not (tmp_path / "data").exists()
+
+
+def test_skipping_leaves_out_the_bad_rows_alone_and_counts_them(sheet, write_csv, tmp_path):
+    rows, bad = sheet.rows(), (1, 7, 10)
+    for index, (change, _) in zip(bad, list(BAD_ROWS.values())[::4], strict=True):
+        rows[index] = change(rows[index])
+    done = prepare(write_csv(rows), tmp_path, on_bad_row="skip")
+    assert [error.row for error in done.skipped] == [index + 2 for index in bad]
+    for split, batch in read_all(tmp_path).items():
+        kept = [index for index in sheet.indices(USAGES[split]) if index not in bad]
+        np.testing.assert_array_equal(batch["image"][..., 0], sheet.images[kept])
+
+
+@pytest.mark.parametrize("cut", [1, 14, 3000, 8000])
+def test_a_file_cut_off_in_its_last_row_is_an_error_with_that_row(sheet, write_csv, tmp_path, cut):
+    path = write_csv(sheet.rows())
+    text = path.read_bytes().rstrip(b"\n")
+    path.write_bytes(text[:-cut])
+    with pytest.raises(BadInput, match=r"fer2013.csv, row 13: "):
+        prepare(path, tmp_path / "data")
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(b"", "row 1: the file is empty"), (b"0,1 2 3,Training\n", "row 1: the header is '0, 1 2 3, Training'")],
+)
+def test_an_empty_file_and_one_without_header_are_errors(tmp_path, content, reason):
+    path = tmp_path / "fer2013.csv"
+    path.write_bytes(content)
+    with pytest.raises(BadInput, match=f"{reason}; the first line must name the columns emotion, pixels, Usage"):
+        prepare(path, tmp_path / "data", on_bad_row="skip")
+    assert not (tmp_path / "data").exists()
+
+
+def test_other_counts_than_the_published_ones_need_leave(sheet, write_csv, tmp_path):
+    path = write_csv(sheet.rows())
+    with pytest.raises(BadInput, match=r"train has 6 faces, published are 28,709 \(angry 1 for 3,995"):
+        Fer2013.prepare(tmp_path / "data", source=path)
+    assert not (tmp_path / "data").exists()
+    assert len(Fer2013.prepare(tmp_path / "data", source=path, allow_other_counts=True).remarks) == 3
+
+
+def test_a_split_without_faces_is_an_error(sheet, write_csv, tmp_path):
+    with pytest.raises(BadInput, match="no faces for val, test;"):
+        prepare(write_csv(sheet.rows()[:6]), tmp_path / "data")
+    assert not (tmp_path / "data").exists()
+
+
+def test_swapped_halves_are_an_error_even_where_other_counts_are_allowed():
+    counts = {"train": Counter(), "val": Counter(CLASS_COUNTS["test"]), "test": Counter(CLASS_COUNTS["val"])}
+    with pytest.raises(BadInput, match="the halves are swapped"):
+        check_counts("fer2013.csv", counts, CLASS_COUNTS, allow_other_counts=True)
+
+
+def test_rows_skipped_as_bad_excuse_as_many_missing_faces_and_no_more():
+    counts = {split: Counter(classes) for split, classes in CLASS_COUNTS.items()}
+    assert check_counts("f", counts, CLASS_COUNTS) == []
+    counts["train"]["happy"] -= 2
+    assert check_counts("f", counts, CLASS_COUNTS, skipped=2) == []
+    with pytest.raises(BadInput, match=r"happy 7,213 for 7,215"):
+        check_counts("f", counts, CLASS_COUNTS, skipped=1)
+    counts["train"]["sad"] += 2
+    with pytest.raises(BadInput, match=r"sad 4,832 for 4,830"):
+        check_counts("f", counts, CLASS_COUNTS, skipped=2)
+
+
+def test_a_prepared_set_is_replaced_only_when_asked_and_only_by_a_whole_one(sheet, write_csv, tmp_path):
+    prepare(write_csv(sheet.rows()), tmp_path)
+    mirrored = sheet._replace(images=sheet.images[:, :, ::-1])
+    with pytest.raises(FileExistsError, match="--overwrite"):
+        prepare(write_csv(mirrored.rows()), tmp_path)
+    with pytest.raises(BadInput):
+        prepare(write_csv([["7", "", ""]]), tmp_path, overwrite=True)
+    assert_is_sheet(tmp_path, sheet)
+    prepare(write_csv(mirrored.rows()), tmp_path, overwrite=True)
+    assert_is_sheet(tmp_path, mirrored)
+
+
+def test_a_failure_while_writing_leaves_nothing_behind(sheet, write_csv, tmp_path, monkeypatch):
+    path, written = write_csv(sheet.rows()), []
+
+    def full_disk(extension, image, encode=cv2.imencode):
+        written.append(image)
+        if len(written) == 8:
+            raise OSError("No space left on device")
+        return encode(extension, image)
+
+    monkeypatch.setattr(cv2, "imencode", full_disk)
+    with pytest.raises(OSError, match="No space left on device"):
+        prepare(path, tmp_path / "data")
+    assert list((tmp_path / "data").iterdir()) == []
+
+
+def test_unknown_and_unprepared_sets_say_what_to_do(tmp_path):
+    with pytest.raises(ValueError, match=r"unknown data set 'fer2014'; known are .*fer2013, ferplus"):
+        open_split("fer2014", "train", tmp_path)
+    with pytest.raises(ValueError, match="unknown split 'valid'; known are train, val, test"):
+        open_split("fer2013", "valid", tmp_path)
+    command = f"python scripts/prepare_data.py fer2013 --source=PATH --data_dir={tmp_path}"
+    with pytest.raises(FileNotFoundError, match=command):
+        open_split("fer2013", "train", tmp_path)
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_every_name_of_the_table_leads_to_a_class(name):
+    assert isinstance(find_dataset(name), type)
