@@ -72,7 +72,7 @@ class PreparedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def examples(self) -> dict[str, list[dict]]:
         """The whole source by split, checked."""
         examples = {"train": [], "val": [], "test": []}
-        for example in tqdm(self.read_source(self.bad_rows), desc=f"reading {self.source}", unit=" faces"):
+        for example in tqdm(self.read_source(self.bad_rows), desc=f"reading {self.source}", unit=" faces", delay=2):
             examples[example.pop("split")].append(example)
         if empty := [split for split, some in examples.items() if not some]:
             raise BadInput(self.source, None, f"no faces for {', '.join(empty)}", "every split needs some")
@@ -104,7 +104,7 @@ class PreparedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return {split: self._generate_examples(examples, split) for split, examples in self.examples.items()}
 
     def _generate_examples(self, examples: list[dict], split: str) -> Iterator[tuple[int, dict]]:
-        for index, example in enumerate(tqdm(examples, desc=f"writing {split}", unit=" faces")):
+        for index, example in enumerate(tqdm(examples, desc=f"writing {split}", unit=" faces", delay=2)):
             encoded = cv2.imencode(".png", example["image"])[1].tobytes()
             yield index, {**example, "image": BytesIO(encoded)}
 

@@ -1,0 +1,120 @@
+import json
+import subprocess
+import sys
+from itertools import combinations
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from affect_jax import labels
+from affect_jax.data.audit import audit, correlation, exact_groups, fingerprints
+
+ROOT = Path(__file__).parents[2]
+
+
+def smooth_faces(count, seed):
+    """Pictures with the large shapes that faces have: uint8 [N, 48, 48, 1]."""
+    noise = np.random.default_rng(seed).normal(size=(count, 6, 6)).astype(np.float32)
+    large = np.stack([cv2.resize(one, (48, 48), interpolation=cv2.INTER_CUBIC) for one in noise])
+    return np.clip(128 + 50 * large, 0, 255).astype(np.uint8)[..., None]
+
+
+class Faces:
+    class_names, image_shape = labels.FER2013, (48, 48, 1)
+
+    def __init__(self, images, label):
+        self.images, self.label = images, np.array(label, np.int32)
+
+    def __len__(self):
+        return len(self.images)
+
+    def read(self, indices):
+        return {"image": self.images[indices], "label": self.label[indices]}
+
+
+@pytest.fixture
+def planted():
+    """train, val and test of 20, 10 and 10 unlike faces, but for what is planted."""
+    train, val, test = np.split(smooth_faces(40, 0), [20, 30])
+    train[3] = train[2]
+    test[1] = train[5]
+    val[4] = train[7]
+    jpeg = cv2.imdecode(cv2.imencode(".jpg", train[9])[1], cv2.IMREAD_GRAYSCALE)
+    val[6, ..., 0] = np.clip(0.8 * jpeg + 20.0, 0, 255)
+    test[8] = np.roll(val[8], 1, axis=1)
+    train[11], train[12], test[2] = 0, 255, 0
+    train_labels, val_labels, test_labels = np.zeros(20), np.zeros(10), np.zeros(10)
+    val_labels[4] = labels.FER2013.index("sad")
+    return {"train": Faces(train, train_labels), "val": Faces(val, val_labels), "test": Faces(test, test_labels)}
+
+
+def names(group):
+    return [(image["split"], image["index"]) for image in group]
+
+
+def test_an_audit_finds_what_was_planted_and_nothing_else(planted):
+    found = json.loads(json.dumps(audit(planted)))
+    assert [names(group) for group in found["identical"]] == [
+        [("train", 2), ("train", 3)],
+        [("train", 5), ("test", 1)],
+        [("train", 7), ("val", 4)],
+    ]
+    assert [[image["label"] for image in group] for group in found["conflicting_labels"]] == [["angry", "sad"]]
+    assert [names(pair["images"]) for pair in found["nearly_identical"]] == [
+        [("train", 9), ("val", 6)],
+        [("val", 8), ("test", 8)],
+    ]
+    assert names(found["constant"]) == [("train", 11), ("train", 12), ("test", 2)]
+    summary = found["summary"]
+    assert summary["train"]["identical_to"] == {"train": 2, "val": 1, "test": 1}
+    assert summary["test"]["identical_to"] == {"train": 1, "val": 0, "test": 0}
+    assert summary["val"]["nearly_identical_to"] == {"train": 1, "test": 1}
+    assert [summary[split]["conflicting_labels"] for split in summary] == [1, 1, 0]
+
+
+def test_identical_groups_are_those_that_comparing_all_pixels_gives():
+    palette = smooth_faces(12, 1)
+    rng = np.random.default_rng(2)
+    splits = {name: Faces(palette[rng.integers(0, 12, 15)], np.zeros(15)) for name in ("train", "val", "test")}
+    groups = exact_groups({name: fingerprints(split, name) for name, split in splits.items()})
+    images = {(name, i): split.read(np.array([i]))["image"] for name, split in splits.items() for i in range(15)}
+    together = {frozenset(pair) for group in groups for pair in combinations(group, 2)}
+    equal = {frozenset((a, b)) for a, b in combinations(images, 2) if np.array_equal(images[a], images[b])}
+    assert together == equal and equal
+
+
+def test_correlation_is_pearsons(planted):
+    first, second = (planted[name].read(np.arange(10))["image"][..., 0] for name in ("val", "test"))
+    got = correlation(first, second)
+    for i in range(10):
+        expected = 0 if i == 2 else np.corrcoef(first[i].ravel(), second[i].ravel())[0, 1]
+        assert got[i] == pytest.approx(expected, abs=1e-5)
+
+
+def run(*arguments):
+    return subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True)
+
+
+def test_the_scripts_prepare_a_set_with_bad_rows_and_audit_it(sheet, write_csv, tmp_path):
+    rows = sheet.rows()
+    rows[4][0] = "9"
+    rows[11][1] = rows[0][1]
+    source = write_csv(rows)
+    prepare = ("scripts/prepare_data.py", "fer2013", f"--source={source}", f"--data_dir={tmp_path}")
+
+    refused = run(*prepare, "--allow_other_counts")
+    assert refused.returncode == 1
+    assert f"BadInput: {source}, row 6: emotion is '9'" in refused.stderr and "Traceback" not in refused.stderr
+
+    done = run(*prepare, "--allow_other_counts", "--on_bad_row=skip")
+    assert done.returncode == 0, done.stderr
+    assert "1 bad rows left out:" in done.stdout and f"{source}, row 6: emotion is '9'" in done.stdout
+    assert str(tmp_path / "fer2013" / "1.0.0") in done.stdout
+
+    out = tmp_path / "audit.json"
+    audited = run("scripts/audit_data.py", "fer2013", f"--data_dir={tmp_path}", f"--out={out}")
+    assert audited.returncode == 0, audited.stderr
+    assert "fer2013.csv, row 2 (train, angry) = fer2013.csv, row 13 (test, fear)" in audited.stdout
+    assert len(json.loads(out.read_text())["conflicting_labels"]) == 1
