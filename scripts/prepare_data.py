@@ -26,6 +26,8 @@ def main(argv):
         raise app.UsageError(f"which data set? One of {', '.join(DATASETS)}, then --source=PATH")
     if SOURCE.value is None:
         raise app.UsageError("what is it prepared from? Give --source=PATH")
+    if VOTES.value and argv[1] != "ferplus":
+        raise app.UsageError(f"--votes belongs to ferplus, not to {argv[1]}")
     logging.set_verbosity(logging.ERROR)  # tfds tells of every step
     options = {"votes": VOTES.value} if VOTES.value else {}
     try:
@@ -58,7 +60,13 @@ def print_summary(name: str, done):
         for error in done.skipped[:10]:
             print(f"  {error.file}, row {error.row}: {error.reason}")
     print(f"{name} is in {done.directory}")
-    print("next: python scripts/train.py --config=configs/fer_vgg.py --workdir=runs/fer_vgg")
+    print(f"next: python scripts/train.py --config=configs/fer_vgg.py {train_flags(name)}--workdir=runs/{name}_vgg")
+
+
+def train_flags(name: str) -> str:
+    """What the training command needs where the set or its folder is not the config's own."""
+    set_flag = "" if name == "fer2013" else f"--config.data.name={name} "
+    return set_flag + ("" if DATA_DIR.value == DATA_DIR.default else f"--config.data.data_dir={DATA_DIR.value} ")
 
 
 if __name__ == "__main__":
