@@ -68,9 +68,9 @@ def load_pretrained(reference: str | Path) -> Pretrained:
 def check_options(model: nn.Module, pretrained: Pretrained) -> None:
     """ValueError where an option of the network differs from what the weights want: the features would be wrong."""
     problems = [
-        f"{option} is {_as_tuples(getattr(model, option))}, the weights want {wanted}"
+        f"{option} is {_as_tuples(getattr(model, option, None))} but was {wanted}"
         for option, wanted in pretrained.model_options.items()
-        if _as_tuples(getattr(model, option)) != wanted
+        if _as_tuples(getattr(model, option, None)) != wanted
     ]
     if problems:
         raise ValueError(f"{pretrained.source} was trained in another network than this: {'; '.join(problems)}")
