@@ -51,7 +51,9 @@ def two_cores(config):
     config.model.dense = (256,)
     config.batch_size = 64
     config.total_epochs = 16.0
-    config.optim.learning_rate = 0.03
+    config.optim.name = "adamw"
+    config.optim.learning_rate = 0.002
+    config.optim.weight_decay = 0.05
     config.optim.warmup_epochs = 2.0
     config.mixup_alpha = 0.0
     config.augment.erase_probability = 0.0

@@ -1,0 +1,91 @@
+"""Metrics of a classifier's predictions, in NumPy and scikit-learn.
+
+N examples, K classes, M bins. probs float [N, K] sum to 1 in each row; labels int [N] in [0, K).
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+CALIBRATION_BINS = 15
+Z95 = 1.959963984540054
+"""Two-sided 95 % point of the normal distribution."""
+
+
+def classification_metrics(probs: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> dict:
+    """Everything that is reported of a split's predictions, JSON-able.
+
+    num_examples, accuracy, accuracy_ci95 [low, high], macro_f1, nll (natural logarithm), ece, per_class {name:
+    {precision, recall, f1, support}}, confusion_matrix [K][K] (rows are the truth). A ratio without a denominator, as
+    the precision of a class never predicted, is 0, as in scikit-learn. ValueError on what are no predictions.
+    """
+    from sklearn import metrics
+
+    check_predictions(probs, labels, class_names)
+    predicted = probs.argmax(axis=1)
+    every = np.arange(len(class_names))
+    table = metrics.precision_recall_fscore_support(labels, predicted, labels=every, zero_division=0.0)
+    correct = int((predicted == labels).sum())
+    return {
+        "num_examples": len(labels),
+        "accuracy": correct / len(labels),
+        "accuracy_ci95": list(wilson_interval(correct, len(labels))),
+        "macro_f1": float(table[2].mean()),
+        "nll": float(-np.log(np.maximum(probs[np.arange(len(labels)), labels], np.finfo(np.float32).tiny)).mean()),
+        "ece": expected_calibration_error(probs, labels),
+        "per_class": {
+            name: {"precision": float(precision), "recall": float(recall), "f1": float(f1), "support": int(support)}
+            for name, precision, recall, f1, support in zip(class_names, *table, strict=True)
+        },
+        "confusion_matrix": metrics.confusion_matrix(labels, predicted, labels=every).tolist(),
+    }
+
+
+def check_predictions(probs: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> None:
+    """ValueError where probs and labels are no predictions of these classes."""
+    if len(labels) == 0:
+        raise ValueError("no predictions: the split is empty")
+    if probs.shape != (len(labels), len(class_names)):
+        raise ValueError(f"probs are {probs.shape}; {len(labels)} labels and {len(class_names)} classes need [N, K]")
+    bad = np.flatnonzero(~np.isfinite(probs).all(axis=1) | (np.abs(probs.sum(axis=1) - 1) > 1e-3))
+    if len(bad):
+        raise ValueError(f"{len(bad)} rows of probs are no distributions, the first is row {bad[0]}: {probs[bad[0]]}")
+    outside = np.flatnonzero((labels < 0) | (labels >= len(class_names)))
+    if len(outside):
+        raise ValueError(f"label {labels[outside[0]]} of row {outside[0]} is none of the {len(class_names)} classes")
+
+
+def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
+    """95 % interval of a share (Wilson 1927), which stays within [0, 1] and holds at the ends."""
+    share, z2 = successes / trials, Z95**2
+    centre = (share + z2 / (2 * trials)) / (1 + z2 / trials)
+    half = Z95 / (1 + z2 / trials) * np.sqrt(share * (1 - share) / trials + z2 / (4 * trials**2))
+    return max(0.0, float(centre - half)), min(1.0, float(centre + half))
+
+
+def calibration_bins(probs: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(confidence [M], accuracy [M], count [M]): means over CALIBRATION_BINS equal bins of the largest probability.
+
+    A bin holds its upper edge; an empty one has zeros.
+    """
+    confidence, correct = probs.max(axis=1), probs.argmax(axis=1) == labels
+    bins = np.clip(np.ceil(confidence * CALIBRATION_BINS).astype(int) - 1, 0, CALIBRATION_BINS - 1)
+    count = np.bincount(bins, minlength=CALIBRATION_BINS)
+    total = np.maximum(count, 1)
+    return (
+        np.bincount(bins, confidence, CALIBRATION_BINS) / total,
+        np.bincount(bins, correct, CALIBRATION_BINS) / total,
+        count,
+    )
+
+
+def expected_calibration_error(probs: np.ndarray, labels: np.ndarray) -> float:
+    """Mean distance of confidence from accuracy over the bins, by their counts (Guo et al. 2017, arXiv 1706.04599)."""
+    confidence, accuracy, count = calibration_bins(probs, labels)
+    return float((count * np.abs(confidence - accuracy)).sum() / count.sum())
+
+
+def most_confident_mistakes(probs: np.ndarray, labels: np.ndarray, count: int) -> np.ndarray:
+    """Indices of up to `count` wrong predictions, the most confident first."""
+    wrong = np.flatnonzero(probs.argmax(axis=1) != labels)
+    return wrong[np.argsort(-probs[wrong].max(axis=1), kind="stable")][:count]
