@@ -21,6 +21,9 @@ from tqdm import tqdm
 
 from affect_jax.data.source import BadInput, BadRows, place
 
+# array_record compresses too, and tighter: deflated pictures take more room there and longer to read.
+STORED = (cv2.IMWRITE_PNG_COMPRESSION, 0)
+
 
 class Preparation(NamedTuple):
     """What came of a preparation: counts[split][class], and what a user should know about the source."""
@@ -105,7 +108,7 @@ class PreparedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _generate_examples(self, examples: list[dict], split: str) -> Iterator[tuple[int, dict]]:
         for index, example in enumerate(tqdm(examples, desc=f"writing {split}", unit=" faces", delay=2)):
-            encoded = cv2.imencode(".png", example["image"])[1].tobytes()
+            encoded = cv2.imencode(".png", example["image"], STORED)[1].tobytes()
             yield index, {**example, "image": BytesIO(encoded)}
 
     @classmethod

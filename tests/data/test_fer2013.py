@@ -268,11 +268,11 @@ def test_a_prepared_set_is_replaced_only_when_asked_and_only_by_a_whole_one(shee
 def test_a_failure_while_writing_leaves_nothing_behind(sheet, write_csv, tmp_path, monkeypatch):
     path, written = write_csv(sheet.rows()), []
 
-    def full_disk(extension, image, encode=cv2.imencode):
+    def full_disk(extension, image, options, encode=cv2.imencode):
         written.append(image)
         if len(written) == 8:
             raise OSError("No space left on device")
-        return encode(extension, image)
+        return encode(extension, image, options)
 
     monkeypatch.setattr(cv2, "imencode", full_disk)
     with pytest.raises(OSError, match="No space left on device"):
