@@ -39,13 +39,14 @@ def shapes_of(model):
     return jax.eval_shape(lambda: model.init(jax.random.key(0), images(), False))
 
 
-def assert_features_equal(network, found):
-    """All taps that the reference has of this network, within 1e-4."""
+def assert_features_equal(network, found, rtol=0.0):
+    """All taps that the reference has of this network, within 1e-4 and `rtol` of the value."""
     wanted = {name.rpartition("/")[2]: FEATURES[name] for name in FEATURES if name.startswith(f"{network}/")}
     assert wanted and wanted.keys() <= found.keys()
     for tap, expected in wanted.items():
         ours = np.asarray(found[tap])
-        np.testing.assert_allclose(sample(ours) if ours.ndim == 4 else ours, expected, rtol=0, atol=1e-4, err_msg=tap)
+        ours = sample(ours) if ours.ndim == 4 else ours
+        np.testing.assert_allclose(ours, expected, rtol, atol=1e-4, err_msg=tap)
 
 
 def features_and_logits(model, pretrained):
@@ -77,7 +78,8 @@ def test_features_equal_those_of_the_network_that_named_the_weights(network, nam
     file = tmp_path / "model.safetensors"
     save_file(random_weights(NAMES[network]), file)
     model = build_model(name, num_classes=10, **options)
-    assert_features_equal(network, features_and_logits(model, load_pretrained(file)))
+    # random weights lead to values of up to 35
+    assert_features_equal(network, features_and_logits(model, load_pretrained(file)), rtol=1e-5)
 
 
 @pytest.mark.parametrize("depthwise", ["depthwise_kernel:0", "kernel"])
