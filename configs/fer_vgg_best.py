@@ -50,11 +50,11 @@ def two_cores(config):
     config.model.widths = (32, 64, 128, 256)
     config.model.dense = (256,)
     config.batch_size = 64
-    config.total_epochs = 16.0
+    config.total_epochs = 14.0
     config.optim.name = "adamw"
     config.optim.learning_rate = 0.002
     config.optim.weight_decay = 0.05
-    config.optim.warmup_epochs = 2.0
+    config.optim.warmup_epochs = 1.0
     config.mixup_alpha = 0.0
     config.augment.erase_probability = 0.0
     config.augment.rotation = 10.0
