@@ -1,0 +1,129 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from affect_jax.ops import conv
+from affect_jax.ops.conv import conv2d
+
+EXPLICIT = ((2, 0), (1, 3))
+
+
+def reference(x, kernel, strides, padding, groups):
+    return lax.conv_general_dilated(
+        x, kernel, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=groups
+    )
+
+
+def random_case(size, kernel_size, channels, features, groups, batch=6, dtype=np.float32):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(batch, *size, channels)).astype(dtype)
+    kernel = rng.normal(size=(*kernel_size, channels // groups, features)).astype(dtype)
+    return x, kernel
+
+
+def value_and_gradients(convolve, x, kernel, *static):
+    """The convolution and its gradients by x and kernel for one fixed gradient of its value."""
+
+    def compute(x, kernel):
+        y, pull_back = jax.vjp(lambda x, kernel: convolve(x, kernel, *static), x, kernel)
+        gradient = np.random.default_rng(1).normal(size=y.shape).astype(y.dtype)
+        return y, *pull_back(gradient)
+
+    return jax.jit(compute)(x, kernel)
+
+
+def assert_equal(ours, reference, tolerance):
+    for actual, expected in zip(ours, reference, strict=True):
+        assert actual.dtype == expected.dtype
+        scale = np.abs(np.asarray(expected, np.float32)).max()
+        np.testing.assert_allclose(actual.astype(np.float32), expected.astype(np.float32), atol=tolerance * scale)
+
+
+MANY = conv.FEW_CHANNELS + 1
+
+
+@pytest.mark.parametrize(
+    ("kernel_size", "strides", "padding", "channels", "features", "groups"),
+    [
+        ((1, 1), (2, 2), "SAME", 3, 5, 1),
+        ((1, 1), (1, 2), EXPLICIT, 3, 5, 1),
+        ((3, 3), (1, 1), "SAME", 3, 5, 1),
+        ((3, 3), (1, 1), "VALID", MANY, 5, 1),
+        ((3, 3), (1, 1), EXPLICIT, 3, MANY, 1),
+        ((3, 3), (1, 1), EXPLICIT, MANY, MANY, 1),
+        ((5, 3), (1, 1), "SAME", MANY, MANY, 1),
+        ((7, 7), (2, 2), ((3, 3), (3, 3)), 3, 5, 1),
+        ((3, 3), (1, 1), "SAME", 4, 4, 4),
+        ((3, 3), (2, 2), "SAME", 4, 4, 4),
+        ((3, 3), (2, 2), ((1, 1), (1, 1)), 4, 4, 4),
+        ((5, 3), (2, 1), EXPLICIT, 4, 4, 4),
+        ((3, 3), (1, 1), "SAME", 4, 8, 2),
+    ],
+)
+@pytest.mark.parametrize("size", [(8, 12), (9, 7)])
+def test_value_and_gradients_are_those_of_xla(size, kernel_size, strides, padding, channels, features, groups):
+    x, kernel = random_case(size, kernel_size, channels, features, groups)
+    static = (strides, padding, groups)
+    assert_equal(
+        value_and_gradients(conv2d, x, kernel, *static), value_and_gradients(reference, x, kernel, *static), 1e-5
+    )
+
+
+@pytest.mark.parametrize("batch", [1, 5, 6])
+def test_products_over_few_images_at_a_time_add_up(monkeypatch, batch):
+    monkeypatch.setattr(conv, "CHUNK_BYTES", 2 * 8 * 8 * (3 * 3 + 3 * 5) * 4)
+    x, kernel = random_case((8, 8), (3, 3), 3, 5, 1, batch)
+    static = ((1, 1), "SAME", 1)
+    assert_equal(
+        value_and_gradients(conv2d, x, kernel, *static), value_and_gradients(reference, x, kernel, *static), 1e-5
+    )
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+@pytest.mark.parametrize("k", [1, 3])
+def test_bfloat16_is_as_near_to_float32_as_its_precision(groups, k):
+    x, kernel = random_case((8, 8), (k, k), 4, 4, groups, dtype=jnp.bfloat16)
+    static = ((1, 1), "SAME", groups)
+    ours = value_and_gradients(conv2d, x, kernel, *static)
+    exact = value_and_gradients(reference, x.astype(np.float32), kernel.astype(np.float32), *static)
+    assert {a.dtype for a in ours} == {jnp.dtype(jnp.bfloat16)}
+    assert_equal([a.astype(np.float32) for a in ours], exact, 2e-2)
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+def test_vmap_convolves_each(groups):
+    x, kernel = random_case((8, 8), (3, 3), 4, 4, groups)
+    kernels = jnp.stack([kernel, 2 * kernel])
+    static = ((1, 1), "SAME", groups)
+    ours = jax.vmap(lambda kernel: value_and_gradients(conv2d, x, kernel, *static))(kernels)
+    one_by_one = [value_and_gradients(reference, x, kernel, *static) for kernel in kernels]
+    assert_equal(ours, [jnp.stack(parts) for parts in zip(*one_by_one, strict=True)], 1e-5)
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+def test_a_batch_sharded_over_a_mesh_gives_the_same(groups):
+    mesh = Mesh(jax.devices(), ("data",))
+    x, kernel = random_case((8, 8), (3, 3), 4, 4, groups, batch=2 * mesh.size)
+    static = ((1, 1), "SAME", groups)
+    sharded = jax.device_put(x, NamedSharding(mesh, PartitionSpec("data")))
+    replicated = jax.device_put(kernel, NamedSharding(mesh, PartitionSpec()))
+    assert_equal(
+        value_and_gradients(conv2d, sharded, replicated, *static),
+        value_and_gradients(reference, x, kernel, *static),
+        1e-5,
+    )
+
+
+@pytest.mark.parametrize(("k", "groups"), [(1, 1), (3, 1), (3, 4)])
+def test_other_platforms_get_xlas_convolution_and_its_gradients(k, groups):
+    x, kernel = random_case((8, 8), (k, k), 4, 4, groups)
+
+    def convolutions(platform):
+        compute = jax.jit(lambda x, kernel: value_and_gradients(conv2d, x, kernel, (1, 1), "SAME", groups))
+        return compute.trace(x, kernel).lower(lowering_platforms=(platform,)).as_text().count("stablehlo.convolution")
+
+    assert convolutions("cuda") == convolutions("tpu") == 3
+    assert convolutions("cpu") == 0
