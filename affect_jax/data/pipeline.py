@@ -81,7 +81,7 @@ class InMemorySplit:
     def __init__(self, split, name: str):
         self.class_names, self.image_shape = split.class_names, split.image_shape
         pieces = np.array_split(np.arange(len(split)), max(1, len(split) // 2048))
-        batches = [split.read(piece) for piece in tqdm(pieces, f"reading {name}", delay=2, leave=False)]
+        batches = [split.read(piece) for piece in tqdm(pieces, f"reading {name}", delay=2, leave=False, disable=None)]
         self.arrays = {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}
 
     def __len__(self) -> int:

@@ -19,7 +19,7 @@ from affect_jax.train.steps import LossFn
 
 def build_split(config: ConfigDict, split: str):
     """The split "train", "val" or "test" of the config's data set."""
-    return open_split(config.data.name, split, config.data.data_dir, **config.data.options)
+    return open_split(config.data.name, split, config.data.data_dir, **config.data.options.to_dict())
 
 
 def build_network(config: ConfigDict, num_classes: int) -> Network:
