@@ -1,6 +1,7 @@
 """Configs: every field with its default, durations to steps, and every check across fields in one place."""
 
 import math
+import re
 
 from ml_collections import ConfigDict
 
@@ -33,6 +34,8 @@ def classification_config() -> ConfigDict:
                 "targets": "label",  # or "votes": the distribution that annotators gave
             },
             "model": {"name": "vgg_fer"},
+            "init_from": "",  # weights to start from: a file, a hub reference, another run's workdir
+            "init_excuse": (),  # regexes of the names that may be missing, extra or misshapen there
             "preprocess": {"mean": (0.5,), "std": (0.25,)},  # per channel, of pixels in [0, 1]
             "augment": {
                 "rotation": 0.0,  # up to so many degrees either way
@@ -62,6 +65,9 @@ def classification_config() -> ConfigDict:
                 "final_fraction": 0.0,  # of the peak, that "cosine" and "one_cycle" end on
                 "step_epochs": (),  # where "step" multiplies the rate by step_factor
                 "step_factor": 0.1,
+                "multipliers": (),  # pairs (regex, factor) on the rate of the parameters whose names match
+                "freeze": (),  # regexes of parameters that stay as they are, with their BatchNorm statistics
+                "freeze_epochs": 0.0,  # for how long; 0: for good
             },
             "ema_decay": 0.0,  # average of the weights that evaluation uses; 0: the weights themselves
             "steps_per_dispatch": 0,  # updates per call to the device; 0: one on CPU, 32 elsewhere
@@ -131,6 +137,19 @@ def validate(config: ConfigDict) -> None:
     require(
         config.optim.warmup_epochs < config.total_epochs,
         f"optim.warmup_epochs {config.optim.warmup_epochs} does not end within total_epochs {config.total_epochs}",
+    )
+    require(
+        config.optim.freeze_epochs == 0 or len(config.optim.freeze) > 0,
+        "optim.freeze_epochs is set but optim.freeze names nothing",
+    )
+    for pattern in (*config.init_excuse, *config.optim.freeze, *(pair[0] for pair in config.optim.multipliers)):
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            problems.append(f"{pattern!r} is no regex: {error}")
+    require(
+        config.init_from != "" or len(config.init_excuse) == 0,
+        "init_excuse is set but init_from is empty: there is nothing to excuse",
     )
     require(
         config.data.input != "resident" or config.data.num_workers == 0,

@@ -7,8 +7,10 @@ import sys
 
 from absl import app, flags, logging
 
+from affect_jax.data import SPLITS
+
 WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder.", required=True)
-SPLIT = flags.DEFINE_enum("split", "val", ("train", "val", "test"), "The split to evaluate on.")
+SPLIT = flags.DEFINE_enum("split", "val", SPLITS, "The split to evaluate on.")
 TTA = flags.DEFINE_enum(
     "tta",
     "none",

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "affect_jax"
-BASE = {"losses", "labels", "config", "files"}
+BASE = {"losses", "labels", "config", "files", "names"}
 MAY_IMPORT = {
     "ops": {"ops"},
     "models": {"models", "ops"} | BASE,

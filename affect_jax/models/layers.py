@@ -39,7 +39,10 @@ class Conv(nn.Module):
 
 
 BatchNorm = partial(nn.BatchNorm, momentum=0.9, epsilon=1e-5)
-"""flax's BatchNorm with the usual settings; statistics and their reductions are float32 whatever `dtype`."""
+"""flax's BatchNorm with the usual settings, called as `norm(x, use_running_average)`.
+
+Statistics and their reductions are float32 whatever `dtype`.
+"""
 
 
 def max_pool(x: jax.Array) -> jax.Array:

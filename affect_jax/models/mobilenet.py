@@ -55,7 +55,7 @@ class ConvBN(nn.Module):
         """Features [B, H', W', features] of x [B, H, W, C]."""
         kernel, strides = (self.kernel_size,) * 2, (self.stride,) * 2
         x = Conv(self.features, kernel, strides, self.padding, self.groups, False, dtype=self.dtype, name="conv")(x)
-        x = BatchNorm(use_running_average=not train, epsilon=self.bn_epsilon, dtype=self.dtype, name="bn")(x)
+        x = BatchNorm(epsilon=self.bn_epsilon, dtype=self.dtype, name="bn")(x, not train)
         return nn.relu6(x) if self.relu6 else x
 
 
@@ -187,7 +187,7 @@ class MobileNetV2CNN(nn.Module):
         x = backbone(rgb_input(x, self.input_size), train)[self.attach]
         for block, width in enumerate(self.widths, start=1):
             x = Conv(width, use_bias=False, dtype=self.dtype, name=f"block{block}_conv")(x)
-            x = nn.relu(BatchNorm(use_running_average=not train, dtype=self.dtype, name=f"block{block}_bn")(x))
+            x = nn.relu(BatchNorm(dtype=self.dtype, name=f"block{block}_bn")(x, not train))
             x = nn.max_pool(x, (2, 2), (2, 2), "SAME")
         x = x.reshape(x.shape[0], math.prod(x.shape[1:]))
         for layer, width in enumerate(self.dense, start=1):

@@ -40,7 +40,7 @@ class ResidualBlock(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Features [B, H / stride, W / stride, C'] of x [B, H, W, C]."""
         conv = partial(Conv, use_bias=False, dtype=self.dtype)
-        norm = partial(BatchNorm, use_running_average=not train, epsilon=self.bn_epsilon, dtype=self.dtype)
+        norm = partial(BatchNorm, epsilon=self.bn_epsilon, dtype=self.dtype)
         if self.bottleneck:
             first, second = (self.stride, 1) if self.stride_in_1x1 else (1, self.stride)
             layers = ((self.width, 1, first), (self.width, 3, second), (4 * self.width, 1, 1))
@@ -50,11 +50,11 @@ class ResidualBlock(nn.Module):
         for i, (features, size, stride) in enumerate(layers, start=1):
             padding = ONE_PIXEL if size == 3 else "VALID"
             y = conv(features, (size, size), (stride, stride), padding, name=f"conv{i}")(y)
-            y = norm(name=f"bn{i}")(y)
+            y = norm(name=f"bn{i}")(y, not train)
             y = nn.relu(y) if i < len(layers) else y
         if self.stride != 1 or y.shape[-1] != x.shape[-1]:
             x = conv(y.shape[-1], (1, 1), (self.stride, self.stride), "VALID", name="downsample_conv")(x)
-            x = norm(name="downsample_bn")(x)
+            x = norm(name="downsample_bn")(x, not train)
         return nn.relu(x + y)
 
 
@@ -89,7 +89,7 @@ class ResNetBackbone(nn.Module):
         """Feature maps of x by tap."""
         shared = {"bn_epsilon": self.bn_epsilon, "dtype": self.dtype}
         x = Conv(64, (7, 7), (2, 2), ((3, 3), (3, 3)), use_bias=False, dtype=self.dtype, name="conv1")(x)
-        x = BatchNorm(use_running_average=not train, epsilon=self.bn_epsilon, dtype=self.dtype, name="bn1")(x)
+        x = BatchNorm(epsilon=self.bn_epsilon, dtype=self.dtype, name="bn1")(x, not train)
         x = nn.max_pool(nn.relu(x), (3, 3), (2, 2), ONE_PIXEL)
         features = {}
         for layer, (tap, blocks) in enumerate(zip(self.taps, BLOCKS[self.depth], strict=False), start=1):

@@ -30,7 +30,7 @@ class VGGFER(nn.Module):
             for conv in range(1, self.convs_per_block + 1):
                 name = f"block{block}_conv{conv}"
                 x = Conv(width, use_bias=False, dtype=self.dtype, name=name)(x)
-                x = BatchNorm(use_running_average=not train, dtype=self.dtype, name=f"{name}_bn")(x)
+                x = BatchNorm(dtype=self.dtype, name=f"{name}_bn")(x, not train)
                 x = nn.relu(x)
             x = max_pool(x)
         x = x.reshape(x.shape[0], -1)

@@ -1,5 +1,7 @@
 """From a config to the parts of a run; below these functions nobody sees a config."""
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,14 +9,18 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from affect_jax.config import epochs_to_steps
+from affect_jax.config import SELECT_ON, epochs_to_steps
 from affect_jax.data import open_split
 from affect_jax.models import build_model
+from affect_jax.models.pretrained import Preprocess, check_options, load_pretrained, merge, named_weights
 from affect_jax.ops.augment import augment
 from affect_jax.train import classification
+from affect_jax.train.checkpoint import Checkpoints
+from affect_jax.train.mesh import data_mesh, replicated
 from affect_jax.train.optim import make_optimizer, make_schedule
-from affect_jax.train.state import Apply, Network
+from affect_jax.train.state import Apply, Network, init_variables
 from affect_jax.train.steps import LossFn
+from affect_jax.train.workdir import Workdir, load_config
 
 
 def build_split(config: ConfigDict, split: str):
@@ -26,6 +32,47 @@ def build_network(config: ConfigDict, num_classes: int) -> Network:
     """The config's network."""
     options = {key: value for key, value in config.model.items() if key != "name"}
     return build_model(config.model.name, num_classes=num_classes, dtype=jnp.dtype(config.dtype), **options)
+
+
+def build_checkpoints(config: ConfigDict, run: Workdir) -> Checkpoints:
+    """The checkpoints of the run."""
+    return Checkpoints(run.checkpoints, config.select_on, SELECT_ON[config.select_on], config.keep_checkpoints)
+
+
+def build_variables(config: ConfigDict, model: Network, key: jax.Array, image_shape: tuple[int, int, int]) -> dict:
+    """The network's first variables: drawn, and replaced by those of config.init_from, if any, strictly."""
+    variables = init_variables(model, key, image_shape)
+    if not config.init_from:
+        return variables
+    if (Path(config.init_from) / "config.json").exists():
+        _, trained = load_best_variables(Workdir(config.init_from))
+        weights = named_weights(trained)
+    else:
+        pretrained = load_pretrained(config.init_from)
+        check_options(model, pretrained)
+        check_preprocess(config, pretrained.preprocess)
+        weights = pretrained.values
+    return merge(variables, weights, config.init_excuse, config.init_from)
+
+
+def load_best_variables(run: Workdir) -> tuple[int, dict]:
+    """Step and variables of the best checkpoint of a run; FileNotFoundError before the first evaluation."""
+    checkpoints = build_checkpoints(load_config(run), run)
+    step = checkpoints.best
+    if step is None:
+        raise FileNotFoundError(f"{run.checkpoints} holds no evaluated checkpoint yet; let the run reach an evaluation")
+    variables = checkpoints.restore_variables(step, replicated(data_mesh()))
+    checkpoints.close()
+    return step, variables
+
+
+def check_preprocess(config: ConfigDict, wanted: Preprocess) -> None:
+    """ValueError where the config normalizes pixels otherwise than the weights were trained with."""
+    if (config.preprocess.mean, config.preprocess.std) != (wanted.mean, wanted.std):
+        raise ValueError(
+            f"{config.init_from} was trained on pixels of other mean and std; set"
+            f" config.preprocess.mean = {wanted.mean} and config.preprocess.std = {wanted.std}"
+        )
 
 
 def build_schedule(config: ConfigDict, num_examples: int) -> optax.Schedule:
@@ -49,7 +96,7 @@ def build_schedule(config: ConfigDict, num_examples: int) -> optax.Schedule:
 def build_optimizer(config: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:
     """The config's optimizer."""
     optim = config.optim
-    return make_optimizer(optim.name, schedule, optim.momentum, optim.weight_decay, optim.clip_norm)
+    return make_optimizer(optim.name, schedule, optim.momentum, optim.weight_decay, optim.clip_norm, optim.multipliers)
 
 
 def build_loss_fn(config: ConfigDict, apply: Apply, num_classes: int) -> LossFn:

@@ -8,6 +8,7 @@ import orbax.checkpoint as ocp
 from jax.sharding import Sharding
 from orbax.checkpoint import checkpoint_managers
 
+from affect_jax.names import path_name
 from affect_jax.train.state import TrainState
 
 
@@ -55,7 +56,7 @@ class Checkpoints:
 
     def restore(self, step: int, state: TrainState, iterator: grain.DatasetIterator) -> tuple[TrainState, float]:
         """The state saved at `step`, laid out as `state` is, and the run's seconds; moves the iterator there too."""
-        self._check_names(step, state)
+        check_fit(state, self._manager.item_metadata(step)["state"].tree, f"checkpoint {step}")
         target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
         items = ocp.args.Composite(
             state=ocp.args.StandardRestore(target),
@@ -65,14 +66,12 @@ class Checkpoints:
         restored = self._manager.restore(step, args=items)
         return restored["state"], restored["clock"]["seconds"]
 
-    def restore_variables(self, step: int, variables: dict, sharding: Sharding) -> dict:
-        """The variables for evaluation as saved at `step`; their names and shapes must be those of `variables`."""
-        saved = self._saved_shapes(step)
+    def restore_variables(self, step: int, sharding: Sharding) -> dict:
+        """The variables for evaluation as saved at `step`, by their own names and shapes."""
+        saved = self._manager.item_metadata(step)["state"].tree
         target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), saved)
         state = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target)))["state"]
-        restored = state["ema"] or {name: state[name] for name in ("params", "batch_stats")}
-        check_names(_shapes(variables), _shapes(restored), f"checkpoint {step}")
-        return restored
+        return state["ema"] or {name: state[name] for name in ("params", "batch_stats")}
 
     @property
     def newest(self) -> int | None:
@@ -94,15 +93,10 @@ class Checkpoints:
         self._manager.wait_until_finished()
         self._manager.close()
 
-    def _saved_shapes(self, step: int):
-        return self._manager.item_metadata(step)["state"].tree
 
-    def _check_names(self, step: int, state: TrainState) -> None:
-        check_names(_shapes(state), _shapes(self._saved_shapes(step)), f"checkpoint {step}")
-
-
-def check_names(wanted: dict[str, tuple], found: dict[str, tuple], where: str) -> None:
-    """ValueError that lists what is missing, extra and misshapen in `found` beside `wanted`, {name: shape} both."""
+def check_fit(wanted, found, where: str) -> None:
+    """ValueError that lists what is missing, extra and misshapen in the tree `found` beside the tree `wanted`."""
+    wanted, found = _shapes(wanted), _shapes(found)
     problems = [f"missing: {name} {wanted[name]}" for name in sorted(wanted.keys() - found.keys())]
     problems += [f"extra: {name} {found[name]}" for name in sorted(found.keys() - wanted.keys())]
     problems += [
@@ -115,10 +109,6 @@ def check_names(wanted: dict[str, tuple], found: dict[str, tuple], where: str) -
 
 
 def _shapes(tree) -> dict[str, tuple]:
-    """{dotted name: shape} of a tree's arrays."""
+    """{name: shape} of a tree's arrays."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {".".join(_name(key) for key in path): tuple(leaf.shape) for path, leaf in leaves}
-
-
-def _name(key) -> str:
-    return str(next(getattr(key, kind) for kind in ("key", "name", "idx") if hasattr(key, kind)))
+    return {path_name(path): tuple(leaf.shape) for path, leaf in leaves}

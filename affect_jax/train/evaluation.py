@@ -6,18 +6,16 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from affect_jax.config import SELECT_ON
 from affect_jax.data.pipeline import InMemorySplit
 from affect_jax.evaluate.classification import classification_metrics, most_confident_mistakes
 from affect_jax.evaluate.report import save_figures, write_report
 from affect_jax.files import write_atomically
 from affect_jax.train import builders, workdir
-from affect_jax.train.checkpoint import Checkpoints
+from affect_jax.train.checkpoint import check_fit
 from affect_jax.train.classification import predict_split
-from affect_jax.train.mesh import data_mesh, replicated
+from affect_jax.train.mesh import data_mesh
 from affect_jax.train.state import init_variables, make_apply
 
-SPLITS = ("train", "val", "test")
 MISTAKES_SHOWN = 24
 SAMPLES_SHOWN = 16
 
@@ -33,13 +31,9 @@ def evaluate_run(path: str | Path, split_name: str, tta: str = "none") -> dict:
     mesh = data_mesh()
     split = InMemorySplit(builders.build_split(config, split_name), split_name)
     model = builders.build_network(config, len(split.class_names))
-    fresh = init_variables(model, jax.random.key(config.seed), split.image_shape)
-    checkpoints = Checkpoints(run.checkpoints, config.select_on, SELECT_ON[config.select_on], config.keep_checkpoints)
-    step = checkpoints.best
-    if step is None:
-        raise FileNotFoundError(f"{run.checkpoints} holds no evaluated checkpoint yet; let the run reach an evaluation")
-    variables = checkpoints.restore_variables(step, fresh, replicated(mesh))
-    checkpoints.close()
+    step, variables = builders.load_best_variables(run)
+    shapes = jax.eval_shape(lambda key: init_variables(model, key, split.image_shape), jax.random.key(0))
+    check_fit(shapes, variables, f"checkpoint {step}")
 
     predict = builders.build_predict(config, make_apply(model), mesh, tta)
     probs = predict_split(predict, variables, split, config.eval_batch_size, mesh)

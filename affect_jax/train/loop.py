@@ -9,17 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from affect_jax.config import SELECT_ON, epochs_to_steps, validate
+from affect_jax.config import epochs_to_steps, validate
 from affect_jax.data import pipeline
 from affect_jax.evaluate.classification import classification_metrics
+from affect_jax.names import Selects, selects
 from affect_jax.train import builders, workdir
-from affect_jax.train.checkpoint import Checkpoints
 from affect_jax.train.classification import predict_split
 from affect_jax.train.evaluation import evaluate_run
 from affect_jax.train.mesh import data_mesh, replicated, split_over_devices, to_devices
 from affect_jax.train.progress import Clock, Progress
 from affect_jax.train.signals import Interrupted, stop_request
-from affect_jax.train.state import create_state, describe_parameters, init_variables, make_apply
+from affect_jax.train.state import create_state, describe_parameters, make_apply
 from affect_jax.train.steps import make_train_step, make_train_steps
 from affect_jax.train.writers import JsonlWriter, tensorboard_writer
 
@@ -54,21 +54,26 @@ def train_and_evaluate(config: ConfigDict, path: str | Path) -> dict[str, float]
     # one seed, three streams: what draws the weights does not draw the order or the augmentation
     init_key, step_key = jax.random.split(jax.random.key(config.seed))
     model = builders.build_network(config, num_classes)
-    apply = make_apply(model)
     schedule = builders.build_schedule(config, len(train_split))
     tx = builders.build_optimizer(config, schedule)
-    variables = init_variables(model, init_key, train_split.image_shape)
+    variables = builders.build_variables(config, model, init_key, train_split.image_shape)
     state = jax.device_put(create_state(variables, tx, config.ema_decay > 0), replicated(mesh))
 
     total_steps = epochs_to_steps(config.total_epochs, len(train_split), config.batch_size)
     eval_every = epochs_to_steps(config.eval_every_epochs, len(train_split), config.batch_size)
     steps_per_epoch = len(train_split) / config.batch_size
     updates_at_once = config.steps_per_dispatch or (1 if jax.default_backend() == "cpu" else 32)
-    train_step = make_train_step(
-        builders.build_loss_fn(config, apply, num_classes), tx, step_key, config.accumulate_steps, config.ema_decay
-    )
-    train_steps = jax.jit(make_train_steps(train_step), donate_argnums=0)
-    predict = builders.build_predict(config, apply, mesh)
+    predict = builders.build_predict(config, make_apply(model), mesh)
+
+    def compiled_steps(frozen: Selects | None):
+        loss_fn = builders.build_loss_fn(config, make_apply(model, frozen), num_classes)
+        train_step = make_train_step(loss_fn, tx, step_key, config.accumulate_steps, config.ema_decay, frozen=frozen)
+        return jax.jit(make_train_steps(train_step), donate_argnums=0)
+
+    # while some parameters are frozen the step is another one, that spends nothing on them
+    frozen = selects(config.optim.freeze) if config.optim.freeze else None
+    thaw_step = epochs_to_steps(config.optim.freeze_epochs, len(train_split), config.batch_size) or total_steps
+    steps_frozen, steps_free = compiled_steps(frozen), compiled_steps(None)
 
     if resident:
         examples = to_devices(pipeline.InMemorySplit(train_split, "train").arrays, replicated(mesh))
@@ -85,7 +90,7 @@ def train_and_evaluate(config: ConfigDict, path: str | Path) -> dict[str, float]
             jax.process_count(),
         )
 
-    checkpoints = Checkpoints(run.checkpoints, config.select_on, SELECT_ON[config.select_on], config.keep_checkpoints)
+    checkpoints = builders.build_checkpoints(config, run)
     step, seconds = 0, 0.0
     if checkpoints.newest is not None:
         step = checkpoints.newest
@@ -97,7 +102,7 @@ def train_and_evaluate(config: ConfigDict, path: str | Path) -> dict[str, float]
     if jax.process_index() == 0:
         writers = [JsonlWriter(run.history, step), tensorboard_writer(run.path, step)]
     progress = Progress(total_steps, steps_per_epoch, say)
-    clock, steps_timed = Clock(seconds), 0
+    clock, steps_timed, compiled = Clock(seconds), 0, []
 
     def write(step: int, metrics: dict[str, float]) -> None:
         for writer in writers:
@@ -137,16 +142,20 @@ def train_and_evaluate(config: ConfigDict, path: str | Path) -> dict[str, float]
                 updates_at_once,
                 next_multiple(step, config.log_every_steps) - step,
                 next_multiple(step, eval_every) - step,
+                thaw_step - step if step < thaw_step else total_steps,
                 total_steps - step,
             )
             batches, indices = take_batches(iterator, count, updates_at_once, resident, mesh)
-            state, sums = train_steps(state, examples, batches, jnp.int32(count))
+            train_steps = steps_frozen if step < thaw_step else steps_free
+            if train_steps in compiled:
+                state, sums = train_steps(state, examples, batches, jnp.int32(count))
+                steps_timed += count
+            else:
+                with clock.paused():
+                    state, sums = jax.block_until_ready(train_steps(state, examples, batches, jnp.int32(count)))
+                compiled.append(train_steps)
             waiting.append(Dispatch(step, indices, sums))
             step += count
-            if steps_timed == 0:
-                jax.block_until_ready(sums)  # the compilation is over: the clock starts
-                clock = Clock(clock.total)
-            steps_timed += count
             if overdue:
                 report(overdue)
                 overdue = []

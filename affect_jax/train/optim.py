@@ -1,7 +1,11 @@
 """Optimizers and learning-rate schedules by name."""
 
+from collections.abc import Sequence
+
 import jax
 import optax
+
+from affect_jax.names import path_name, selects
 
 
 def make_schedule(
@@ -40,14 +44,31 @@ def decays(params) -> dict:
     return jax.tree.map(lambda p: p.ndim > 1, params)
 
 
+def multiply_rates(multipliers: Sequence[tuple[str, float]]) -> optax.GradientTransformation:
+    """Updates times the factor of the first (regex, factor) whose regex matches the parameter's whole name, else 1."""
+    factors = [(selects([pattern]), factor) for pattern, factor in multipliers]
+
+    def factor_of(path) -> float:
+        return next((factor for selected, factor in factors if selected(path_name(path))), 1.0)
+
+    return optax.stateless(
+        lambda updates, _: jax.tree_util.tree_map_with_path(lambda path, u: u * factor_of(path), updates)
+    )
+
+
 def make_optimizer(
-    name: str, schedule: optax.Schedule, momentum: float = 0.9, weight_decay: float = 0.0, clip_norm: float = 0.0
+    name: str,
+    schedule: optax.Schedule,
+    momentum: float = 0.9,
+    weight_decay: float = 0.0,
+    clip_norm: float = 0.0,
+    multipliers: Sequence[tuple[str, float]] = (),
 ) -> optax.GradientTransformation:
     """The optimizer called `name`.
 
     "sgd" has Nesterov's momentum and adds weight_decay * kernel to the gradient; "adamw" decays beside the gradient
     (Loshchilov and Hutter 2019, arXiv 1711.05101); "adam" does not decay. clip_norm bounds the gradient's global norm
-    first; 0 leaves it.
+    first; 0 leaves it. `multipliers` scale the rates of single parameters: see multiply_rates.
     """
     rule = {
         "adam": lambda: optax.adam(schedule),
@@ -56,4 +77,6 @@ def make_optimizer(
             optax.add_decayed_weights(weight_decay, mask=decays), optax.sgd(schedule, momentum, nesterov=True)
         ),
     }[name]()
-    return optax.chain(optax.clip_by_global_norm(clip_norm), rule) if clip_norm > 0 else rule
+    clip = [optax.clip_by_global_norm(clip_norm)] if clip_norm > 0 else []
+    scale = [multiply_rates(multipliers)] if multipliers else []
+    return optax.chain(*clip, rule, *scale)

@@ -1,6 +1,7 @@
 """What a run carries from step to step, and the one place where training code touches flax."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import jax
@@ -8,6 +9,8 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 from flax import struct
+
+from affect_jax.names import Selects
 
 Network = nn.Module
 Apply = Callable[..., tuple[jax.Array, Any]]
@@ -42,13 +45,23 @@ def create_state(variables: dict, tx: optax.GradientTransformation, with_ema: bo
     return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, tx.init(params), ema)
 
 
-def make_apply(model: Network) -> Apply:
-    """The network as a function `apply(variables, x, train, key) -> (outputs, new batch_stats)`."""
+def make_apply(model: Network, frozen: Selects | None = None) -> Apply:
+    """The network as a function `apply(variables, x, train, key) -> (outputs, new batch_stats)`.
+
+    A BatchNorm whose parameters are `frozen` works with its statistics as they are, in training too.
+    """
+
+    def keep_statistics(next_function, args, kwargs, context):
+        if isinstance(context.module, nn.BatchNorm) and frozen("/".join((*context.module.path, "scale"))):
+            x, _ = args
+            return next_function(x, True)
+        return next_function(*args, **kwargs)
 
     def apply(variables: dict, x: jax.Array, train: bool, key: jax.Array | None = None):
         if not train:
             return model.apply(variables, x, False), variables["batch_stats"]
-        outputs, updates = model.apply(variables, x, True, rngs={"dropout": key}, mutable=["batch_stats"])
+        with nn.intercept_methods(keep_statistics) if frozen else nullcontext():
+            outputs, updates = model.apply(variables, x, True, rngs={"dropout": key}, mutable=["batch_stats"])
         return outputs, updates.get("batch_stats", {})
 
     return apply

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
+from affect_jax.names import Selects, path_name
 from affect_jax.train.state import TrainState
 
 Batch = Mapping[str, jax.Array]
@@ -27,16 +28,26 @@ def make_train_step(
     accumulate_steps: int = 1,
     ema_decay: float = 0.0,
     axis_name: str | None = None,
+    frozen: Selects | None = None,
 ) -> TrainStep:
     """One update: `train_step(state, batch) -> (state, sums)`.
 
     The batch is worked on in `accumulate_steps` parts whose gradients add up to that of the whole (BatchNorm sees the
     parts). `sums` are those of loss_fn, plus "loss", "grad_norm" and "finite" (1 where loss and gradient are).
-    `axis_name` is for pmap and shard_map, where each device sees its own rows only.
+    `axis_name` is for pmap and shard_map, where each device sees its own rows only. Parameters that are `frozen` stay
+    as they are, and no gradient is computed for them.
     """
 
+    def where_frozen(change: Callable[[jax.Array], jax.Array], params):
+        if frozen is None:
+            return params
+        return jax.tree_util.tree_map_with_path(lambda path, p: change(p) if frozen(path_name(path)) else p, params)
+
     def gradient(state: TrainState, batch: Batch, key: jax.Array):
-        return jax.value_and_grad(loss_fn, has_aux=True)(state.params, state.batch_stats, batch, key)
+        def loss(params, *rest):
+            return loss_fn(where_frozen(lax.stop_gradient, params), *rest)
+
+        return jax.value_and_grad(loss, has_aux=True)(state.params, state.batch_stats, batch, key)
 
     unroll = jax.default_backend() == "cpu"  # where XLA runs the body of a loop on one core
 
@@ -68,7 +79,7 @@ def make_train_step(
         grads = jax.tree.map(lambda g: g / sums["count"], grads)
         grad_norm = optax.tree.norm(grads)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        params = optax.apply_updates(state.params, where_frozen(jnp.zeros_like, updates))
         ema = state.ema
         if ema is not None:
             # a young average follows closely, else it would be that of the random start
