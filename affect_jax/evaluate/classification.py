@@ -16,8 +16,9 @@ def classification_metrics(probs: np.ndarray, labels: np.ndarray, class_names: S
     """Everything that is reported of a split's predictions, JSON-able.
 
     num_examples, accuracy, accuracy_ci95 [low, high], macro_f1, nll (natural logarithm), ece, per_class {name:
-    {precision, recall, f1, support}}, confusion_matrix [K][K] (rows are the truth). A ratio without a denominator, as
-    the precision of a class never predicted, is 0, as in scikit-learn. ValueError on what are no predictions.
+    {precision, recall, f1, support}}, confusion_matrix [K][K] (rows are the truth), calibration {confidence [M],
+    accuracy [M], count [M]}. A ratio without a denominator, as the precision of a class never predicted, is 0, as in
+    scikit-learn. ValueError on what are no predictions.
     """
     from sklearn import metrics
 
@@ -38,6 +39,10 @@ def classification_metrics(probs: np.ndarray, labels: np.ndarray, class_names: S
             for name, precision, recall, f1, support in zip(class_names, *table, strict=True)
         },
         "confusion_matrix": metrics.confusion_matrix(labels, predicted, labels=every).tolist(),
+        "calibration": {
+            name: values.tolist()
+            for name, values in zip(("confidence", "accuracy", "count"), calibration_bins(probs, labels), strict=True)
+        },
     }
 
 
@@ -89,3 +94,27 @@ def most_confident_mistakes(probs: np.ndarray, labels: np.ndarray, count: int) -
     """Indices of up to `count` wrong predictions, the most confident first."""
     wrong = np.flatnonzero(probs.argmax(axis=1) != labels)
     return wrong[np.argsort(-probs[wrong].max(axis=1), kind="stable")][:count]
+
+
+def paired_test(correct_a: np.ndarray, correct_b: np.ndarray) -> dict[str, float]:
+    """Do two classifiers differ on the same images? correct_a, correct_b bool [N].
+
+    only_a and only_b count the images that one alone has right; p_value is McNemar's exact two-sided one (1947);
+    difference is accuracy a less b, difference_ci95 its normal interval for paired shares.
+    """
+    from scipy.stats import binomtest
+
+    if correct_a.shape != correct_b.shape or correct_a.ndim != 1 or len(correct_a) == 0:
+        raise ValueError(
+            f"paired predictions are {correct_a.shape} and {correct_b.shape}; both are the same images [N]"
+        )
+    count, only_a, only_b = len(correct_a), int((correct_a & ~correct_b).sum()), int((correct_b & ~correct_a).sum())
+    difference = (only_a - only_b) / count
+    half = Z95 * np.sqrt(max(only_a + only_b - count * difference**2, 0.0)) / count
+    return {
+        "only_a": only_a,
+        "only_b": only_b,
+        "p_value": float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0,
+        "difference": difference,
+        "difference_ci95": [float(difference - half), float(difference + half)],
+    }

@@ -8,7 +8,8 @@ import numpy as np
 
 from affect_jax.data.pipeline import InMemorySplit
 from affect_jax.evaluate.classification import classification_metrics, most_confident_mistakes
-from affect_jax.evaluate.report import save_figures, write_report
+from affect_jax.evaluate.figures import save_figures
+from affect_jax.evaluate.report import write_report
 from affect_jax.files import write_atomically
 from affect_jax.train import builders, workdir
 from affect_jax.train.checkpoint import check_fit
@@ -17,7 +18,7 @@ from affect_jax.train.mesh import data_mesh
 from affect_jax.train.state import init_variables, make_apply
 
 MISTAKES_SHOWN = 24
-SAMPLES_SHOWN = 16
+SAMPLES_SHOWN, DRAWS_SHOWN = 4, 7
 
 
 def evaluate_run(path: str | Path, split_name: str, tta: str = "none") -> dict:
@@ -45,7 +46,7 @@ def evaluate_run(path: str | Path, split_name: str, tta: str = "none") -> dict:
         run.predictions.mkdir(exist_ok=True)
         np.savez_compressed(run.predictions / f"{name}.npz", probs=probs, labels=labels)
         write_atomically(run.metrics, json.dumps({**workdir.load_metrics(run), name: metrics}, indent=2))
-        save_figures(run.figures, name, metrics, probs, labels, split.class_names)
+        save_figures(run.figures, name, metrics, split.class_names)
         write_run_report(run, split, split_name, probs)
     return metrics
 
@@ -65,7 +66,7 @@ def write_run_report(run: workdir.Workdir, split: InMemorySplit, split_name: str
         }
         for index in most_confident_mistakes(probs, labels, MISTAKES_SHOWN)
     ]
-    samples = builders.augmented_samples(config, builders.build_split(config, "train"), SAMPLES_SHOWN // 4, 3)
+    samples = builders.augmented_samples(config, builders.build_split(config, "train"), SAMPLES_SHOWN, DRAWS_SHOWN)
     protocol = {
         "data": config.data.name,
         "trained on": f"train, {config.total_epochs:g} epochs",
@@ -86,5 +87,5 @@ def write_run_report(run: workdir.Workdir, split: InMemorySplit, split_name: str
         class_names=split.class_names,
         config=config.to_dict(),
         environment=environment,
-        samples=samples.reshape(-1, *split.image_shape),
+        samples=samples,
     )

@@ -1,0 +1,135 @@
+"""report.html: one page that stands alone, figures and pictures inside, the protocol beside the numbers."""
+
+import base64
+import io
+import json
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from affect_jax.evaluate import figures
+from affect_jax.files import write_atomically
+
+STYLE = """
+:root { color-scheme: light dark; --line: #8884; --quiet: #777; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 0 auto; padding: 1rem; }
+h1 { margin-bottom: 0; } h2 { margin-top: 2.5rem; border-bottom: 1px solid var(--line); }
+.headline { font-size: 1.5rem; margin: .6rem 0 0; } .quiet { color: var(--quiet); font-size: .85rem; }
+.protocol { border-left: 4px solid var(--line); padding-left: 1rem; margin: 1rem 0; }
+.figure { background: white; border-radius: 6px; padding: .3rem; display: inline-block; vertical-align: top; }
+.figure svg { max-width: 100%; height: auto; display: block; }
+.wide { overflow-x: auto; } table { border-collapse: collapse; margin: .8rem 0; }
+th, td { padding: .2rem .8rem; text-align: right; border-bottom: 1px solid var(--line); }
+th:first-child, td:first-child { text-align: left; }
+.faces { display: grid; grid-template-columns: repeat(auto-fill, minmax(7rem, 1fr)); gap: .8rem; }
+.faces figure { margin: 0; font-size: .8rem; line-height: 1.3; }
+.faces img { width: 100%; image-rendering: pixelated; border-radius: 4px; display: block; }
+pre { overflow-x: auto; font-size: .85rem; } summary { cursor: pointer; }
+"""
+
+
+def write_report(
+    path: str | Path,
+    *,
+    title: str,
+    protocol: Mapping[str, str],
+    history: Sequence[dict],
+    evaluations: Mapping[str, dict],
+    mistakes: Sequence[dict],
+    class_names: Sequence[str],
+    config: Mapping,
+    environment: Mapping[str, str],
+    samples: np.ndarray,
+) -> None:
+    """Write the page of a run.
+
+    history: the records of metrics.jsonl. evaluations: name -> classification_metrics with "tta" and "checkpoint_step".
+    mistakes: {image uint8 [H, W, C], true, predicted, confidence, id} each. samples: uint8 [rows, columns, H, W, C],
+    a picture a row, first as it is and then as the network sees it.
+    """
+    selected = next((metrics["checkpoint_step"] for metrics in evaluations.values()), None)
+    parts = [f"<h1>{escape(title)}</h1>", *(_headline(name, metrics) for name, metrics in evaluations.items())]
+    parts.append(_protocol(protocol))
+    if history:
+        parts += ["<h2>Learning curves</h2>", _svg(figures.learning_curves(history, selected))]
+    for name, metrics in evaluations.items():
+        parts += [
+            f"<h2>{escape(name)}</h2>",
+            '<p class="quiet">Rows are the truth; colours are shares of a row.</p><div class="wide">',
+            _svg(figures.confusion_matrix(metrics["confusion_matrix"], class_names)),
+            _svg(figures.calibration(metrics["calibration"], metrics["ece"])),
+            _class_table(metrics["per_class"]),
+            "</div>",
+        ]
+    if mistakes:
+        parts += ["<h2>Most confident mistakes</h2>", _mistakes(mistakes)]
+    parts += ["<h2>What the network sees</h2>", _samples(samples)]
+    parts += [_details("Config", config), _details("Environment", environment)]
+    write_atomically(
+        path,
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head>'
+        f"<body>{''.join(parts)}</body></html>",
+    )
+
+
+def _headline(name: str, metrics: dict) -> str:
+    low, high = metrics["accuracy_ci95"]
+    return (
+        f'<p class="headline"><b>{escape(name)}</b> accuracy {metrics["accuracy"]:.2%}'
+        f' <span class="quiet">95 % interval {low:.2%} to {high:.2%} of {metrics["num_examples"]} images,'
+        f" checkpoint {metrics['checkpoint_step']}, test-time augmentation: {escape(metrics['tta'])}</span></p>"
+        f'<p class="quiet">macro-F1 {metrics["macro_f1"]:.4f}, NLL {metrics["nll"]:.4f}, ECE {metrics["ece"]:.4f}</p>'
+    )
+
+
+def _protocol(protocol: Mapping[str, str]) -> str:
+    items = "; ".join(f"{escape(key)}: {escape(value)}" for key, value in protocol.items())
+    return f'<p class="protocol">{items}.</p>'
+
+
+def _svg(figure) -> str:
+    out = io.StringIO()
+    figure.savefig(out, format="svg", metadata={"Date": None})
+    svg = out.getvalue()
+    return f'<div class="figure">{svg[svg.index("<svg") :]}</div>'
+
+
+def _class_table(per_class: Mapping[str, dict]) -> str:
+    rows = "".join(
+        f"<tr><td>{escape(name)}</td><td>{row['recall']:.1%}</td><td>{row['precision']:.1%}</td>"
+        f"<td>{row['f1']:.1%}</td><td>{row['support']}</td></tr>"
+        for name, row in per_class.items()
+    )
+    return f"<table><tr><th>Class</th><th>Recall</th><th>Precision</th><th>F1</th><th>Images</th></tr>{rows}</table>"
+
+
+def _mistakes(mistakes: Sequence[dict]) -> str:
+    faces = "".join(
+        f"<figure>{_img(mistake['image'])}<figcaption>{escape(mistake['true'])} taken for "
+        f"<b>{escape(mistake['predicted'])}</b><br>{mistake['confidence']:.1%}"
+        f' <span class="quiet">{escape(mistake["id"])}</span></figcaption></figure>'
+        for mistake in mistakes
+    )
+    return f'<div class="faces">{faces}</div>'
+
+
+def _samples(samples: np.ndarray) -> str:
+    sheet = np.concatenate([np.concatenate(row, axis=1) for row in samples])
+    picture = _img(sheet, "width: 100%; max-width: 40rem")
+    return f'<p class="quiet">Left as it is, then as the training step changes it.</p>{picture}'
+
+
+def _img(image: np.ndarray, style: str = "") -> str:
+    """A picture uint8 [H, W, 1 or 3], RGB, as an inline PNG."""
+    png = cv2.imencode(".png", image if image.shape[-1] == 1 else image[..., ::-1])[1]
+    style = f' style="{style}; image-rendering: pixelated"' if style else ""
+    return f'<img alt=""{style} src="data:image/png;base64,{base64.b64encode(png).decode()}">'
+
+
+def _details(title: str, content: Mapping) -> str:
+    text = escape(json.dumps(content, indent=2))
+    return f"<h2>{title}</h2><details><summary>show</summary><pre>{text}</pre></details>"

@@ -1,0 +1,126 @@
+import json
+
+import numpy as np
+import pytest
+from sklearn import metrics as sk
+
+from affect_jax.evaluate.classification import (
+    calibration_bins,
+    classification_metrics,
+    expected_calibration_error,
+    most_confident_mistakes,
+    paired_test,
+    wilson_interval,
+)
+from affect_jax.labels import FER2013
+
+
+def random_predictions(count=500, classes=7, seed=0):
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, classes, count)
+    logits = rng.normal(size=(count, classes)) + 2.0 * (rng.random(count) < 0.6)[:, None] * np.eye(classes)[labels]
+    return np.exp(logits) / np.exp(logits).sum(-1, keepdims=True), labels
+
+
+def certain(predicted, classes=7):
+    """All but certain predictions of these labels."""
+    return np.full((len(predicted), classes), 0.01) + (1 - 0.01 * classes) * np.eye(classes)[predicted]
+
+
+PREDICTIONS = {
+    "random": random_predictions(),
+    "a class is absent": (random_predictions()[0], np.minimum(random_predictions()[1], 5)),
+    "everything is one class": (certain([3] * 50), np.arange(50) % 7),
+    "perfect": (certain(np.arange(50) % 7), np.arange(50) % 7),
+    "one image": (certain([2]), np.array([4])),
+}
+
+
+@pytest.mark.parametrize("case", PREDICTIONS)
+def test_metrics_are_scikit_learns(case):
+    probs, labels = PREDICTIONS[case]
+    found, predicted, every = classification_metrics(probs, labels, FER2013), probs.argmax(1), list(range(7))
+    assert found["num_examples"] == len(labels)
+    assert found["accuracy"] == pytest.approx(sk.accuracy_score(labels, predicted))
+    macro_f1 = sk.f1_score(labels, predicted, labels=every, average="macro", zero_division=0)
+    assert found["macro_f1"] == pytest.approx(macro_f1)
+    assert found["nll"] == pytest.approx(sk.log_loss(labels, probs, labels=every))
+    assert found["confusion_matrix"] == sk.confusion_matrix(labels, predicted, labels=every).tolist()
+    table = sk.precision_recall_fscore_support(labels, predicted, labels=every, zero_division=0)
+    for i, name in enumerate(FER2013):
+        row = found["per_class"][name]
+        assert [row[key] for key in ("precision", "recall", "f1", "support")] == pytest.approx([c[i] for c in table])
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_calibration_error_is_that_of_a_loop_over_the_bins():
+    probs, labels = random_predictions()
+    confidence, correct = probs.max(1), probs.argmax(1) == labels
+    expected = 0.0
+    for low in range(15):
+        inside = (confidence > low / 15) & (confidence <= (low + 1) / 15)
+        if inside.any():
+            expected += inside.mean() * abs(confidence[inside].mean() - correct[inside].mean())
+    assert expected_calibration_error(probs, labels) == pytest.approx(expected)
+
+
+def test_calibration_by_hand():
+    # two pictures at 0.9, one right; two at 0.6, both right: (2 * |0.9 - 0.5| + 2 * |0.6 - 1|) / 4
+    probs = np.array([[0.9, 0.1], [0.9, 0.1], [0.6, 0.4], [0.6, 0.4]])
+    labels = np.array([0, 1, 0, 0])
+    assert expected_calibration_error(probs, labels) == pytest.approx(0.4)
+    confidence, accuracy, count = calibration_bins(probs, labels)
+    assert (count[8], count[13], count.sum()) == (2, 2, 4)  # 0.6 is the upper edge of bin 8
+    assert (confidence[13], accuracy[13]) == (pytest.approx(0.9), 0.5)
+
+
+def test_interval_of_2630_of_3589_is_the_one_by_hand():
+    # p = .732795, z^2 / n = .00107037: centre .732545, half width .014471
+    low, high = wilson_interval(2630, 3589)
+    assert (low, high) == (pytest.approx(0.718071, abs=2e-5), pytest.approx(0.747018, abs=2e-5))
+
+
+@pytest.mark.parametrize(("successes", "trials"), [(0, 20), (20, 20), (1, 1)])
+def test_interval_stays_within_nought_and_one_and_holds_the_share(successes, trials):
+    low, high = wilson_interval(successes, trials)
+    assert 0 <= low <= successes / trials <= high <= 1
+    assert high - low > 0.1
+
+
+def test_mistakes_come_most_confident_first():
+    probs = np.array([[0.9, 0.1], [0.2, 0.8], [0.4, 0.6], [0.7, 0.3]])
+    labels = np.array([1, 1, 0, 1])
+    assert most_confident_mistakes(probs, labels, 5).tolist() == [0, 3, 2]
+    assert most_confident_mistakes(probs, labels, 1).tolist() == [0]
+
+
+def test_paired_test_by_hand():
+    # 8 images only a has right, 2 only b: P(X <= 2 or X >= 8) of Binomial(10, 1/2) = 2 * 56 / 1024
+    a = np.array([True] * 8 + [False] * 2 + [True] * 10)
+    b = np.array([False] * 8 + [True] * 2 + [True] * 10)
+    found = paired_test(a, b)
+    assert (found["only_a"], found["only_b"]) == (8, 2)
+    assert found["p_value"] == pytest.approx(112 / 1024)
+    assert found["difference"] == pytest.approx(0.3)
+    low, high = found["difference_ci95"]
+    # the paired differences are +1 (8), -1 (2), 0 (10): their standard deviation over the root of 20
+    half = 1.959964 * np.std([1] * 8 + [-1] * 2 + [0] * 10) / np.sqrt(20)
+    assert (low, high) == (pytest.approx(0.3 - half, abs=1e-6), pytest.approx(0.3 + half, abs=1e-6))
+    assert paired_test(a, a)["p_value"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("probs", "labels", "message"),
+    [
+        (np.empty((0, 7)), np.empty(0, int), "no predictions"),
+        (certain([0, 1], 6), np.array([0, 1]), "probs are (2, 6)"),
+        (np.full((2, 7), 0.2), np.array([0, 1]), "no distributions, the first is row 0"),
+        (np.full((2, 7), np.nan), np.array([0, 1]), "2 rows of probs are no distributions"),
+        (certain([0, 1]), np.array([0, 7]), "label 7 of row 1 is none of the 7 classes"),
+        (certain([0, 1]), np.array([-1, 2]), "label -1 of row 0"),
+    ],
+)
+def test_what_are_no_predictions_is_refused_by_name(probs, labels, message):
+    with pytest.raises(ValueError) as error:
+        classification_metrics(probs, labels, FER2013)
+    assert message in str(error.value)
