@@ -1,0 +1,161 @@
+"""How fast the parts of a run are: the bare step, the whole loop, evaluation.
+
+`step` is forward, backward and update on one batch that lies on the device, without augmentation; `loop_resident` and
+`loop_stream` are the run itself, augmentation and data included, by its own record; `evaluate` goes over a split.
+"""
+
+import io
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from affect_jax.config import validate
+from affect_jax.data.pipeline import InMemorySplit
+from affect_jax.train import builders, workdir
+from affect_jax.train.classification import predict_split
+from affect_jax.train.loop import train_and_evaluate
+from affect_jax.train.mesh import data_mesh, replicated, split_over_devices, to_devices
+from affect_jax.train.state import create_state, init_variables, make_apply
+from affect_jax.train.steps import make_train_step
+
+Work = Callable[[], None]
+"""Does its work once and returns when it is done."""
+
+
+def seconds_in_turn(works: dict[str, Work], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each work, one call a round, all of them in turn in every round; a first call of each is not timed."""
+    seconds = {name: [] for name in works}
+    for work in works.values():
+        work()
+    for _ in range(rounds):
+        for name, work in works.items():
+            start = time.perf_counter()
+            work()
+            seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def row(work: str, implementation: str, images: int, seconds: list[float], flop: float, peak: float) -> dict:
+    """A row of the table: the median over calls that each took `images` images of `flop` operations."""
+    median = statistics.median(seconds)
+    return {
+        "work": work,
+        "implementation": implementation,
+        "images_per_second": images / median,
+        "images_per_second_best": images / min(seconds),
+        "ms": 1000 * median,
+        "flop_per_second": images * flop / median,
+        "share_of_peak": images * flop / median / peak,
+    }
+
+
+def step_work(config: ConfigDict, updates: int) -> Work:
+    """`updates` updates of the config's network on a batch of noise on the devices, augmentation and mixup off."""
+    config = ConfigDict(config.to_dict())
+    config.augment, config.mixup_alpha = {}, 0.0
+    mesh = data_mesh()
+    split = builders.build_split(config, "train")
+    num_classes = len(split.class_names)
+    model = builders.build_network(config, num_classes)
+    apply = make_apply(model)
+    tx = builders.build_optimizer(config, builders.build_schedule(config, len(split)))
+    variables = init_variables(model, jax.random.key(0), split.image_shape)
+    state = jax.device_put(create_state(variables, tx, config.ema_decay > 0), replicated(mesh))
+    loss_fn = builders.build_loss_fn(config, apply, num_classes)
+    train_step = make_train_step(loss_fn, tx, jax.random.key(1), config.accumulate_steps, config.ema_decay)
+    batch = to_devices(noise_batch(config.batch_size, split.image_shape, num_classes), split_over_devices(mesh))
+    compiled = jax.jit(train_step, donate_argnums=0).lower(state, batch).compile()
+
+    def work() -> None:
+        nonlocal state
+        for _ in range(updates):
+            state, sums = compiled(state, batch)
+        jax.block_until_ready(sums)
+
+    return work
+
+
+def noise_batch(batch_size: int, image_shape: tuple[int, int, int], num_classes: int) -> dict[str, np.ndarray]:
+    """A batch as the pipeline gives it, of noise."""
+    rng = np.random.default_rng(0)
+    votes = rng.dirichlet(np.ones(num_classes), batch_size).astype(np.float32)
+    return {
+        "image": rng.integers(0, 256, (batch_size, *image_shape), np.uint8),
+        "label": votes.argmax(-1).astype(np.int32),
+        "votes": votes,
+    }
+
+
+def evaluate_work(config: ConfigDict, batches: int) -> tuple[Work, int]:
+    """Probabilities of the first `batches` evaluation batches of val; and how many images those are."""
+    mesh = data_mesh()
+    split = InMemorySplit(builders.build_split(config, "val"), "val")
+    split.arrays = {key: array[: batches * config.eval_batch_size] for key, array in split.arrays.items()}
+    model = builders.build_network(config, len(split.class_names))
+    variables = jax.device_put(init_variables(model, jax.random.key(0), split.image_shape), replicated(mesh))
+    predict = builders.build_predict(config, make_apply(model), mesh)
+    return lambda: predict_split(predict, variables, split, config.eval_batch_size, mesh), len(split)
+
+
+def loop_seconds(config: ConfigDict, data_input: str, windows: int, steps_a_window: int) -> list[float]:
+    """Seconds of each window of `steps_a_window` updates of a real run with this config, from the record it leaves."""
+    config = ConfigDict(config.to_dict())
+    num_examples = len(builders.build_split(config, "train"))
+    config.data.input = data_input
+    if data_input == "resident":
+        config.data.num_workers = 0
+    config.log_every_steps = steps_a_window
+    config.total_epochs = (windows + 1) * steps_a_window * config.batch_size / num_examples
+    config.eval_every_epochs = config.total_epochs
+    config.optim.warmup_epochs = 0.0
+    validate(config)
+    with tempfile.TemporaryDirectory() as folder, redirect_stdout(io.StringIO()):
+        train_and_evaluate(config, Path(folder) / "run")
+        history = workdir.load_history(workdir.Workdir(Path(folder) / "run"))
+    at = [record["seconds"] for record in history if "train/loss" in record]
+    return list(np.diff(at))
+
+
+def matmul_peak(dtype: jnp.dtype) -> float:
+    """FLOP/s of the best of ten large matrix products on one device, times the devices: what XLA reaches here."""
+    n = 2048 if jax.default_backend() == "cpu" else 8192
+    x = jnp.ones((n, n), dtype)
+    product = jax.jit(lambda x: x @ x)
+    seconds = seconds_in_turn({"product": lambda: jax.block_until_ready(product(x))}, rounds=10)["product"]
+    return 2 * n**3 / min(seconds) * jax.device_count()
+
+
+def forward_flop(config: ConfigDict) -> float:
+    """Operations that one image takes forward: two for each multiplication of convolutions and matrix products."""
+    split = builders.build_split(config, "train")
+    model = builders.build_network(config, len(split.class_names))
+    variables = jax.eval_shape(lambda: init_variables(model, jax.random.key(0), split.image_shape))
+    images = jax.ShapeDtypeStruct((1, *split.image_shape), jnp.float32)
+    return _flop(jax.make_jaxpr(lambda variables, x: make_apply(model)(variables, x, False))(variables, images).jaxpr)
+
+
+def _flop(jaxpr) -> float:
+    total = 0.0
+    for equation in jaxpr.eqns:
+        name, params = equation.primitive.name, equation.params
+        if name == "conv_general_dilated":
+            kernel = equation.invars[1].aval.shape
+            features = kernel[params["dimension_numbers"].rhs_spec[0]]
+            total += 2 * equation.outvars[0].aval.size * np.prod(kernel) / features
+        elif name == "dot_general":
+            contracted = [equation.invars[0].aval.shape[axis] for axis in params["dimension_numbers"][0][0]]
+            total += 2 * equation.outvars[0].aval.size * np.prod(contracted)
+        elif name == "cond":  # of a convolution's forms, the last: XLA's own
+            total += _flop(params["branches"][-1].jaxpr)
+        else:
+            inner = params.get("jaxpr", params.get("call_jaxpr"))
+            total += _flop(getattr(inner, "jaxpr", inner)) if inner is not None else 0.0
+    return total

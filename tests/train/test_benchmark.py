@@ -1,0 +1,49 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+
+from affect_jax.models import build_model
+from affect_jax.train import torch_twin
+from affect_jax.train.benchmark import forward_flop
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_flop_of_vgg_are_those_counted_by_hand(tiny_config):
+    tiny_config.model = {"name": "vgg_fer", "widths": (4, 8), "convs_per_block": 2, "dense": (16,), "dropout": 0.5}
+    convolutions = 9 * (48 * 48 * (1 * 4 + 4 * 4) + 24 * 24 * (4 * 8 + 8 * 8))
+    dense = 12 * 12 * 8 * 16 + 16 * 7
+    assert forward_flop(tiny_config) == 2 * (convolutions + dense)
+
+
+def test_torch_twin_has_the_parameters_of_vgg():
+    pytest.importorskip("torch")
+    options = {"widths": (4, 8), "convs_per_block": 2, "dense": (16, 8)}
+    ours = jax.eval_shape(
+        lambda: build_model("vgg_fer", num_classes=7, **options).init(
+            jax.random.key(0), jax.numpy.zeros((1, 50, 35, 1)), False
+        )
+    )["params"]
+    theirs = torch_twin.vgg_fer((50, 35, 1), 7, **options)
+    sizes = sorted(leaf.size for leaf in jax.tree.leaves(ours))
+    assert sizes == sorted(parameter.numel() for parameter in theirs.parameters())
+
+
+def test_one_command_writes_a_row_for_each_work(tmp_path):
+    command = [sys.executable, "scripts/benchmark.py", "--config=configs/fer_vgg.py:demo", "--rounds=2"]
+    command += ["--config.model.widths=(4,4,4,4)", "--config.model.dense=(8,)", "--config.batch_size=16"]
+    command += ["--config.eval_batch_size=16", f"--out={tmp_path / 'rows.json'}"]
+    examples = "--config.data.options.num_examples"
+    command += [f"{examples}.train=400", f"{examples}.val=40", f"{examples}.test=40"]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    rows = json.loads((tmp_path / "rows.json").read_text())
+    works = [(row["work"], row["implementation"]) for row in rows]
+    assert works == [(w, "affect_jax") for w in ("step", "evaluate", "loop_resident", "loop_stream")]
+    for row in rows:
+        assert 0 < row["images_per_second"] <= row["images_per_second_best"]
+        assert row["flop_per_second"] > 0
+        assert 0 < row["share_of_peak"] < 1
