@@ -1,8 +1,8 @@
 """Drawn faces: an endless, deterministic source of labelled pictures for demos and tests, drawn at any size.
 
-A face is drawn from parameters: who (Identity), which muscles move (Actions, after Ekman and Friesen's action units), how
-it is held and lit (View). Lengths are in units of half the head's height: x to the right, y down, the head's centre at 0,
-its top at -1 and its chin at 1. Tones are gray values from 0 to 255.
+A face is drawn from parameters: who (Identity), which muscles move (Actions, after Ekman and Friesen's action units),
+how it is held and lit (View). Lengths are in units of half the head's height: x to the right, y down, the head's centre
+at 0, its top at -1 and its chin at 1. Tones are gray values from 0 to 255.
 """
 
 from dataclasses import dataclass, fields
@@ -106,22 +106,20 @@ def face_parameters(rng: np.random.Generator, expression: str) -> FaceParameters
 
 
 def random_actions(rng: np.random.Generator, expression: str) -> Actions:
-    """The expression's prototype at 65 to 115 %, each movement a little off, and small movements that mean nothing."""
-    strength = rng.uniform(0.65, 1.15)
-    prototype = EXPRESSIONS[expression]
+    """The expression's prototype at 75 to 120 %, each movement a little off, and small movements that mean nothing."""
+    strength = rng.uniform(0.75, 1.2)
+    wanted = {field.name: getattr(EXPRESSIONS[expression], field.name) for field in fields(Actions)}
     return Actions(
         **{
-            field.name: max(
-                0.0, strength * getattr(prototype, field.name) * rng.uniform(0.8, 1.2) + rng.normal(0, 0.03)
-            )
-            for field in fields(Actions)
+            name: max(0.0, strength * goal * rng.uniform(0.8, 1.2) + rng.normal(0, 0.02))
+            for name, goal in wanted.items()
         }
     )
 
 
 def random_identity(rng: np.random.Generator) -> Identity:
     """A random person."""
-    skin = rng.uniform(60, 225)
+    skin = rng.uniform(80, 225)
     hair = rng.uniform(10, 200) if rng.random() < 0.4 else rng.uniform(10, 70)
     return Identity(
         head_width=rng.uniform(0.66, 0.86),
@@ -154,19 +152,19 @@ def random_view(rng: np.random.Generator) -> View:
         side = rng.choice((-1.0, 1.0))
         cover = (side * rng.uniform(0.55, 0.8), *(rng.uniform(low, high) for low, high in COVER_RANGES))
     return View(
-        centre=(0.5 + rng.normal(0, 0.045), 0.5 + rng.normal(0, 0.045)),
-        scale=rng.uniform(0.36, 0.5),
-        roll=rng.normal(0, 0.16),
-        yaw=rng.uniform(-0.9, 0.9),
-        pitch=rng.uniform(-0.8, 0.8),
+        centre=(0.5 + rng.normal(0, 0.04), 0.5 + rng.normal(0, 0.04)),
+        scale=rng.uniform(0.4, 0.52),
+        roll=rng.normal(0, 0.13),
+        yaw=rng.uniform(-0.8, 0.8),
+        pitch=rng.uniform(-0.7, 0.7),
         background=tuple(rng.uniform(0, 255, 2)),
         clutter=clutter,
-        light=tuple(rng.uniform(-0.45, 0.45, 2)),
-        gain=rng.uniform(0.55, 1.15),
+        light=tuple(rng.uniform(-0.35, 0.35, 2)),
+        gain=rng.uniform(0.65, 1.15),
         offset=rng.uniform(-20, 30),
         cover=cover,
-        blur=rng.uniform(0.0, 0.012),
-        noise=rng.uniform(1.0, 8.0),
+        blur=rng.uniform(0.0, 0.01),
+        noise=rng.uniform(1.0, 5.0),
         noise_seed=int(rng.integers(2**31)),
     )
 
@@ -266,10 +264,10 @@ def draw_background(canvas: Canvas, view: View) -> None:
     first, last = view.background
     canvas.pixels[:] = np.linspace(first, last, canvas.size).astype(np.uint8)[:, None]
     for x, y, size, tone in view.clutter:
-        centre = (round(x * canvas.size), round(y * canvas.size))
-        cv2.ellipse(
-            canvas.pixels, centre, (round(size * canvas.size), round(size * canvas.size / 2)), 40, 0, 360, tone, -1
+        centre, radii = (
+            (round(along * canvas.size), round(across * canvas.size)) for along, across in ((x, y), (size, size / 2))
         )
+        cv2.ellipse(canvas.pixels, centre, radii, 40, 0, 360, tone, -1)
 
 
 def head_outline(identity: Identity) -> np.ndarray:
@@ -350,7 +348,7 @@ def draw_nose(canvas: Canvas, identity: Identity, actions: Actions) -> None:
 
 
 def draw_mouth(canvas: Canvas, identity: Identity, actions: Actions) -> None:
-    """Lips between two corners, which pull, depress and stretch; an opening where the jaw drops or the lip is raised."""
+    """Lips between two corners, which pull, depress and stretch; an opening where the jaw drops or the lip rises."""
     width = identity.mouth_width * (
         1 + 0.35 * actions.corner_pull + 0.4 * actions.lip_stretch - 0.12 * actions.lip_press - 0.25 * actions.jaw_drop
     )

@@ -60,7 +60,7 @@ def train_and_evaluate(config: ConfigDict, path: str | Path) -> dict[str, float]
     state = jax.device_put(create_state(variables, tx, config.ema_decay > 0), replicated(mesh))
 
     total_steps = epochs_to_steps(config.total_epochs, len(train_split), config.batch_size)
-    eval_every = epochs_to_steps(config.eval_every_epochs, len(train_split), config.batch_size)
+    eval_steps = evaluation_steps(config, len(train_split), total_steps)
     steps_per_epoch = len(train_split) / config.batch_size
     updates_at_once = config.steps_per_dispatch or (1 if jax.default_backend() == "cpu" else 32)
     predict = builders.build_predict(config, make_apply(model), mesh)
@@ -141,7 +141,7 @@ def train_and_evaluate(config: ConfigDict, path: str | Path) -> dict[str, float]
             count = min(
                 updates_at_once,
                 next_multiple(step, config.log_every_steps) - step,
-                next_multiple(step, eval_every) - step,
+                min(later for later in eval_steps if later > step) - step,
                 thaw_step - step if step < thaw_step else total_steps,
                 total_steps - step,
             )
@@ -161,7 +161,7 @@ def train_and_evaluate(config: ConfigDict, path: str | Path) -> dict[str, float]
                 overdue = []
             if step % config.log_every_steps == 0:
                 waiting, overdue = [], waiting
-            evaluating = step % eval_every == 0 or step == total_steps
+            evaluating = step in eval_steps
             if not evaluating and stop.signal is None:
                 continue
             if overdue or waiting:
@@ -202,6 +202,16 @@ def is_resident(config: ConfigDict, split) -> bool:
     """Whether the split lives on the device: as the config says, or where it is small enough."""
     fits = pipeline.size_in_bytes(split) <= config.data.resident_limit_gib * 2**30
     return config.data.input == "resident" or (config.data.input == "auto" and fits)
+
+
+def evaluation_steps(config: ConfigDict, num_examples: int, total_steps: int) -> set[int]:
+    """The updates behind which val is evaluated: those nearest to each eval_every_epochs, and the last."""
+    evaluations = int(config.total_epochs / config.eval_every_epochs)
+    nearest = (
+        epochs_to_steps(i * config.eval_every_epochs, num_examples, config.batch_size)
+        for i in range(1, evaluations + 1)
+    )
+    return {min(step, total_steps) for step in nearest} | {total_steps}
 
 
 def next_multiple(step: int, every: int) -> int:

@@ -1,0 +1,77 @@
+import pickle
+
+import cv2
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from affect_jax.data import open_split
+from affect_jax.data.drawn_faces import DrawnFaces, face_parameters, head_mask, render_face
+from affect_jax.labels import FER2013
+
+
+def test_example_is_its_index_whatever_the_order_the_object_or_a_copy():
+    faces = DrawnFaces("train", 100)
+    whole = faces.read(np.arange(20))
+    order = np.random.default_rng(0).permutation(20)
+    for other in (faces, DrawnFaces("train", 100), DrawnFaces("train", 5000), pickle.loads(pickle.dumps(faces))):
+        shuffled = other.read(order)
+        np.testing.assert_array_equal(shuffled["image"], whole["image"][order])
+        np.testing.assert_array_equal(shuffled["label"], whole["label"][order])
+
+
+def test_no_two_splits_or_seeds_share_a_face():
+    sources = [DrawnFaces(split, 50, seed) for split in ("train", "val", "test") for seed in (0, 1)]
+    images = np.concatenate([source.read(np.arange(50))["image"] for source in sources])
+    assert len({image.tobytes() for image in images}) == len(images) == 300
+
+
+def test_split_is_what_the_pipelines_read_and_its_labels_are_balanced():
+    split = open_split("drawn_faces", "val", "unused", num_examples={"train": 5, "val": 70})
+    batch = split.read(np.arange(len(split)))
+    assert (batch["image"].shape, batch["image"].dtype) == ((70, 48, 48, 1), np.uint8)
+    assert split.image_shape == (48, 48, 1)
+    np.testing.assert_array_equal(np.bincount(batch["label"]), [10] * 7)
+    assert split.class_names == FER2013
+
+
+@pytest.mark.parametrize("expression", FER2013)
+def test_drawing_is_the_same_at_any_size(expression):
+    parameters = face_parameters(np.random.default_rng(3), expression)
+    small = render_face(parameters, 48).astype(float)
+    for size in (96, 192):
+        large = cv2.resize(render_face(parameters, size), (48, 48), interpolation=cv2.INTER_AREA)
+        # what differs is noise, drawn anew for each pixel of either, and the width of hairlines
+        assert np.abs(large - small).mean() < 8
+
+
+def test_mask_covers_the_head_and_nothing_far_from_it():
+    for seed in range(10):
+        parameters = face_parameters(np.random.default_rng(seed), "happy")
+        view, mask = parameters.view, head_mask(parameters, 100) > 127
+        ys, xs = np.nonzero(mask)
+        centre = 100 * np.array(view.centre)
+        assert mask[round(centre[1]), round(centre[0])]
+        half = 100 * view.scale
+        assert np.hypot(xs - centre[0], ys - centre[1]).max() <= half + 1
+        # an ellipse as high as that, two thirds to all as wide, narrower at the chin, cut by the picture's border
+        assert 0.5 * np.pi * 0.6 * half**2 < mask.sum() < np.pi * 0.9 * half**2
+
+
+def test_logistic_regression_on_pixels_stays_under_sixty_percent():
+    train, val = DrawnFaces("train", 2500).read(np.arange(2500)), DrawnFaces("val", 1000).read(np.arange(1000))
+    linear = make_pipeline(StandardScaler(), LogisticRegression(C=1e-3, max_iter=200))
+    linear.fit(train["image"].reshape(2500, -1), train["label"])
+    accuracy = linear.score(val["image"].reshape(1000, -1), val["label"])
+    assert 0.2 < accuracy < 0.6  # the demo's test shows VGG-FER above 95 %
+
+
+def test_what_cannot_be_drawn_is_refused():
+    with pytest.raises(ValueError, match="unknown split 'validation'; known are train, val, test"):
+        DrawnFaces("validation", 10)
+    with pytest.raises(ValueError, match="drawn faces are square"):
+        DrawnFaces("val", 10, image_size=(48, 64))
+    with pytest.raises(IndexError, match="index 10 of 10"):
+        DrawnFaces("val", 10).read(np.array([10]))
