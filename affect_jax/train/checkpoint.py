@@ -81,17 +81,22 @@ class Checkpoints:
     @property
     def best(self) -> int | None:
         """Step of the best checkpoint among those with metrics; the later one of equals, as kept."""
-        scores = {}
-        for step in sorted(self._manager.all_steps(), reverse=True):
-            metrics = self._manager.metrics(step)
-            if metrics:
-                scores[step] = metrics[self._metric] * (1 if self._mode == "max" else -1)
-        return max(scores, key=scores.get) if scores else None
+        metrics = {step: self._manager.metrics(step) for step in sorted(self._manager.all_steps(), reverse=True)}
+        scores = {step: self._score(found) for step, found in metrics.items() if found}
+        return max(scores, key=scores.get, default=None)
+
+    def is_best(self, metrics: dict) -> bool:
+        """Whether these metrics are at least as good as those of every checkpoint there."""
+        self._manager.wait_until_finished()
+        return self.best is None or self._score(metrics) >= self._score(self._manager.metrics(self.best))
 
     def close(self) -> None:
         """Wait for the last save and end."""
         self._manager.wait_until_finished()
         self._manager.close()
+
+    def _score(self, metrics: dict) -> float:
+        return metrics[self._metric] * (1 if self._mode == "max" else -1)
 
 
 def check_fit(wanted, found, where: str) -> None:

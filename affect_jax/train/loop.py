@@ -135,7 +135,6 @@ def train_and_evaluate(config: ConfigDict, path: str | Path) -> dict[str, float]
 
     waiting: list[Dispatch] = []  # not reported yet
     overdue: list[Dispatch] = []  # to be reported once the next call is under way, so that the device never waits
-    best = None
     with stop_request() as stop:
         while step < total_steps:
             count = min(
@@ -171,10 +170,8 @@ def train_and_evaluate(config: ConfigDict, path: str | Path) -> dict[str, float]
                 metrics = evaluate() if evaluating else None
                 if metrics:
                     write(step, {**metrics, "seconds": clock.total})
+                    progress.eval_line(step, metrics, checkpoints.is_best(metrics))
                 checkpoints.save(step, state, iterator, clock.total, metrics)
-                if metrics:
-                    best, previous = checkpoints.best, best
-                    progress.eval_line(step, metrics, best != previous)
             if stop.signal is not None:
                 break
     checkpoints.close()
