@@ -45,7 +45,7 @@ def get_config(arg=""):
 
 
 def two_cores(config):
-    """What fits into an hour of two CPU cores: one convolution a block, fewer channels and passes, milder regularizers."""
+    """What fits into an hour of two CPU cores: half the layers, fewer channels and passes, milder regularizers."""
     config.dtype = "float32"
     config.model.widths = (48, 96, 192, 384)
     config.model.convs_per_block = 1

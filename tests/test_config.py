@@ -6,7 +6,8 @@ import pytest
 from ml_collections import ConfigDict
 
 from affect_jax.config import classification_config, epochs_to_steps, validate
-from affect_jax.train.loop import train_and_evaluate
+from affect_jax.data import open_split
+from affect_jax.train.loop import is_resident, train_and_evaluate
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 VARIANTS = ["fer_vgg.py", "fer_vgg.py:demo", "fer_vgg_best.py", "fer_vgg_best.py:two_cores"]
@@ -48,34 +49,51 @@ def test_unknown_argument_is_refused():
         load("fer_vgg.py:nonsense")
 
 
+def leaves(config: ConfigDict, prefix: str = "") -> set[str]:
+    """Dotted names of a config's fields; what stands in "options" and "model" is its reader's own."""
+    names = set()
+    for name, value in config.items():
+        nested = isinstance(value, ConfigDict) and name not in ("options", "model")
+        names |= leaves(value, f"{prefix}{name}.") if nested else {prefix + name}
+    return names
+
+
 def test_every_field_is_read_by_code_that_runs(tiny_config, tmp_path, monkeypatch):
-    """A field that nothing reads is a knob that does nothing."""
-    read = set()
-    names = {id(tiny_config): ""}
-    for name, value in tiny_config.items():
-        if isinstance(value, ConfigDict):
-            names[id(value)] = f"{name}."
-    getitem = ConfigDict.__getitem__
+    """A field that nothing reads is a knob that does nothing. A fresh run and a streamed one from its weights."""
+    streamed = tiny_config.copy_and_resolve_references()
+    streamed.data.input, streamed.data.num_workers = "stream", 1
+    streamed.init_from = str(tmp_path / "fresh")
+    fields, read, getitem = leaves(tiny_config), set(), ConfigDict.__getitem__
 
-    def record(self, key):
-        frame = sys._getframe(1)
-        while "ml_collections" in frame.f_code.co_filename:
-            frame = frame.f_back
-        # validate reads fields to check them, claim to write them down: neither acts on them
-        if id(self) in names and frame.f_code.co_name not in ("validate", "claim", "first_screen"):
-            read.add(names[id(self)] + key)
-        return getitem(self, key)
+    def recorder(names: dict[int, str]):
+        def record(self, key):
+            frame = sys._getframe(1)
+            while "ml_collections" in frame.f_code.co_filename:
+                frame = frame.f_back
+            # validate reads fields to check them, claim to write them down: neither acts on them
+            if id(self) in names and frame.f_code.co_name not in ("validate", "claim", "first_screen"):
+                read.add(names[id(self)] + key)
+            return getitem(self, key)
 
-    monkeypatch.setattr(ConfigDict, "__getitem__", record)
-    train_and_evaluate(tiny_config, tmp_path)
-    monkeypatch.undo()
-    fields = {
-        prefix + key
-        for config, prefix in [(tiny_config, "")]
-        + [(tiny_config[n], f"{n}.") for n in tiny_config if f"{n}." in names.values()]
-        for key in config
-    }
+        return record
+
+    for config, folder in ((tiny_config, "fresh"), (streamed, "streamed")):
+        names = {id(config): ""} | {id(v): f"{k}." for k, v in config.items() if isinstance(v, ConfigDict)}
+        with monkeypatch.context() as patch:
+            patch.setattr(ConfigDict, "__getitem__", recorder(names))
+            train_and_evaluate(config, tmp_path / folder)
     assert fields - read == set()
+
+
+def test_input_is_resident_where_the_config_says_so_or_the_split_fits(tiny_config):
+    split = open_split("drawn_faces", "train", "", num_examples=500_000)  # 1.07 GiB
+    assert is_resident(tiny_config, split)
+    tiny_config.data.resident_limit_gib = 1.0
+    assert not is_resident(tiny_config, split)
+    tiny_config.data.input = "resident"
+    assert is_resident(tiny_config, split)
+    tiny_config.data.input = "stream"
+    assert not is_resident(tiny_config, split)
 
 
 @pytest.mark.parametrize(
