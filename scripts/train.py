@@ -17,10 +17,15 @@ WORKDIR = flags.DEFINE_string(
 )
 
 
+def config_argument() -> str:
+    """What stands behind the colon of --config."""
+    return config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[2]
+
+
 def default_workdir() -> Path:
     """runs/NAME for configs/NAME.py, runs/NAME_demo for configs/NAME.py:demo."""
-    file, _, argument = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
-    return Path("runs") / "_".join(filter(None, [Path(file).stem, argument]))
+    file = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0]
+    return Path("runs") / "_".join(filter(None, [Path(file).stem, config_argument()]))
 
 
 def main(argv):
@@ -36,6 +41,12 @@ def main(argv):
     enable_compilation_cache()
     try:
         train_and_evaluate(CONFIG.value, WORKDIR.value or default_workdir())
+        if config_argument() == "demo":
+            print(
+                "The same on FER2013:\n"
+                "  python scripts/prepare_data.py fer2013 --source=PATH/fer2013.csv"
+                " && python scripts/train.py --config=configs/fer_vgg.py"
+            )
     except Interrupted as stopped:
         print(stopped, flush=True)
         sys.exit(128 + stopped.signal)

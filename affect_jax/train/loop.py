@@ -45,8 +45,6 @@ def train_and_evaluate(config: ConfigDict, path: str | Path) -> dict[str, float]
     say = print_now if jax.process_index() == 0 else lambda line: None
 
     train_split, val_split = (builders.build_split(config, name) for name in ("train", "val"))
-    run = workdir.Workdir(path)
-    workdir.claim(run, config)
     num_classes = len(train_split.class_names)
     resident = is_resident(config, train_split)
     val_split = pipeline.InMemorySplit(val_split, "val")
@@ -90,6 +88,8 @@ def train_and_evaluate(config: ConfigDict, path: str | Path) -> dict[str, float]
             jax.process_count(),
         )
 
+    run = workdir.Workdir(path)
+    workdir.claim(run, config)  # nothing is written before all has been built
     checkpoints = builders.build_checkpoints(config, run)
     step, seconds = 0, 0.0
     if checkpoints.newest is not None:

@@ -1,0 +1,114 @@
+"""The scripts, run as a user runs them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SMALL = [
+    "--config.model.widths=(4,8)",
+    "--config.model.dense=(8,)",
+    "--config.data.options.num_examples.train=640",
+    "--config.data.options.num_examples.val=70",
+    "--config.data.options.num_examples.test=70",
+    "--config.log_every_steps=2",
+]
+SHORT = ["--config.total_epochs=1.0", "--config.optim.warmup_epochs=0.0"]
+DEMO = "--config=configs/fer_vgg.py:demo"
+
+
+def command(name: str, *arguments: str) -> list[str]:
+    return [sys.executable, f"scripts/{name}.py", *map(str, arguments)]
+
+
+def run(name: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        command(name, *arguments), cwd=ROOT, capture_output=True, text=True, env={**os.environ, **environment}
+    )
+
+
+@pytest.mark.slow
+def test_demo_teaches_vgg_fer_the_drawn_faces_and_says_what_is_next(tmp_path):
+    done = run("train", DEMO, f"--workdir={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    accuracy = json.loads((tmp_path / "metrics.json").read_text())["val"]["accuracy"]
+    assert accuracy > 0.95  # logistic regression stays under 60 %: test_drawn_faces.py
+    assert f"{tmp_path}/report.html" in done.stdout
+    assert "python scripts/train.py --config=configs/fer_vgg.py" in done.stdout
+    names = {path.name.split(".")[0] for path in tmp_path.iterdir()}
+    assert {"config", "metrics", "events", "checkpoints", "report", "figures", "predictions"} <= names
+
+
+def test_run_stopped_by_sigterm_is_saved_and_the_same_command_finishes_it(tmp_path):
+    arguments = (DEMO, f"--workdir={tmp_path}", *SMALL, "--config.total_epochs=60.0", "--config.eval_every_epochs=60.0")
+    with subprocess.Popen(command("train", *arguments), cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        for line in process.stdout:
+            if line.startswith("step "):
+                process.send_signal(signal.SIGTERM)
+                break
+        rest = process.stdout.read()
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "the same command goes on" in rest
+    (saved,) = [path.name for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit()]
+    assert 0 < int(saved) < 600
+    done = run("train", *arguments)
+    assert done.returncode == 0, done.stderr
+    assert f"going on behind update {saved}" in done.stdout
+    steps = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert steps == sorted(steps) and steps[-1] == 600
+
+
+def test_second_run_compiles_nothing_and_its_checkpoint_is_evaluated_with_and_without_tta(tmp_path):
+    cache = tmp_path / "cache"
+    entries = []
+    for folder in ("first", "second"):
+        done = run(
+            "train", DEMO, f"--workdir={tmp_path / folder}", *SMALL, *SHORT, JAX_COMPILATION_CACHE_DIR=str(cache)
+        )
+        assert done.returncode == 0, done.stderr
+        entries.append({path.name for path in cache.iterdir() if path.name.endswith("-cache")})
+    assert entries[0] == entries[1] != set()
+    for tta in ("none", "flip", "flip_shift"):
+        done = run("evaluate", f"--workdir={tmp_path / 'first'}", "--split=test", f"--tta={tta}")
+        assert done.returncode == 0, done.stderr
+        assert "95 % interval" in done.stdout and ("augmentation" in done.stdout) == (tta != "none")
+    metrics = json.loads((tmp_path / "first" / "metrics.json").read_text())
+    assert metrics.keys() == {"val", "test", "test_tta_flip", "test_tta_flip_shift"}
+    assert {metrics[name]["num_examples"] for name in metrics} == {70}
+    assert (tmp_path / "first" / "figures" / "test_tta_flip_confusion_matrix.png").exists()
+
+
+def test_sheet_of_augmentations_shows_each_picture_as_it_is_and_changed(tmp_path):
+    done = run("show_augmentations", DEMO, f"--out={tmp_path / 'sheet.png'}", "--pictures=3", "--draws=4")
+    assert done.returncode == 0, done.stderr
+    assert cv2.imread(str(tmp_path / "sheet.png")).shape == (3 * 50 * 2, 5 * 50 * 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("train", (), "which config? For example --config=configs/fer_vgg.py"),
+        (
+            "train",
+            ("--config=configs/fer_vgg.py", "--config.data.data_dir=/nowhere"),
+            "python scripts/prepare_data.py fer2013",
+        ),
+        ("train", (DEMO, "--config.optim.weight_decay=0.1"), "adam has none; use adamw"),
+        ("train", (DEMO, "--config.data.name=ferr"), "unknown data set 'ferr'; known are"),
+        ("train", (DEMO, "--config.model.name=vgg"), "unknown model 'vgg'; known are"),
+        ("evaluate", ("--workdir=/nowhere",), "/nowhere holds no run"),
+    ],
+)
+def test_wrong_use_is_told_in_words_without_a_traceback(tmp_path, name, arguments, message):
+    workdir = () if name == "evaluate" else (f"--workdir={tmp_path / 'run'}",)
+    done = run(name, *arguments, *workdir)
+    assert done.returncode != 0
+    assert message in done.stderr + done.stdout
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
