@@ -1,0 +1,98 @@
+"""Starting from weights, freezing by name, rates by name."""
+
+import json
+
+import jax
+import numpy as np
+import optax
+import pytest
+from safetensors.numpy import save_file
+
+from affect_jax.models import build_model
+from affect_jax.models.pretrained import named_weights
+from affect_jax.names import selects
+from affect_jax.train.classification import make_loss_fn
+from affect_jax.train.loop import train_and_evaluate
+from affect_jax.train.optim import make_optimizer
+from affect_jax.train.state import create_state, init_variables, make_apply
+from affect_jax.train.steps import make_train_step
+
+OPTIONS = {"num_classes": 7, "widths": (4, 8), "convs_per_block": 1, "dense": (16,)}
+
+
+def batch():
+    rng = np.random.default_rng(0)
+    return {"image": rng.integers(0, 256, (16, 16, 16, 1), np.uint8), "label": rng.integers(0, 7, 16).astype(np.int32)}
+
+
+def updated(frozen=None, multipliers=(), updates=3):
+    """(names before, after) of a small network's variables."""
+    model = build_model("vgg_fer", **OPTIONS)
+    variables = init_variables(model, jax.random.key(0), (16, 16, 1))
+    before = {name: np.array(value) for name, value in named_weights(variables).items()}
+    tx = make_optimizer("adamw", optax.constant_schedule(0.01), weight_decay=0.1, multipliers=multipliers)
+    loss_fn = make_loss_fn(make_apply(model, frozen), 7, (0.5,), (0.25,))
+    train_step = jax.jit(make_train_step(loss_fn, tx, jax.random.key(1), frozen=frozen))
+    state = create_state(variables, tx, with_ema=False)
+    for _ in range(updates):
+        state, _ = train_step(state, batch())
+    return before, named_weights({"params": state.params, "batch_stats": state.batch_stats})
+
+
+def test_frozen_parameters_and_statistics_stay_and_all_others_move():
+    frozen = selects(["block1.*"])
+    before, after = updated(frozen)
+    for name in before:
+        assert np.array_equal(before[name], after[name]) == frozen(name), name
+    assert any(name.endswith("mean") and frozen(name) for name in before)
+
+
+def test_rate_of_a_parameter_is_multiplied_by_the_first_factor_whose_regex_matches():
+    before, plain = updated(updates=1)
+    _, scaled = updated(multipliers=(("block1.*", 0.0), (".*", 0.5)), updates=1)
+    params = [name for name in before if not name.endswith(("mean", "var"))]
+    for name in params:
+        factor = 0.0 if name.startswith("block1") else 0.5
+        step = plain[name] - before[name]
+        np.testing.assert_allclose(scaled[name] - before[name], factor * step, rtol=1e-3, atol=2e-7, err_msg=name)
+
+
+def small(config):
+    config.total_epochs = config.eval_every_epochs = 0.32
+    config.optim.warmup_epochs = 0.0
+    config.optim.learning_rate = 1e-9  # the weights stay where they start, and so do the metrics
+    config.ema_decay = 0.0
+    return config
+
+
+def test_run_starts_from_another_runs_weights_and_a_head_of_other_size_is_excused_by_name(tiny_config, tmp_path):
+    train_and_evaluate(tiny_config, tmp_path / "first")
+    start = small(tiny_config.copy_and_resolve_references())
+    start.init_from = str(tmp_path / "first")
+    start.optim.freeze = (".*",)
+    again = train_and_evaluate(start, tmp_path / "second")
+    first = json.loads((tmp_path / "first" / "metrics.json").read_text())["val"]
+    assert again["val/loss"] == pytest.approx(first["nll"], rel=1e-5)
+
+    start.model.dense = (24,)
+    with pytest.raises(ValueError, match="misshapen: dense1/kernel"):
+        train_and_evaluate(start, tmp_path / "third")
+    start.init_excuse = ("dense1/.*", "logits/.*")
+    train_and_evaluate(start, tmp_path / "third")
+
+
+def test_imagenet_weights_need_their_own_preprocessing(tiny_config, tmp_path, shared_data):
+    config = small(tiny_config)
+    config.model = {"name": "mobilenet_v2"}
+    config.init_from = str(shared_data / "weights" / "mobilenet_v2_imagenet_features.safetensors")
+    config.init_excuse = ("classifier/.*",)
+    with pytest.raises(ValueError, match=r"config\.preprocess\.mean = \(0\.485, 0\.456, 0\.406\)"):
+        train_and_evaluate(config, tmp_path)
+    assert not (tmp_path / "config.json").exists()
+
+
+def test_file_that_is_no_network_of_ours_is_refused(tiny_config, tmp_path):
+    save_file({"something.else": np.zeros(3, np.float32)}, tmp_path / "weights.safetensors")
+    tiny_config.init_from = str(tmp_path / "weights.safetensors")
+    with pytest.raises(ValueError, match="not a naming that we know"):
+        train_and_evaluate(tiny_config, tmp_path / "run")
