@@ -10,7 +10,15 @@ from affect_jax.data import open_split
 from affect_jax.train.loop import is_resident, train_and_evaluate
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-VARIANTS = ["fer_vgg.py", "fer_vgg.py:demo", "fer_vgg_best.py", "fer_vgg_best.py:two_cores"]
+VARIANTS = [
+    "fer_vgg.py",
+    "fer_vgg.py:demo",
+    "fer_vgg_best.py",
+    "fer_vgg_best.py:two_cores",
+    "fer_mobilenet.py",
+    "fer_finetune.py",
+    "ferplus_vgg.py:majority",
+]
 
 
 def load(variant: str) -> ConfigDict:
@@ -27,8 +35,11 @@ def cut_to_two_updates(config: ConfigDict) -> None:
     config.data.options = {"num_examples": {"train": 8, "val": 8, "test": 8}}
     config.batch_size = config.eval_batch_size = 4
     config.total_epochs, config.optim.warmup_epochs = 1.0, 0.0
+    config.init_from, config.init_excuse = "", ()  # weights are not at hand everywhere
     if "widths" in config.model:
         config.model.widths = tuple(width // 8 for width in config.model.widths)
+    if config.model.name.startswith("mobilenet"):
+        config.model.width_multiplier = 0.25
 
 
 def test_every_config_file_is_among_the_variants():
