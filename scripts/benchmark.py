@@ -95,10 +95,10 @@ def main(argv):
         raise app.UsageError(f"what is {argv[1]!r}? Fields are set as --config.NAME=VALUE")
     if CONFIG.value is None:
         raise app.UsageError("which config? For example --config=configs/fer_vgg.py")
-    from affect_jax.train.mesh import enable_compilation_cache
+    from affect_jax.train.process import prepare_process
 
     logging.set_verbosity(logging.ERROR)
-    enable_compilation_cache()
+    prepare_process()
     try:
         rows = measure(CONFIG.value)
     except (ValueError, FileNotFoundError) as error:

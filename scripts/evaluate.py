@@ -23,11 +23,11 @@ def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"what is {argv[1]!r}?")
     from affect_jax.train.evaluation import evaluate_run
-    from affect_jax.train.mesh import enable_compilation_cache
+    from affect_jax.train.process import prepare_process
     from affect_jax.train.workdir import Workdir
 
     logging.set_verbosity(logging.ERROR)
-    enable_compilation_cache()
+    prepare_process()
     try:
         metrics = evaluate_run(WORKDIR.value, SPLIT.value, TTA.value)
     except (ValueError, FileNotFoundError) as error:

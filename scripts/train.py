@@ -34,11 +34,11 @@ def main(argv):
     if CONFIG.value is None:
         raise app.UsageError("which config? For example --config=configs/fer_vgg.py")
     from affect_jax.train.loop import train_and_evaluate
-    from affect_jax.train.mesh import enable_compilation_cache
+    from affect_jax.train.process import prepare_process
     from affect_jax.train.signals import Interrupted
 
     logging.set_verbosity(logging.ERROR)  # orbax tells of every file
-    enable_compilation_cache()
+    prepare_process()
     try:
         train_and_evaluate(CONFIG.value, WORKDIR.value or default_workdir())
         if config_argument() == "demo":

@@ -8,6 +8,7 @@ import pytest
 from absl import flags
 
 from affect_jax.config import classification_config
+from affect_jax.train.process import prepare_process
 
 ROOT = Path(__file__).parents[1]
 CACHE = ROOT / ".pytest_cache" / "xla"
@@ -15,7 +16,7 @@ SHARED_DATA = ROOT.parent / "shared" / "data"
 
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)  # for the scripts that tests start
 jax.config.update("jax_compilation_cache_dir", str(CACHE))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+prepare_process()
 if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()  # grain's workers read flags, which absl's app would have parsed
 

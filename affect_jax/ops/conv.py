@@ -1,8 +1,8 @@
 """Two-dimensional convolutions, NHWC, in the form that is fastest on the device at hand.
 
-On GPU and TPU every convolution is XLA's own. On CPU XLA is slow at some of them, and these take other forms, equal in
-value and gradient: 1x1 as a matrix product; depthwise as shifted multiplications; the weight gradient of dense kernels
-at stride 1, and with few channels the convolution itself, as matrix products over a few images at a time.
+On GPU and TPU every convolution is XLA's own. On CPU some take other forms, equal in value and gradient to rounding:
+1x1 as a matrix product; depthwise, where XLA's own is hopeless, as shifted multiplications; 3x3 at stride 1 with many
+channels as 16 products of tiles in place of 36 (Winograd's F(2x2, 3x3): Lavin and Gray 2015, arXiv:1509.09308, 4.1).
 Shapes: B batch, H W input, h w output, C channels in, F channels out, kh kw kernel.
 """
 
@@ -16,10 +16,15 @@ from jax import lax
 Padding = str | Sequence[tuple[int, int]]
 
 DIMENSION_NUMBERS = ("NHWC", "HWIO", "NHWC")
-# What the matrix products of a few images read should stay in the processor's cache.
-CHUNK_BYTES = 8 * 2**20
-# Up to here XLA's convolution on CPU spends more on gathering the pixels than on multiplying them.
-FEW_CHANNELS = 64
+# From here on, in and out, the products that the tiles save cost more than their sums.
+MANY_CHANNELS = 64
+
+# Lavin and Gray, equation 8: a tile of 4x4 pixels and a kernel of 3x3 give 2x2 outputs A'[(G k G') * (B' x B)]A.
+TILE_OF_INPUT = ((1.0, 0.0, -1.0, 0.0), (0.0, 1.0, 1.0, 0.0), (0.0, -1.0, 1.0, 0.0), (0.0, 1.0, 0.0, -1.0))
+TILE_OF_KERNEL = ((1.0, 0.0, 0.0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0.0, 0.0, 1.0))
+OUTPUT_OF_TILE = ((1.0, 1.0, 1.0, 0.0), (0.0, 1.0, -1.0, -1.0))
+TILE_OF_OUTPUT = tuple(zip(*OUTPUT_OF_TILE, strict=True))
+KERNEL_OF_TILE = tuple(zip(*TILE_OF_KERNEL, strict=True))
 
 
 def conv2d(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding: Padding, groups: int = 1) -> jax.Array:
@@ -63,8 +68,8 @@ def _cpu_forms(kernel_shape, strides, padding, groups):
         return _xla, partial(_derived_gradients, _xla)
     if kh == kw == 1 and padding == ((0, 0), (0, 0)):
         return _pointwise, partial(_derived_gradients, _pointwise)
-    if strides == (1, 1):
-        return (_products if min(group_channels, features) <= FEW_CHANNELS else _xla), _dense_gradients
+    if (kh, kw) == (3, 3) and strides == (1, 1) and min(group_channels, features) >= MANY_CHANNELS:
+        return _winograd, _winograd_gradients
     return _xla, partial(_derived_gradients, _xla)
 
 
@@ -85,47 +90,68 @@ def _pointwise(static, x, kernel):
     return jnp.dot(x[:, ::down, ::right], kernel[0, 0])
 
 
-def _products(static, x, kernel):
-    """Stride 1: one product of the columns under the kernel with all its rows, [B, H, w, kw C] x [kw C, kh F].
-
-    The kernel's rows are then added up, each from its own rows of the product. This gathers kw, not kh kw, times x.
-    """
+def _winograd(static, x, kernel):
     _, padding, _ = static
-    kh, kw, channels, features = kernel.shape
-    weights = kernel.transpose(1, 2, 0, 3).reshape(kw * channels, kh * features)
-
-    def convolve(x):
-        products = jnp.dot(_side_by_side(_pad(x, padding), kw, axis=2), weights)
-        h = products.shape[1] - kh + 1
-        return sum(products[:, i : i + h, :, i * features : (i + 1) * features] for i in range(kh))
-
-    y = lax.map(convolve, *_chunks(kernel, x))
-    return y.reshape(x.shape[0], *y.shape[2:])
+    return _convolve_tiles(x, padding, kernel, channel_axis=0)
 
 
-def _dense_gradients(static, x, kernel, gradient):
-    """Stride 1: by x the convolution of the gradient with the turned kernel; by the kernel one product, as above.
-
-    The product pairs the columns of x with the rows of the gradient: [kw C, B H w] x [B H w, kh F].
-    """
+def _winograd_gradients(static, x, kernel, gradient):
+    """By x the convolution of the gradient with the turned kernel; by the kernel the products of the tiles of both."""
     _, padding, _ = static
-    kh, kw, channels, features = kernel.shape
-    turned_padding = tuple((k - 1 - low, k - 1 - high) for k, (low, high) in zip((kh, kw), padding, strict=True))
-    turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
-    turned_static = ((1, 1), turned_padding, 1)
-    forward, _ = _cpu_forms(turned.shape, *turned_static)
+    turned_padding = tuple((2 - low, 2 - high) for low, high in padding)
+    by_x = _convolve_tiles(gradient, turned_padding, jnp.flip(kernel, (0, 1)), channel_axis=1)
+    if max(kernel.shape[2:]) <= MANY_CHANNELS:  # products too small for more than one core
+        return by_x, _derived_gradients(_xla, static, x, kernel, gradient)[1]
+    even = _pad(gradient, [(0, size % 2) for size in gradient.shape[1:3]])
+    outputs = [[even[:, i::2, j::2] for j in range(2)] for i in range(2)]
+    pairs = zip(_input_tiles(x, padding), _on_both_axes(TILE_OF_OUTPUT, outputs), strict=True)
+    products = [[_pixel_product(*pair) for pair in zip(*row, strict=True)] for row in pairs]
+    by_kernel = jnp.stack([jnp.stack(row) for row in _on_both_axes(KERNEL_OF_TILE, products)])
+    return by_x, by_kernel.astype(kernel.dtype)
 
-    def add_product(total, chunk):
-        x, gradient = chunk
-        columns = _side_by_side(_pad(x, ((0, 0), padding[1])), kw, axis=2)
-        rows = _side_by_side(_pad(gradient, (turned_padding[0], (0, 0))), kh, axis=1)
-        return total + jnp.einsum("bhwr,bhwc->rc", rows, columns, preferred_element_type=jnp.float32), None
 
-    zeros = jnp.zeros((kh * features, kw * channels), jnp.float32)
-    total, _ = lax.scan(add_product, zeros, _chunks(kernel, x, gradient))
-    # The first of the gradient's rows met the last of the kernel's.
-    by_kernel = jnp.flip(total.reshape(kh, features, kw, channels).transpose(0, 2, 3, 1), 0)
-    return forward(turned_static, gradient, turned), by_kernel.astype(kernel.dtype)
+def _convolve_tiles(x, padding, kernel, channel_axis):
+    """Convolution of x with the kernel [3, 3, C, F], or [3, 3, F, C] where the channel axis is 1."""
+    tiles = zip(_input_tiles(x, padding), _on_both_axes(TILE_OF_KERNEL, kernel), strict=True)
+    channels = (((3,), (channel_axis,)), ((), ()))
+    products = [[lax.dot_general(*pair, channels) for pair in zip(*row, strict=True)] for row in tiles]
+    rows = [jnp.stack(row, axis=3) for row in _on_both_axes(OUTPUT_OF_TILE, products)]
+    y = jnp.stack(rows, axis=2)
+    batch, tiles_down, _, tiles_across, _, features = y.shape
+    h, w = _output_size(x, padding)
+    return y.reshape(batch, 2 * tiles_down, 2 * tiles_across, features)[:, :h, :w]
+
+
+def _pixel_product(x, y):
+    """Sum over all pixels of x [B, h, w, C] times y [B, h, w, F]: [C, F]. Flat, or XLA on CPU would transpose both."""
+    flat = [array.reshape(-1, array.shape[-1]) for array in (x, y)]
+    return lax.dot_general(*flat, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32)
+
+
+def _input_tiles(x, padding):
+    """The transformed tiles of x: 4x4 arrays [B, tiles down, tiles across, C], tiles two pixels apart."""
+    h, w = _output_size(x, padding)
+    (top, bottom), (left, right) = padding
+    x = _pad(x, ((top, bottom + h % 2), (left, right + w % 2)))
+    return _on_both_axes(TILE_OF_INPUT, [[x[:, i : i + h : 2, j : j + w : 2] for j in range(4)] for i in range(4)])
+
+
+def _output_size(x, padding):
+    """Height and width of a 3x3 convolution of x at stride 1."""
+    return [size + low + high - 2 for size, (low, high) in zip(x.shape[1:3], padding, strict=True)]
+
+
+def _on_both_axes(matrix, grid):
+    """matrix @ grid @ matrix.T, for a grid whose entries are arrays."""
+
+    def combine(parts):
+        return [
+            sum(part if weight == 1 else weight * part for weight, part in zip(weights, parts, strict=True) if weight)
+            for weights in matrix
+        ]
+
+    columns = [combine(column) for column in zip(*grid, strict=True)]
+    return [combine(row) for row in zip(*columns, strict=True)]
 
 
 def _depthwise(static, x, kernel):
@@ -163,18 +189,3 @@ def _taps(x, size, strides):
     return [
         x[:, i : i + ends[0] : strides[0], j : j + ends[1] : strides[1]] for i in range(size[0]) for j in range(size[1])
     ]
-
-
-def _side_by_side(x, count, axis):
-    """The `count` shifts of the padded x along an axis, concatenated in the channels."""
-    length = x.shape[axis] - count + 1
-    return jnp.concatenate([lax.slice_in_dim(x, i, i + length, axis=axis) for i in range(count)], axis=-1)
-
-
-def _chunks(kernel, *arrays):
-    """Arrays [B, ...] as [B / n, n, ...]: n divides B, and CHUNK_BYTES hold the matrices of n images (or n is 1)."""
-    kh, kw, channels, features = kernel.shape
-    batch, h, w, _ = arrays[0].shape
-    image_bytes = h * w * (kw * channels + kh * features) * arrays[0].dtype.itemsize
-    n = max(n for n in range(1, batch + 1) if batch % n == 0 and (n == 1 or n * image_bytes <= CHUNK_BYTES))
-    return tuple(array.reshape(batch // n, n, *array.shape[1:]) for array in arrays)
