@@ -11,6 +11,7 @@ SCHEDULES = ("constant", "cosine", "one_cycle", "step")
 FRACTIONS = ("width_shift", "height_shift", "zoom", "brightness", "contrast", "erase_area")
 DTYPES = ("float32", "bfloat16")
 TARGETS = ("label", "votes")
+SAMPLINGS = ("shuffled", "balanced")
 SELECT_ON = {"val/accuracy": "max", "val/macro_f1": "max", "val/loss": "min"}
 """The figures by which a run may choose its best checkpoint, and whether the largest or the smallest is best."""
 
@@ -32,6 +33,7 @@ def classification_config() -> ConfigDict:
                 "resident_limit_gib": 2.0,  # "auto" takes "resident" up to this size
                 "num_workers": 0,  # reading processes of "stream"
                 "targets": "label",  # or "votes": the distribution that annotators gave
+                "sampling": "shuffled",  # every example once a pass; or "balanced": every class equally often
             },
             "model": {"name": "vgg_fer"},
             "init_from": "",  # weights to start from: a file, a hub reference, another run's workdir
@@ -53,6 +55,7 @@ def classification_config() -> ConfigDict:
                 "erase_area": 0.2,  # fraction of the picture, at most
             },
             "mixup_alpha": 0.0,
+            "valence_arousal_weight": 0.0,  # of the loss of a head for valence and arousal; 0: no head
             "label_smoothing": 0.0,
             "optim": {
                 "name": "adam",
@@ -102,6 +105,7 @@ def validate(config: ConfigDict) -> None:
     one_of("dtype", config.dtype, DTYPES)
     one_of("data.input", config.data.input, INPUTS)
     one_of("data.targets", config.data.targets, TARGETS)
+    one_of("data.sampling", config.data.sampling, SAMPLINGS)
     one_of("optim.name", config.optim.name, OPTIMIZERS)
     one_of("optim.schedule", config.optim.schedule, SCHEDULES)
     one_of("select_on", config.select_on, SELECT_ON)
@@ -117,6 +121,12 @@ def validate(config: ConfigDict) -> None:
     within("label_smoothing", config.label_smoothing, 0.0, 0.99)
     within("optim.final_fraction", config.optim.final_fraction, 0.0, 1.0)
     require(config.mixup_alpha >= 0, f"mixup_alpha is {config.mixup_alpha}; 0 is off")
+    weight = config.valence_arousal_weight
+    require(weight >= 0, f"valence_arousal_weight is {weight}; 0 is no head")
+    require(
+        weight == 0 or config.accumulate_steps == 1,
+        "valence_arousal_weight is set and accumulate_steps is not 1: concordance is a figure of the whole batch",
+    )
     for field, value in config.augment.items():
         if field.endswith("probability") or field in FRACTIONS:
             within(f"augment.{field}", value, 0.0, 1.0)

@@ -8,6 +8,9 @@ FER2013 = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
 FERPLUS = ("neutral", "happy", "surprise", "sad", "angry", "disgust", "fear", "contempt")
 """The order of the first eight vote columns of fer2013new.csv."""
 
+AFFECTNET = ("neutral", "happy", "sad", "surprise", "fear", "disgust", "angry", "contempt")
+"""The publishers' order: `expression` 0 to 7; what they call anger is angry here, as everywhere."""
+
 
 def remap(source: tuple[str, ...], target: tuple[str, ...]) -> np.ndarray:
     """Lookup table [len(source)] int32 from labels of `source` to labels of `target`; -1 where a name is absent."""

@@ -17,3 +17,17 @@ def softmax_cross_entropy(logits: jax.Array, targets: jax.Array, mask: jax.Array
     log_probs = jax.nn.log_softmax(logits.astype(jnp.float32))
     # where, not a product: a padded row may hold anything, and 0 * inf is not 0
     return jnp.sum(jnp.where(mask > 0, -jnp.sum(targets * log_probs, axis=-1), 0.0))
+
+
+def concordance_loss(predicted: jax.Array, targets: jax.Array) -> jax.Array:
+    """Sum over B of 1 - CCC, the mean over the columns of predicted and targets [B, D].
+
+    CCC, the concordance correlation coefficient (Lin 1989), is a figure of the whole batch, not a mean over examples:
+    parts of a batch do not add up to it.
+    """
+    predicted, targets = predicted.astype(jnp.float32), targets.astype(jnp.float32)
+    mean_p, mean_t = predicted.mean(0), targets.mean(0)
+    covariance = ((predicted - mean_p) * (targets - mean_t)).mean(0)
+    scale = predicted.var(0) + targets.var(0) + (mean_p - mean_t) ** 2
+    # the small term gives two constants that agree, whose CCC is undefined, a loss of 1 and a finite gradient
+    return len(predicted) * (1.0 - 2.0 * covariance / (scale + 1e-8)).mean()

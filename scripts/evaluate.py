@@ -39,6 +39,9 @@ def main(argv):
         f"accuracy {metrics['accuracy']:.2%}, 95 % interval {low:.2%} to {high:.2%}; macro-F1 {metrics['macro_f1']:.4f}"
     )
     print(f"NLL {metrics['nll']:.4f}; ECE {metrics['ece']:.4f}")
+    for name in ("valence", "arousal"):
+        if f"ccc_{name}" in metrics:
+            print(f"{name}: CCC {metrics[f'ccc_{name}']:.3f}, RMSE {metrics[f'rmse_{name}']:.3f}")
     for name, row in metrics["per_class"].items():
         print(
             f"  {name:10} recall {row['recall']:7.2%}  precision {row['precision']:7.2%}  F1 {row['f1']:7.2%}"

@@ -16,8 +16,12 @@ VARIANTS = [
     "fer_vgg_best.py",
     "fer_vgg_best.py:two_cores",
     "fer_mobilenet.py",
+    "fer_mobilenet.py:two_cores",
     "fer_finetune.py",
     "ferplus_vgg.py:majority",
+    "ferplus_mobilenet.py",
+    "affectnet_mobilenet.py",
+    "affectnet_resnet.py",
 ]
 
 
@@ -31,7 +35,7 @@ def load(variant: str) -> ConfigDict:
 
 def cut_to_two_updates(config: ConfigDict) -> None:
     """Same fields, but few drawn faces of the same size, and a narrow network where the config's takes long."""
-    config.data.name = "drawn_faces"
+    config.data.name, config.data.targets, config.data.num_workers = "drawn_faces", "label", 0  # no votes there
     config.data.options = {"num_examples": {"train": 8, "val": 8, "test": 8}}
     config.batch_size = config.eval_batch_size = 4
     config.total_epochs, config.optim.warmup_epochs = 1.0, 0.0
@@ -47,9 +51,13 @@ def test_every_config_file_is_among_the_variants():
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_config_is_valid_and_trains_for_two_updates(variant, tmp_path):
-    config = load(variant)
-    validate(config)
+def test_config_is_valid(variant):
+    validate(load(variant))
+
+
+@pytest.mark.parametrize("file", sorted({variant.partition(":")[0] for variant in VARIANTS}))
+def test_config_trains_for_two_updates(file, tmp_path):
+    config = load(file)
     cut_to_two_updates(config)
     metrics = train_and_evaluate(config, tmp_path)
     assert 0 <= metrics["val/accuracy"] <= 1
@@ -119,6 +127,8 @@ def test_input_is_resident_where_the_config_says_so_or_the_split_fits(tiny_confi
         ("optim.warmup_epochs", 500.0, "does not end within total_epochs"),
         ("augment.zoom", 1.5, "augment.zoom is 1.5"),
         ("label_smoothing", 1.0, "label_smoothing is 1.0"),
+        ("data.sampling", "fair", "data.sampling is 'fair'; known are shuffled, balanced"),
+        ("valence_arousal_weight", -1.0, "valence_arousal_weight is -1.0"),
         ("preprocess.std", (0.0,), "std above 0"),
     ],
 )

@@ -1,8 +1,10 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 from sklearn.metrics import log_loss
 
-from affect_jax.losses import smooth_labels, softmax_cross_entropy
+from affect_jax.evaluate.classification import valence_arousal_metrics
+from affect_jax.losses import concordance_loss, smooth_labels, softmax_cross_entropy
 
 
 def random_batch(rows=12, classes=7):
@@ -29,3 +31,17 @@ def test_masked_rows_do_not_count_whatever_they_hold():
 def test_smoothing_by_a_tenth_leaves_nine_tenths_and_an_equal_share():
     smooth = smooth_labels(jnp.array([[0.0, 1.0, 0.0, 0.0]]), 0.1)
     np.testing.assert_allclose(smooth, [[0.025, 0.925, 0.025, 0.025]], rtol=1e-6)
+
+
+def test_concordance_loss_is_one_less_the_metric_for_each_example():
+    rng = np.random.default_rng(0)
+    predicted, targets = rng.uniform(-1, 1, (2, 40, 2)).astype(np.float32)
+    metrics = valence_arousal_metrics(predicted, targets)
+    expected = 40 * (1 - (metrics["ccc_valence"] + metrics["ccc_arousal"]) / 2)
+    np.testing.assert_allclose(concordance_loss(predicted, targets), expected, rtol=1e-5)
+    np.testing.assert_allclose(concordance_loss(targets, targets), 0.0, atol=1e-4)
+
+
+def test_concordance_of_constants_has_a_finite_gradient():
+    constant = jnp.full((8, 2), 0.3)
+    assert np.isfinite(jax.grad(lambda x: concordance_loss(x, constant))(constant)).all()

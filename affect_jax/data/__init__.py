@@ -6,9 +6,11 @@ from pathlib import Path
 # A name is imported when it is asked for, so that a set's own needs burden nobody else. An entry is a builder, prepared
 # once by scripts/prepare_data.py, or a class made when asked for, as `attribute(split, **options)`.
 DATASETS = {
+    "affectnet": "affect_jax.data.affectnet:Affectnet",
     "drawn_faces": "affect_jax.data.drawn_faces:DrawnFaces",
     "fer2013": "affect_jax.data.fer2013:Fer2013",
     "ferplus": "affect_jax.data.ferplus:Ferplus",
+    "folder": "affect_jax.data.folder:Folder",
 }
 
 SPLITS = ("train", "val", "test")
@@ -25,10 +27,10 @@ def find_dataset(name: str) -> type:
 def open_split(name: str, split: str, data_dir: str | Path = "data", **options):
     """The split "train", "val" or "test" of the set called `name`.
 
-    It has `class_names`, `image_shape` (H, W, C), `len`, and `read(indices)` -> dict of arrays: image uint8
-    [B, H, W, C], label int32 [B], and votes float32 [B, K] (sum 1) where the set has them. An option given as a mapping
-    from splits holds a value for each. ValueError on an unknown name, FileNotFoundError, with the command to run, on a
-    set not prepared.
+    It has `class_names`, `image_shape` (H, W, C), `len`, `labels()` int32 [N], and `read(indices)` -> dict of arrays:
+    image uint8 [B, H, W, C] (RGB), label int32 [B], and where the set has them votes float32 [B, K] (sum 1) and
+    valence_arousal float32 [B, 2]. An option given as a mapping from splits holds a value for each. ValueError on an
+    unknown name, FileNotFoundError, with the command to run, on a set not prepared.
     """
     dataset = find_dataset(name)
     if split not in SPLITS:

@@ -47,6 +47,17 @@ EXPRESSIONS = {
 }
 """The prototype of each expression."""
 
+VALENCE_AROUSAL = {
+    "angry": (-0.6, 0.7),
+    "disgust": (-0.7, 0.4),
+    "fear": (-0.6, 0.8),
+    "happy": (0.8, 0.4),
+    "sad": (-0.7, -0.4),
+    "surprise": (0.2, 0.8),
+    "neutral": (0.0, 0.0),
+}
+"""Where each lies on the circumplex of affect, roughly as drawn by Russell (1980), figure 2."""
+
 
 @dataclass(frozen=True)
 class Identity:
@@ -402,11 +413,16 @@ class DrawnFaces:
     def __len__(self) -> int:
         return self.num_examples
 
+    def labels(self) -> np.ndarray:
+        """All labels, which take turns."""
+        return np.arange(self.num_examples, dtype=np.int32) % len(self.class_names)
+
     def read(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-        """image uint8 [B, H, W, 1] and label int32 [B] of the faces at `indices`; labels take turns."""
-        chosen = np.asarray(indices, np.int32) % len(self.class_names)
+        """image uint8 [B, H, W, 1], label int32 [B] and valence_arousal float32 [B, 2] of the faces at `indices`."""
+        chosen = self.labels()[indices]
         images = [self._draw(int(index), label) for index, label in zip(indices, chosen, strict=True)]
-        return {"image": np.stack(images)[..., None], "label": chosen}
+        places = np.array([VALENCE_AROUSAL[name] for name in self.class_names], np.float32)
+        return {"image": np.stack(images)[..., None], "label": chosen, "valence_arousal": places[chosen]}
 
     def _draw(self, index: int, label: int) -> np.ndarray:
         if not 0 <= index < self.num_examples:

@@ -92,6 +92,7 @@ class Ferplus(PreparedBuilder):
     `votes` is the path of fer2013new.csv, `source` the challenge's CSV file: rows belong together by their order.
     """
 
+    OPTIONS = ("votes",)
     CLASS_NAMES = labels.FERPLUS
     DESCRIPTION = (
         "FER+, eight classes by majority of ten votes (Barsoum et al., 2016); val PublicTest, test PrivateTest."

@@ -4,7 +4,6 @@ B batch. A batch is a dict of arrays with B in front: `image` uint8 [B, H, W, C]
 (the example's place in its split) and what else the split has.
 """
 
-import functools
 from collections.abc import Iterator
 
 import grain
@@ -14,21 +13,38 @@ from tqdm import tqdm
 Batch = dict[str, np.ndarray]
 
 
-@functools.lru_cache(maxsize=4)
 def epoch_order(seed: int, epoch: int, num_examples: int) -> np.ndarray:
     """The order in which pass number `epoch` visits the examples: int32 [num_examples]."""
     return np.random.default_rng((seed, epoch)).permutation(num_examples).astype(np.int32)
+
+
+def balanced_epoch_order(seed: int, epoch: int, labels: np.ndarray) -> np.ndarray:
+    """An order of as many visits in which every class of labels [N] has the same share: int32 [N].
+
+    Within a class no example comes again before all others came.
+    """
+    rng = np.random.default_rng((seed, epoch))
+    classes = np.unique(labels)
+    visits = []
+    for place, label in enumerate(classes):
+        members = np.flatnonzero(labels == label)
+        share = (len(labels) + place) // len(classes)
+        passes = [rng.permutation(members) for _ in range(-(-share // len(members)))]
+        visits.append(np.concatenate(passes)[:share])
+    return rng.permutation(np.concatenate(visits)).astype(np.int32)
 
 
 class BatchIndices:
     """Indices int32 [B] of training batch number `step`; batches run on across the border of two passes.
 
     A random-access source for grain. Drawing whole batches costs a slice each, where drawing examples one by one costs
-    more than augmenting them.
+    more than augmenting them. With `labels` int [N] the classes come equally often, else every example once a pass.
     """
 
-    def __init__(self, num_examples: int, batch_size: int, num_steps: int, seed: int):
+    def __init__(self, num_examples: int, batch_size: int, num_steps: int, seed: int, labels: np.ndarray | None = None):
         self.num_examples, self.batch_size, self.num_steps, self.seed = num_examples, batch_size, num_steps, seed
+        self.labels = labels
+        self._orders: dict[int, np.ndarray] = {}  # of the last passes asked for
 
     def __len__(self) -> int:
         return self.num_steps
@@ -37,11 +53,20 @@ class BatchIndices:
         epoch, start = divmod(step * self.batch_size, self.num_examples)
         pieces, missing = [], self.batch_size
         while missing:
-            piece = epoch_order(self.seed, epoch, self.num_examples)[start : start + missing]
+            piece = self._order(epoch)[start : start + missing]
             pieces.append(piece)
             missing -= len(piece)
             epoch, start = epoch + 1, 0
         return np.concatenate(pieces)
+
+    def _order(self, epoch: int) -> np.ndarray:
+        if epoch not in self._orders:
+            self._orders = {epoch - 1: self._orders[epoch - 1]} if epoch - 1 in self._orders else {}
+            if self.labels is None:
+                self._orders[epoch] = epoch_order(self.seed, epoch, self.num_examples)
+            else:
+                self._orders[epoch] = balanced_epoch_order(self.seed, epoch, self.labels)
+        return self._orders[epoch]
 
 
 class ReadBatch(grain.transforms.Map):
@@ -57,17 +82,15 @@ class ReadBatch(grain.transforms.Map):
         return {**self.split.read(indices), "index": indices}
 
 
-def index_iterator(num_examples: int, batch_size: int, num_steps: int, seed: int) -> grain.DatasetIterator:
+def index_iterator(source: BatchIndices) -> grain.DatasetIterator:
     """Iterator over the index batches int32 [B] of a run; its state goes into the checkpoint."""
-    source = BatchIndices(num_examples, batch_size, num_steps, seed)
     return iter(grain.MapDataset.source(source).to_iter_dataset(grain.ReadOptions(num_threads=0)))
 
 
 def stream_iterator(
-    split, batch_size: int, num_steps: int, seed: int, num_workers: int, process_index: int = 0, process_count: int = 1
+    source: BatchIndices, split, num_workers: int, process_index: int = 0, process_count: int = 1
 ) -> grain.DatasetIterator:
     """Iterator over this process' rows of a run's batches: the order of `index_iterator`, whatever the workers."""
-    source = BatchIndices(len(split), batch_size, num_steps, seed)
     batches = grain.MapDataset.source(source).map(ReadBatch(split, process_index, process_count))
     batches = batches.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4))
     if num_workers:
@@ -86,6 +109,10 @@ class InMemorySplit:
 
     def __len__(self) -> int:
         return len(self.arrays["label"])
+
+    def labels(self) -> np.ndarray:
+        """All labels."""
+        return self.arrays["label"]
 
     def read(self, indices: np.ndarray) -> Batch:
         """The examples at `indices`."""

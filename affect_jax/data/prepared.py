@@ -25,6 +25,10 @@ from affect_jax.data.source import BadInput, BadRows, place
 STORED = (cv2.IMWRITE_PNG_COMPRESSION, 0)
 
 
+TARGETS = ("votes", "valence_arousal")
+"""What an example may be held against beside its label."""
+
+
 class Preparation(NamedTuple):
     """What came of a preparation: counts[split][class], and what a user should know about the source."""
 
@@ -38,10 +42,14 @@ class PreparedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """Base of the sets of faces: a subclass names its classes and reads its source; the rest is here.
 
     `source` is the publishers' file or folder, `on_bad_row` "fail" or "skip"; `allow_other_counts` takes a source whose
-    counts are not the published ones. Only preparing needs them. All is read and checked before anything is written.
+    counts are not the published ones. Only preparing needs them. All is read and checked before anything is written;
+    pictures with a file of their own are read while they are written, so that a large set need not fit in memory.
     """
 
     VERSION = tfds.core.Version("1.0.0")
+    OPTIONS: ClassVar[tuple[str, ...]] = ()
+    """Arguments that this set takes beside those of every set."""
+    REQUIRED_SPLITS: ClassVar[tuple[str, ...]] = ("train", "val", "test")
     CLASS_NAMES: ClassVar[tuple[str, ...]]
     IMAGE_SHAPE: ClassVar[tuple[int, int, int]] = (48, 48, 1)
     DESCRIPTION: ClassVar[str]
@@ -59,8 +67,21 @@ class PreparedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         self.bad_rows = BadRows(on_bad_row)
         super().__init__(**kwargs)
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """In the order of their integer labels."""
+        return self.CLASS_NAMES
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(H, W, C) of the prepared pictures."""
+        return self.IMAGE_SHAPE
+
     def read_source(self, bad_rows: BadRows) -> Iterator[dict]:
-        """Examples in the source's order: split, image uint8 [H, W], label, file, row and what extra_features names."""
+        """Examples in the source's order: split, image, label, file, row and what extra_features names.
+
+        An image is uint8 [H, W] or RGB [H, W, 3], or a function that reads it, with ValueError where it cannot.
+        """
         raise NotImplementedError
 
     def check(self, counts: dict[str, Counter], skipped: int) -> list[str]:
@@ -77,14 +98,14 @@ class PreparedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         examples = {"train": [], "val": [], "test": []}
         for example in tqdm(self.read_source(self.bad_rows), desc=f"reading {self.source}", unit=" faces", delay=2):
             examples[example.pop("split")].append(example)
-        if empty := [split for split, some in examples.items() if not some]:
-            raise BadInput(self.source, None, f"no faces for {', '.join(empty)}", "every split needs some")
+        if empty := [split for split in self.REQUIRED_SPLITS if not examples[split]]:
+            raise BadInput(self.source, None, f"no faces for {', '.join(empty)}", "this split needs some")
         counts = {
-            split: Counter(self.CLASS_NAMES[example["label"]] for example in some) for split, some in examples.items()
+            split: Counter(self.class_names[example["label"]] for example in some) for split, some in examples.items()
         }
         self.remarks = self.check(counts, len(self.bad_rows.skipped))
-        self.counts = {split: {name: counts[split][name] for name in self.CLASS_NAMES} for split in counts}
-        return examples
+        self.counts = {split: {name: counts[split][name] for name in self.class_names} for split in counts}
+        return {split: some for split, some in examples.items() if some}
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
@@ -92,8 +113,8 @@ class PreparedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             description=self.DESCRIPTION,
             features=tfds.features.FeaturesDict(
                 {
-                    "image": tfds.features.Image(shape=self.IMAGE_SHAPE, encoding_format="png"),
-                    "label": tfds.features.ClassLabel(names=self.CLASS_NAMES),
+                    "image": tfds.features.Image(shape=self.image_shape, encoding_format="png"),
+                    "label": tfds.features.ClassLabel(names=self.class_names),
                     "file": tfds.features.Text(),
                     "row": tfds.features.Scalar(np.int32),
                     **self.extra_features(),
@@ -108,8 +129,20 @@ class PreparedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _generate_examples(self, examples: list[dict], split: str) -> Iterator[tuple[int, dict]]:
         for index, example in enumerate(tqdm(examples, desc=f"writing {split}", unit=" faces", delay=2)):
-            encoded = cv2.imencode(".png", example["image"], STORED)[1].tobytes()
+            image = example["image"]
+            if callable(image):
+                try:
+                    image = image()
+                except ValueError as reason:
+                    self.bad_rows.report(Path(self.source) / example["file"], example["row"], str(reason))
+                    self.counts[split][self.class_names[example["label"]]] -= 1
+                    continue
+            if image.ndim == 3:
+                image = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+            encoded = cv2.imencode(".png", image, STORED)[1].tobytes()
             yield index, {**example, "image": BytesIO(encoded)}
+        if not any(self.counts[split].values()):
+            raise BadInput(self.source, None, f"no readable picture for {split}", "every split needs some")
 
     @classmethod
     def directory(cls, data_dir: str | Path) -> Path:
@@ -165,10 +198,12 @@ class PreparedSplit:
 
     def __init__(self, directory: str | Path, split: str):
         builder = tfds.builder_from_directory(directory)
+        if split not in builder.info.splits:
+            raise ValueError(f"{directory} has no split {split}; it has {', '.join(builder.info.splits)}")
         features = builder.info.features
         self.class_names: tuple[str, ...] = tuple(features["label"].names)
         self.image_shape: tuple[int, int, int] = features["image"].shape
-        self._has_votes = "votes" in features
+        self._targets = {name: features[name].shape[0] for name in TARGETS if name in features}
         # tfds decodes example by example, at a quarter of the speed; the records below it pickle without their builder.
         raw = tfds.decode.DeserializeMethod.RAW_BYTES
         self._records = builder.as_data_source(split, deserialize_method=raw).data_source
@@ -177,7 +212,10 @@ class PreparedSplit:
         return len(self._records)
 
     def read(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-        """image uint8 [B, H, W, C], label int32 [B], and votes float32 [B, K] (sum 1) where the set has them."""
+        """image uint8 [B, H, W, C] (RGB), label int32 [B], and what of TARGETS the set has, float32 each.
+
+        votes [B, K] (sum 1), valence_arousal [B, 2] within -1 and 1.
+        """
         examples = self._features(indices)
         batch = {
             "image": np.empty((len(examples), *self.image_shape), np.uint8),
@@ -185,11 +223,22 @@ class PreparedSplit:
         }
         for image, example in zip(batch["image"], examples, strict=True):
             encoded = np.frombuffer(example["image"].bytes_list.value[0], np.uint8)
-            image[:] = cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED).reshape(self.image_shape)
-        if self._has_votes:
-            votes = [example["votes"].float_list.value for example in examples]
-            batch["votes"] = np.array(votes, np.float32).reshape(len(examples), len(self.class_names))
+            decoded = cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED).reshape(self.image_shape)
+            image[:] = decoded[..., ::-1]
+        for name, size in self._targets.items():
+            values = [example[name].float_list.value for example in examples]
+            batch[name] = np.array(values, np.float32).reshape(len(examples), size)
         return batch
+
+    def labels(self) -> np.ndarray:
+        """The label of every example, int32 [N]."""
+        pieces = np.array_split(np.arange(len(self)), max(1, len(self) // 2048))
+        return np.concatenate(
+            [
+                [example["label"].int64_list.value[0] for example in self._features(piece)]
+                for piece in tqdm(pieces, "reading labels", delay=2, leave=False, disable=None)
+            ]
+        ).astype(np.int32)
 
     def places(self, indices: np.ndarray) -> list[str]:
         """Where in the source each example came from: `fer2013.csv, row 17`."""

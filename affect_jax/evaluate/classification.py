@@ -46,6 +46,20 @@ def classification_metrics(probs: np.ndarray, labels: np.ndarray, class_names: S
     }
 
 
+def valence_arousal_metrics(predicted: np.ndarray, targets: np.ndarray) -> dict[str, float]:
+    """ccc_valence, ccc_arousal, rmse_valence, rmse_arousal of predicted and targets [N, 2].
+
+    CCC is the concordance correlation coefficient (Lin 1989) with moments over N; 0 where both are constant.
+    """
+    means, variances = (np.stack([f(x, axis=0) for x in (predicted, targets)]) for f in (np.mean, np.var))
+    covariance = ((predicted - means[0]) * (targets - means[1])).mean(axis=0)
+    scale = variances.sum(axis=0) + (means[0] - means[1]) ** 2
+    ccc = np.divide(2 * covariance, scale, out=np.zeros_like(scale), where=scale > 0)
+    rmse = np.sqrt(((predicted - targets) ** 2).mean(axis=0))
+    names = ("ccc_valence", "ccc_arousal", "rmse_valence", "rmse_arousal")
+    return dict(zip(names, map(float, (*ccc, *rmse)), strict=True))
+
+
 def check_predictions(probs: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> None:
     """ValueError where probs and labels are no predictions of these classes."""
     if len(labels) == 0:

@@ -82,7 +82,17 @@ def _headline(name: str, metrics: dict) -> str:
         f'<p class="headline"><b>{escape(name)}</b> accuracy {metrics["accuracy"]:.2%}'
         f' <span class="quiet">95 % interval {low:.2%} to {high:.2%} of {metrics["num_examples"]} images,'
         f" checkpoint {metrics['checkpoint_step']}, test-time augmentation: {escape(metrics['tta'])}</span></p>"
-        f'<p class="quiet">macro-F1 {metrics["macro_f1"]:.4f}, NLL {metrics["nll"]:.4f}, ECE {metrics["ece"]:.4f}</p>'
+        f'<p class="quiet">macro-F1 {metrics["macro_f1"]:.4f}, NLL {metrics["nll"]:.4f}, ECE {metrics["ece"]:.4f}'
+        f"{_places(metrics)}</p>"
+    )
+
+
+def _places(metrics: dict) -> str:
+    """What is said of valence and arousal, where the network predicts them."""
+    return "".join(
+        f"; {name}: CCC {metrics[f'ccc_{name}']:.3f}, RMSE {metrics[f'rmse_{name}']:.3f}"
+        for name in ("valence", "arousal")
+        if f"ccc_{name}" in metrics
     )
 
 

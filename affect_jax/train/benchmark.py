@@ -91,6 +91,7 @@ def noise_batch(batch_size: int, image_shape: tuple[int, int, int], num_classes:
         "image": rng.integers(0, 256, (batch_size, *image_shape), np.uint8),
         "label": votes.argmax(-1).astype(np.int32),
         "votes": votes,
+        "valence_arousal": rng.uniform(-1, 1, (batch_size, 2)).astype(np.float32),
     }
 
 
@@ -101,7 +102,7 @@ def evaluate_work(config: ConfigDict, batches: int) -> tuple[Work, int]:
     split.arrays = {key: array[: batches * config.eval_batch_size] for key, array in split.arrays.items()}
     model = builders.build_network(config, len(split.class_names))
     variables = jax.device_put(init_variables(model, jax.random.key(0), split.image_shape), replicated(mesh))
-    predict = builders.build_predict(config, make_apply(model), mesh)
+    predict = builders.build_predict(config, make_apply(model), len(split.class_names), mesh)
     return lambda: predict_split(predict, variables, split, config.eval_batch_size, mesh), len(split)
 
 

@@ -29,9 +29,10 @@ def build_split(config: ConfigDict, split: str):
 
 
 def build_network(config: ConfigDict, num_classes: int) -> Network:
-    """The config's network."""
+    """The config's network; behind the classes it has outputs for valence and arousal where they have a weight."""
     options = {key: value for key, value in config.model.items() if key != "name"}
-    return build_model(config.model.name, num_classes=num_classes, dtype=jnp.dtype(config.dtype), **options)
+    outputs = num_classes + (2 if config.valence_arousal_weight > 0 else 0)
+    return build_model(config.model.name, num_classes=outputs, dtype=jnp.dtype(config.dtype), **options)
 
 
 def build_checkpoints(config: ConfigDict, run: Workdir) -> Checkpoints:
@@ -110,12 +111,13 @@ def build_loss_fn(config: ConfigDict, apply: Apply, num_classes: int) -> LossFn:
         config.augment.to_dict(),
         config.mixup_alpha,
         config.label_smoothing,
+        config.valence_arousal_weight,
     )
 
 
-def build_predict(config: ConfigDict, apply: Apply, mesh: Mesh, tta: str = "none"):
-    """Images to probabilities, compiled."""
-    return classification.make_predict(apply, config.preprocess.mean, config.preprocess.std, mesh, tta)
+def build_predict(config: ConfigDict, apply: Apply, num_classes: int, mesh: Mesh, tta: str = "none"):
+    """Images to predictions, compiled."""
+    return classification.make_predict(apply, num_classes, config.preprocess.mean, config.preprocess.std, mesh, tta)
 
 
 def augmented_samples(config: ConfigDict, split, count: int, draws: int) -> np.ndarray:

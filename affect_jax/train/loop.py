@@ -11,11 +11,10 @@ from ml_collections import ConfigDict
 
 from affect_jax.config import epochs_to_steps, validate
 from affect_jax.data import pipeline
-from affect_jax.evaluate.classification import classification_metrics
 from affect_jax.names import Selects, selects
 from affect_jax.train import builders, workdir
 from affect_jax.train.classification import predict_split
-from affect_jax.train.evaluation import evaluate_run
+from affect_jax.train.evaluation import evaluate_run, prediction_metrics
 from affect_jax.train.mesh import data_mesh, replicated, split_over_devices, to_devices
 from affect_jax.train.progress import Clock, Progress
 from affect_jax.train.signals import Interrupted, stop_request
@@ -46,6 +45,7 @@ def train_and_evaluate(config: ConfigDict, path: str | Path) -> dict[str, float]
 
     train_split, val_split = (builders.build_split(config, name) for name in ("train", "val"))
     num_classes = len(train_split.class_names)
+    check_targets(config, train_split)
     resident = is_resident(config, train_split)
     val_split = pipeline.InMemorySplit(val_split, "val")
 
@@ -61,7 +61,7 @@ def train_and_evaluate(config: ConfigDict, path: str | Path) -> dict[str, float]
     eval_steps = evaluation_steps(config, len(train_split), total_steps)
     steps_per_epoch = len(train_split) / config.batch_size
     updates_at_once = config.steps_per_dispatch or (1 if jax.default_backend() == "cpu" else 32)
-    predict = builders.build_predict(config, make_apply(model), mesh)
+    predict = builders.build_predict(config, make_apply(model), num_classes, mesh)
 
     def compiled_steps(frozen: Selects | None):
         loss_fn = builders.build_loss_fn(config, make_apply(model, frozen), num_classes)
@@ -74,18 +74,21 @@ def train_and_evaluate(config: ConfigDict, path: str | Path) -> dict[str, float]
     steps_frozen, steps_free = compiled_steps(frozen), compiled_steps(None)
 
     if resident:
-        examples = to_devices(pipeline.InMemorySplit(train_split, "train").arrays, replicated(mesh))
-        iterator = pipeline.index_iterator(len(train_split), config.batch_size, total_steps, config.seed)
+        train_split = pipeline.InMemorySplit(train_split, "train")
+    source = pipeline.BatchIndices(
+        len(train_split),
+        config.batch_size,
+        total_steps,
+        config.seed,
+        train_split.labels() if config.data.sampling == "balanced" else None,
+    )
+    if resident:
+        examples = to_devices(train_split.arrays, replicated(mesh))
+        iterator = pipeline.index_iterator(source)
     else:
         examples = None
         iterator = pipeline.stream_iterator(
-            train_split,
-            config.batch_size,
-            total_steps,
-            config.seed,
-            config.data.num_workers,
-            jax.process_index(),
-            jax.process_count(),
+            source, train_split, config.data.num_workers, jax.process_index(), jax.process_count()
         )
 
     run = workdir.Workdir(path)
@@ -129,9 +132,8 @@ def train_and_evaluate(config: ConfigDict, path: str | Path) -> dict[str, float]
         progress.train_line(last, metrics, (total_steps - last) / rate if rate else 0.0)
 
     def evaluate() -> dict[str, float]:
-        probs = predict_split(predict, state.eval_variables, val_split, config.eval_batch_size, mesh)
-        found = classification_metrics(probs, val_split.arrays["label"], val_split.class_names)
-        return {f"val/{name}": found[key] for name, key in EVALUATED.items()}
+        predictions = predict_split(predict, state.eval_variables, val_split, config.eval_batch_size, mesh)
+        return evaluated(prediction_metrics(predictions, val_split))
 
     waiting: list[Dispatch] = []  # not reported yet
     overdue: list[Dispatch] = []  # to be reported once the next call is under way, so that the device never waits
@@ -175,17 +177,19 @@ def train_and_evaluate(config: ConfigDict, path: str | Path) -> dict[str, float]
             if stop.signal is not None:
                 break
     checkpoints.close()
-    for writer in writers:
-        writer.close()
+    for closing in (*writers, iterator):
+        closing.close()
     if step < total_steps:
         raise Interrupted(f"stopped behind update {step} of {total_steps}; the same command goes on", stop.signal)
     final = evaluate_run(run.path, "val")
     say(f"{run.report} shows the run; {run.path} holds its checkpoints and TensorBoard events")
-    return {f"val/{name}": final[key] for name, key in EVALUATED.items()}
+    return evaluated(final)
 
 
-EVALUATED = {"loss": "nll", "accuracy": "accuracy", "macro_f1": "macro_f1", "ece": "ece"}
-"""What a run writes of an evaluation, and where classification_metrics has it."""
+def evaluated(metrics: dict) -> dict[str, float]:
+    """What a run writes of an evaluation on val: its scalars, the mean negative log likelihood as val/loss."""
+    names = ("accuracy", "macro_f1", "ece", "ccc_valence", "ccc_arousal", "rmse_valence", "rmse_arousal")
+    return {"val/loss": metrics["nll"], **{f"val/{name}": metrics[name] for name in names if name in metrics}}
 
 
 def check_batch_sizes(config: ConfigDict, num_devices: int) -> None:
@@ -193,6 +197,13 @@ def check_batch_sizes(config: ConfigDict, num_devices: int) -> None:
     for name in ("batch_size", "eval_batch_size"):
         if config[name] % num_devices:
             raise ValueError(f"{name} is {config[name]}, no multiple of the {num_devices} devices; change one of them")
+
+
+def check_targets(config: ConfigDict, split) -> None:
+    """ValueError where the split has not what the loss holds predictions against."""
+    wanted = [config.data.targets] + (["valence_arousal"] if config.valence_arousal_weight > 0 else [])
+    if missing := [name for name in wanted if name not in split.read(np.arange(1))]:
+        raise ValueError(f"{config.data.name} has no {' and no '.join(missing)} to train on")
 
 
 def is_resident(config: ConfigDict, split) -> bool:

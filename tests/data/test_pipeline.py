@@ -43,11 +43,26 @@ def test_same_seed_gives_the_same_order_and_another_seed_another():
     assert first == second != other
 
 
+def test_balanced_order_gives_every_class_its_share_and_repeats_nobody_before_all_of_the_class_came():
+    labels = np.array([0] * 70 + [1] * 20 + [4] * 10)
+    source = BatchIndices(100, 25, 12, seed=3, labels=labels)
+    passes = np.concatenate([source[step] for step in range(12)]).reshape(3, 100)
+    for visits in passes:
+        assert sorted(np.bincount(labels[visits], minlength=5)[[0, 1, 4]]) == [33, 33, 34]
+        for label, least, most in ((0, 0, 1), (1, 1, 2), (4, 3, 4)):
+            times = np.bincount(visits, minlength=100)[labels == label]
+            assert least <= times.min() and times.max() <= most
+    assert passes[0].tolist() != passes[1].tolist()
+    again = BatchIndices(100, 25, 12, seed=3, labels=labels)
+    assert again[7].tolist() == source[7].tolist()
+
+
 @pytest.mark.parametrize("num_workers", [0, 1, 2])
 def test_stream_gives_the_batches_of_the_index_order_whatever_the_workers(num_workers):
     split = Numbers(50)
-    indices = list(index_iterator(50, 8, num_steps=14, seed=5))
-    batches = list(stream_iterator(split, 8, num_steps=14, seed=5, num_workers=num_workers))
+    source = BatchIndices(50, 8, num_steps=14, seed=5)
+    indices = list(index_iterator(source))
+    batches = list(stream_iterator(source, split, num_workers))
     assert len(batches) == len(indices) == 14
     for batch, expected in zip(batches, indices, strict=True):
         np.testing.assert_array_equal(batch["index"], expected)
@@ -56,8 +71,9 @@ def test_stream_gives_the_batches_of_the_index_order_whatever_the_workers(num_wo
 
 
 def test_rows_of_all_processes_make_up_the_batch():
-    whole = list(stream_iterator(Numbers(50), 8, 10, 5, 0))
-    parts = [list(stream_iterator(Numbers(50), 8, 10, 5, 0, process, 4)) for process in range(4)]
+    source = BatchIndices(50, 8, 10, 5)
+    whole = list(stream_iterator(source, Numbers(50), 0))
+    parts = [list(stream_iterator(source, Numbers(50), 0, process, 4)) for process in range(4)]
     for step, batch in enumerate(whole):
         joined = np.concatenate([part[step]["image"] for part in parts])
         np.testing.assert_array_equal(joined, batch["image"])
@@ -66,7 +82,7 @@ def test_rows_of_all_processes_make_up_the_batch():
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_iterator_set_back_to_a_state_goes_on_from_there(num_workers):
     def start():
-        return stream_iterator(Numbers(50), 8, 12, 5, num_workers)
+        return stream_iterator(BatchIndices(50, 8, 12, 5), Numbers(50), num_workers)
 
     iterator = start()
     for _ in range(5):

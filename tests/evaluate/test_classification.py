@@ -10,6 +10,7 @@ from affect_jax.evaluate.classification import (
     expected_calibration_error,
     most_confident_mistakes,
     paired_test,
+    valence_arousal_metrics,
     wilson_interval,
 )
 from affect_jax.labels import FER2013
@@ -124,3 +125,20 @@ def test_what_are_no_predictions_is_refused_by_name(probs, labels, message):
     with pytest.raises(ValueError) as error:
         classification_metrics(probs, labels, FER2013)
     assert message in str(error.value)
+
+
+def test_concordance_and_error_of_valence_and_arousal_worked_by_hand():
+    targets = np.array([[-1.0, 0.0], [0.0, 0.5], [1.0, 1.0]])
+    assert valence_arousal_metrics(targets, targets) == {
+        "ccc_valence": 1.0,
+        "ccc_arousal": 1.0,
+        "rmse_valence": 0.0,
+        "rmse_arousal": 0.0,
+    }
+    # half the slope: covariance 1/3, variances 1/6 and 2/3, no shift; a shift of 0.5: covariance and variances 1/6
+    predicted = np.stack([targets[:, 0] / 2, targets[:, 1] + 0.5], axis=1)
+    found = valence_arousal_metrics(predicted, targets)
+    assert found["ccc_valence"] == pytest.approx((2 / 3) / (1 / 6 + 2 / 3))
+    assert found["ccc_arousal"] == pytest.approx((2 / 6) / (1 / 6 + 1 / 6 + 0.25))
+    assert found["rmse_valence"] == pytest.approx(np.sqrt(0.5 / 3)) and found["rmse_arousal"] == pytest.approx(0.5)
+    assert valence_arousal_metrics(np.zeros((3, 2)), np.zeros((3, 2)))["ccc_valence"] == 0.0

@@ -4,7 +4,7 @@ import numpy as np
 import optax
 import pytest
 
-from affect_jax.data.pipeline import index_iterator
+from affect_jax.data.pipeline import BatchIndices, index_iterator
 from affect_jax.train.checkpoint import Checkpoints
 from affect_jax.train.mesh import data_mesh, replicated
 from affect_jax.train.state import create_state
@@ -20,7 +20,7 @@ def state_with(**shapes):
 
 
 def iterator_at(position):
-    iterator = index_iterator(num_examples=20, batch_size=4, num_steps=50, seed=0)
+    iterator = index_iterator(BatchIndices(num_examples=20, batch_size=4, num_steps=50, seed=0))
     for _ in range(position):
         next(iterator)
     return iterator

@@ -1,0 +1,231 @@
+"""AffectNet: faces of the web in eight classes, with valence and arousal (Mollahosseini et al. 2017, arXiv:1708.03985).
+
+Read in both layouts of its publishers: `train_set|val_set/images/ID.jpg` with `annotations/ID_{exp,val,aro,lnd}.npy`,
+faces cut out already, and the older `training.csv`, `validation.csv` beside the folders of whole pictures.
+"""
+
+import csv
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from affect_jax import labels
+from affect_jax.data.pictures import crop_box, fit, read_picture
+from affect_jax.data.prepared import PreparedBuilder
+from affect_jax.data.source import BadInput, BadRows
+
+NO_EXPRESSION = ("none", "uncertain", "non-face")
+"""`expression` 8 to 10."""
+
+NPY_FOLDERS = {"train_set": "train", "val_set": "test"}
+CSV_FILES = {"training.csv": "train", "validation.csv": "test"}
+IMAGE_FOLDERS = ("Manually_Annotated_Images", "Manually_Annotated/Manually_Annotated_Images", ".")
+COLUMNS = (
+    *("subDirectory_filePath", "face_x", "face_y", "face_width", "face_height"),
+    *("expression", "valence", "arousal"),
+)
+
+TRAINING_COUNTS = dict(zip(labels.AFFECTNET, (74874, 134415, 25459, 14090, 6378, 3803, 24882, 3750), strict=True))
+VALIDATION_COUNT = 500
+"""A class; the layout with .npy files has 499 of contempt."""
+
+
+class Affectnet(PreparedBuilder):
+    """AffectNet's manually annotated faces, in 8 classes or 7 (without contempt), RGB squares of `image_size` pixels.
+
+    The publishers' validation set is `test`: it is what everybody reports. `val`, to select on, is `val_per_class`
+    faces of each class of the training set, chosen by a checksum of their names, the same on every machine. `margin` is
+    what the older layout's face boxes are grown by, as a fraction of their side. Pictures labelled none, uncertain or
+    non-face are left out and counted.
+    """
+
+    OPTIONS = ("image_size", "num_classes", "margin", "val_per_class")
+    DESCRIPTION = "AffectNet, faces in eight or seven classes with valence and arousal (Mollahosseini et al., 2017)."
+
+    def __init__(
+        self,
+        *,
+        image_size: int = 112,
+        num_classes: int = 8,
+        margin: float = 0.1,
+        val_per_class: int = 250,
+        **kwargs,
+    ):
+        if num_classes not in (7, 8):
+            raise ValueError(f"num_classes is {num_classes}; AffectNet has 8, or 7 without contempt")
+        self.size, self.margin, self.val_per_class = image_size, margin, val_per_class
+        self.names = labels.AFFECTNET[:num_classes]
+        super().__init__(**kwargs)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The publishers' order."""
+        return self.names
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Square, in color."""
+        return (self.size, self.size, 3)
+
+    def extra_features(self) -> dict[str, tfds.features.FeatureConnector]:
+        """Valence and arousal within -1 and 1."""
+        return {"valence_arousal": tfds.features.Tensor(shape=(2,), dtype=np.float32)}
+
+    def read_source(self, bad_rows: BadRows) -> Iterator[dict]:
+        """Every face with an expression, val before what stays of train."""
+        source = Path(self.source)
+        self.left_out, self.published = Counter(), {"train": Counter(), "test": Counter()}
+        if all((source / name).is_dir() for name in NPY_FOLDERS):
+            rows = self._read_npy(source, bad_rows)
+        elif all((source / name).is_file() for name in CSV_FILES):
+            rows = self._read_csv(source, bad_rows)
+        else:
+            raise BadInput(
+                source,
+                None,
+                "neither layout of AffectNet",
+                "it holds train_set/ and val_set/, or training.csv and validation.csv with the pictures' folder",
+            )
+        examples = []
+        for expression, example in rows:
+            if expression >= len(self.names):
+                self.left_out[(labels.AFFECTNET + NO_EXPRESSION)[expression]] += 1
+                continue
+            self.published[example["split"]][self.names[expression]] += 1
+            examples.append({**example, "label": expression})
+        yield from self._with_val(examples)
+
+    def _with_val(self, examples: list[dict]) -> Iterator[dict]:
+        """The examples, `val_per_class` of each class of train turned into val: those of the lowest checksums."""
+        by_checksum = sorted(
+            (index for index, example in enumerate(examples) if example["split"] == "train"),
+            key=lambda index: (zlib.crc32(f"{examples[index]['file']} {examples[index]['row']}".encode()), index),
+        )
+        taken = Counter()
+        for index in by_checksum:
+            label = examples[index]["label"]
+            if taken[label] < self.val_per_class:
+                taken[label] += 1
+                examples[index]["split"] = "val"
+        yield from examples
+
+    def _read_npy(self, source: Path, bad_rows: BadRows) -> Iterator[tuple[int, dict]]:
+        for folder, split in NPY_FOLDERS.items():
+            pictures = sorted((source / folder / "images").glob("*.jpg"), key=lambda path: (len(path.stem), path.stem))
+            if not pictures:
+                raise BadInput(source / folder / "images", None, "no *.jpg", "unpack the publishers' archive whole")
+            for path in pictures:
+                annotations = path.parent.parent / "annotations"
+                try:
+                    expression, valence, arousal = (
+                        _read_number(annotations / f"{path.stem}_{name}.npy") for name in ("exp", "val", "aro")
+                    )
+                    target = parse_target(expression, valence, arousal)
+                except ValueError as reason:
+                    bad_rows.report(path, None, str(reason))
+                    continue
+                file = path.relative_to(source).as_posix()
+                image = partial(read_face, path, None, 0.0, self.size)
+                yield target[0], {"split": split, "image": image, "file": file, "row": 0, "valence_arousal": target[1]}
+
+    def _read_csv(self, source: Path, bad_rows: BadRows) -> Iterator[tuple[int, dict]]:
+        root = next(source / name for name in IMAGE_FOLDERS if (source / name).is_dir())
+        for name, split in CSV_FILES.items():
+            file = source / name
+            with open(file, newline="", encoding="utf-8-sig", errors="replace") as lines:
+                reader = csv.DictReader(lines)
+                if missing := [column for column in COLUMNS if column not in (reader.fieldnames or [])]:
+                    raise BadInput(file, 1, f"no column {', '.join(missing)}", "the first line must name the columns")
+                for fields in reader:
+                    row = reader.line_num
+                    try:
+                        target = parse_target(fields["expression"], fields["valence"], fields["arousal"])
+                        box = parse_box(*(fields[f"face_{part}"] for part in ("x", "y", "width", "height")))
+                    except ValueError as reason:
+                        bad_rows.report(file, row, str(reason))
+                        continue
+                    if target[0] < len(labels.AFFECTNET) and box is None:
+                        bad_rows.report(file, row, "no face box")
+                        continue
+                    path = root / fields["subDirectory_filePath"]
+                    image = partial(read_face, path, box, self.margin, self.size)
+                    example = {"split": split, "image": image, "file": name, "row": row, "valence_arousal": target[1]}
+                    yield target[0], example
+
+    def check(self, counts: dict[str, Counter], skipped: int) -> list[str]:
+        """Against the published counts, before val was taken out; always tells what was left out."""
+        remarks = [f"{count:,} faces left out: {name}" for name, count in sorted(self.left_out.items())]
+        train = {name: TRAINING_COUNTS[name] for name in self.names}
+        missing = Counter(train)
+        missing.subtract(self.published["train"])
+        test_is_whole = all(
+            VALIDATION_COUNT - 1 <= self.published["test"][name] <= VALIDATION_COUNT for name in self.names
+        )
+        if test_is_whole and min(missing.values()) >= 0 and sum(missing.values()) <= skipped:
+            return remarks
+        found = ", ".join(
+            f"{name} {self.published['train'][name]:,} for {train[name]:,} and {self.published['test'][name]} for"
+            f" {VALIDATION_COUNT}"
+            for name in self.names
+        )
+        problem = f"training and validation counts are not the published ones: {found}"
+        if not self.allow_other_counts:
+            remedy = "take the publishers' whole set, or accept another with --allow_other_counts"
+            raise BadInput(self.source, None, problem, remedy)
+        return [*remarks, problem]
+
+
+def parse_target(expression: str, valence: str, arousal: str) -> tuple[int, np.ndarray]:
+    """Expression 0 to 10 and [valence, arousal] float32; ValueError, with the reason alone, where they cannot be.
+
+    Both are -2 where there is no expression.
+    """
+    if not (expression.isascii() and expression.isdigit() and int(expression) < len(labels.AFFECTNET + NO_EXPRESSION)):
+        raise ValueError(f"expression is {expression!r}, not one of 0 to 10")
+    try:
+        values = np.array([valence, arousal], np.float32)
+    except ValueError:
+        raise ValueError(f"valence {valence!r} and arousal {arousal!r} are not numbers") from None
+    if int(expression) < len(labels.AFFECTNET) and not (np.abs(values) <= 1).all():
+        raise ValueError(f"valence {valence} and arousal {arousal} are not within -1 and 1")
+    return int(expression), values
+
+
+def parse_box(x: str, y: str, width: str, height: str) -> tuple[float, float, float, float] | None:
+    """[x1, y1, x2, y2]; None where the file has NULL; ValueError, with the reason alone, on what is no box."""
+    if "NULL" in (x, y, width, height):
+        return None
+    try:
+        left, top, across, down = (float(value) for value in (x, y, width, height))
+    except (TypeError, ValueError):
+        raise ValueError(f"the face box is {[x, y, width, height]}, not four numbers") from None
+    if not (across > 0 and down > 0):
+        raise ValueError(f"the face box is {width} wide and {height} high")
+    return (left, top, left + across, top + down)
+
+
+def _read_number(path: Path) -> str:
+    """The one value of a .npy file, as text: the publishers store text, and others have converted it to numbers."""
+    try:
+        value = np.load(path).reshape(-1)
+    except FileNotFoundError:
+        raise ValueError(f"no {path.name}") from None
+    except (OSError, EOFError, ValueError) as reason:
+        raise ValueError(f"{path.name} cannot be read ({reason})") from None
+    if len(value) != 1:
+        raise ValueError(f"{path.name} holds {len(value)} values where one belongs")
+    return str(value[0])
+
+
+def read_face(path: Path, box: tuple[float, float, float, float] | None, margin: float, size: int) -> np.ndarray:
+    """The face of the picture, or the whole picture, RGB [size, size, 3]; ValueError where it cannot be read."""
+    try:
+        image = read_picture(path)
+    except ValueError as reason:
+        raise ValueError(f"{path}: {reason}") from None
+    return fit(image if box is None else crop_box(image, box, margin), (size, size))

@@ -1,0 +1,179 @@
+"""Your own faces: folders of pictures, one folder a class, any number of classes.
+
+`DIR/<split>/<class>/*` with splits train, val and test, or `DIR/<class>/*`, which is split here by person.
+"""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from affect_jax.data.pictures import SUFFIXES, fit, read_picture, to_channels
+from affect_jax.data.prepared import PreparedBuilder
+from affect_jax.data.source import BadInput, BadRows
+
+SPLIT_FOLDERS = {
+    **{"train": "train", "training": "train"},
+    **{"val": "val", "valid": "val", "validation": "val"},
+    **{"test": "test", "testing": "test"},
+}
+
+LAYOUT = "the layout is DIR/<split>/<class>/* with splits train, val, test, or DIR/<class>/*"
+
+
+def split_by_person(persons: list[str], shares: dict[str, float], seed: int) -> dict[str, str]:
+    """Person -> split, so that nobody is in two: in a drawn order, each to the split that is furthest from its share.
+
+    `persons` names the person of every picture; `shares` are fractions of the pictures, by split.
+    """
+    pictures = Counter(persons)
+    order = np.random.default_rng(seed).permutation(sorted(pictures))
+    wanted = {split: share * len(persons) for split, share in shares.items()}
+    split_of = {}
+    for person in map(str, order):
+        split = max(wanted, key=wanted.get)
+        wanted[split] -= pictures[person]
+        split_of[person] = split
+    return split_of
+
+
+class Folder(PreparedBuilder):
+    """Faces in folders. Classes are the folders' names, sorted; pictures become `image_size` squares.
+
+    `channels` 1 is gray. `identity` is a regex whose first group, searched in a picture's path below `source`, names
+    the person; without it every picture is a person. `val_share` and `test_share` are fractions of the pictures, drawn
+    by `split_seed` where the folders do not name the split; where they name train and no val, val is drawn from train.
+    """
+
+    OPTIONS = ("image_size", "channels", "identity", "val_share", "test_share", "split_seed")
+    REQUIRED_SPLITS = ("train", "val")
+    DESCRIPTION = "Faces from folders, one a class."
+
+    def __init__(
+        self,
+        *,
+        image_size: int = 48,
+        channels: int = 1,
+        identity: str | None = None,
+        val_share: float = 0.15,
+        test_share: float = 0.15,
+        split_seed: int = 0,
+        **kwargs,
+    ):
+        if channels not in (1, 3):
+            raise ValueError(f"channels is {channels}; it can be 1 (gray) or 3 (color)")
+        if image_size < 8:
+            raise ValueError(f"image_size is {image_size}; a face needs at least 8 pixels")
+        if not (val_share > 0 and test_share >= 0 and val_share + test_share < 1):
+            raise ValueError(f"val_share {val_share} and test_share {test_share} leave nothing to train on")
+        try:
+            self.identity = re.compile(identity) if identity else None
+        except re.error as error:
+            raise ValueError(f"identity {identity!r} is no regex: {error}") from None
+        if self.identity and not self.identity.groups:
+            raise ValueError(f"identity {identity!r} has no group; put the part that names the person in parentheses")
+        self.size, self.channels, self.split_seed = image_size, channels, split_seed
+        self.shares = {"train": 1 - val_share - test_share, "val": val_share, "test": test_share}
+        source = Path(kwargs.get("source") or "")
+        if not source.is_dir():
+            raise FileNotFoundError(f"{source}: no such folder; {LAYOUT}")
+        self.split_of_folder, self.names = find_classes(source)
+        super().__init__(**kwargs)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The class folders' names, sorted."""
+        return self.names
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Square."""
+        return (self.size, self.size, self.channels)
+
+    def read_source(self, bad_rows: BadRows) -> Iterator[dict]:
+        """Every picture, by split folder, class and name."""
+        found = list(self._pictures(bad_rows))
+        split_of = self._draw_splits(found)
+        for split, label, path, person in found:
+            yield {
+                "split": split_of.get(person, split) if split in (None, "train") else split,
+                "image": partial(read_face, path, self.size, self.channels),
+                "label": label,
+                "file": path.relative_to(self.source).as_posix(),
+                "row": 0,
+            }
+
+    def _pictures(self, bad_rows: BadRows) -> Iterator[tuple[str | None, int, Path, str]]:
+        """Split (None where no folder names it), label, path and person of every picture."""
+        for folder, split in self.split_of_folder.items():
+            for label, name in enumerate(self.names):
+                for path in sorted((folder / name).rglob("*")):
+                    if path.suffix.lower() not in SUFFIXES or path.name.startswith("."):
+                        continue
+                    relative = path.relative_to(self.source).as_posix()
+                    match = self.identity.search(relative) if self.identity else None
+                    if self.identity and not match:
+                        bad_rows.report(path, None, f"its path does not match identity {self.identity.pattern!r}")
+                        continue
+                    yield split, label, path, match.group(1) if match else relative
+
+    def _draw_splits(self, found: list[tuple[str | None, int, Path, str]]) -> dict[str, str]:
+        """Person -> split, of those whose folders leave it open."""
+        given = {split for split, *_ in found}
+        if None in given:
+            shares, open_ones = self.shares, found
+        elif "val" not in given:
+            val = self.shares["val"]
+            shares, open_ones = {"train": 1 - val, "val": val}, [one for one in found if one[0] == "train"]
+        else:
+            return {}
+        if self.identity:
+            return split_by_person([person for *_, person in open_ones], shares, self.split_seed)
+        by_class = defaultdict(list)  # each picture a person: then every class can have its share in every split
+        for _, label, _, person in open_ones:
+            by_class[label].append(person)
+        drawn = {}
+        for persons in by_class.values():
+            drawn.update(split_by_person(persons, shares, self.split_seed))
+        return drawn
+
+    def check(self, counts: dict[str, Counter], skipped: int) -> list[str]:
+        """Nothing is published to hold them against; tells of what may surprise."""
+        remarks = [
+            f"{split} has no {', '.join(missing)}"
+            for split in counts
+            if counts[split] and (missing := [name for name in self.names if not counts[split][name]])
+        ]
+        if not counts["test"]:
+            remarks.append("no test split: no folder names it")
+        if not self.identity:
+            remarks.append(
+                "no --identity given: pictures of one person may be in two splits, and results will look too good"
+            )
+        return remarks
+
+
+def find_classes(source: Path) -> tuple[dict[Path, str | None], tuple[str, ...]]:
+    """The folders that hold class folders, with the split that each is (None: to be drawn), and the classes' names."""
+    folders = {path.name: path for path in sorted(source.iterdir()) if path.is_dir() and path.name[0] != "."}
+    splits = {path: SPLIT_FOLDERS[name.lower()] for name, path in folders.items() if name.lower() in SPLIT_FOLDERS}
+    if splits and len(splits) < len(folders):
+        others = ", ".join(name for name in folders if name.lower() not in SPLIT_FOLDERS)
+        raise BadInput(source, None, f"folders of splits and others stand side by side: {others}", LAYOUT)
+    if len(set(splits.values())) < len(splits):
+        raise BadInput(source, None, f"two folders for one split among {', '.join(folders)}", LAYOUT)
+    if splits and "train" not in splits.values():
+        raise BadInput(source, None, "no folder train", LAYOUT)
+    parents = splits or {source: None}
+    names = sorted({path.name for parent in parents for path in parent.iterdir() if path.is_dir()} - {".", ".."})
+    if len(names) < 2:
+        raise BadInput(source, None, f"{len(names)} class folders where two are the least", LAYOUT)
+    return parents, tuple(names)
+
+
+def read_face(path: Path, size: int, channels: int) -> np.ndarray:
+    """The picture as a square of `size` pixels, [H, W] or RGB [H, W, 3]; ValueError where it cannot be read."""
+    return to_channels(fit(read_picture(path), (size, size)), channels)

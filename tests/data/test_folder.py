@@ -1,0 +1,149 @@
+import cv2
+import numpy as np
+import pytest
+
+from affect_jax.data import open_split
+from affect_jax.data.drawn_faces import DrawnFaces
+from affect_jax.data.folder import Folder, split_by_person
+from affect_jax.data.source import BadInput
+
+PERSONS, EACH = 20, 3
+
+
+@pytest.fixture
+def faces() -> DrawnFaces:
+    return DrawnFaces("train", num_examples=PERSONS * EACH * 2)
+
+
+@pytest.fixture
+def folder(tmp_path, faces):
+    """DIR/<class>/personNN_K.png: twenty persons, three pictures each in each of two classes."""
+    root = tmp_path / "faces"
+    for index in range(len(faces)):
+        name = ("calm", "excited")[index % 2]
+        (root / name).mkdir(parents=True, exist_ok=True)
+        image = faces.read(np.array([index]))["image"][0]
+        cv2.imwrite(str(root / name / f"person{index // (2 * EACH):02}_{index}.png"), image)
+    return root
+
+
+def read_all(data_dir, split):
+    opened = open_split("folder", split, data_dir)
+    return opened, opened.read(np.arange(len(opened))), opened.places(np.arange(len(opened)))
+
+
+def test_pictures_come_back_as_they_are_with_their_class(tmp_path, folder, faces):
+    done = Folder.prepare(tmp_path / "data", source=folder)
+    assert sum(sum(counts.values()) for counts in done.counts.values()) == len(faces)
+    for split in ("train", "val", "test"):
+        opened, batch, places = read_all(tmp_path / "data", split)
+        assert opened.class_names == ("calm", "excited") and opened.image_shape == (48, 48, 1)
+        np.testing.assert_array_equal(opened.labels(), batch["label"])
+        for image, label, place in zip(batch["image"], batch["label"], places, strict=True):
+            assert place.startswith(opened.class_names[label])
+            index = int(place.removesuffix(".png").split("_")[-1])
+            np.testing.assert_array_equal(image, faces.read(np.array([index]))["image"][0])
+
+
+def test_nobody_is_in_two_splits_where_a_regex_names_the_person(tmp_path, folder):
+    done = Folder.prepare(tmp_path / "data", source=folder, identity=r"(person\d+)", val_share=0.2, test_share=0.2)
+    persons = {}
+    for split in ("train", "val", "test"):
+        _, _, places = read_all(tmp_path / "data", split)
+        persons[split] = {place.split("/")[1].split("_")[0] for place in places}
+    assert {split: len(some) for split, some in persons.items()} == {"train": 12, "val": 4, "test": 4}
+    assert not (
+        persons["train"] & persons["val"] | persons["train"] & persons["test"] | persons["val"] & persons["test"]
+    )
+    assert not any("identity" in remark for remark in done.remarks)
+
+
+def test_the_drawing_of_splits_follows_its_seed():
+    persons = [f"p{i % 30}" for i in range(300)]
+    shares = {"train": 0.7, "val": 0.15, "test": 0.15}
+    first = split_by_person(persons, shares, 0)
+    assert first == split_by_person(persons[::-1], shares, 0) != split_by_person(persons, shares, 1)
+    counts = {split: sum(first[person] == split for person in persons) for split in shares}
+    assert all(abs(counts[split] - 300 * share) <= 10 for split, share in shares.items())
+
+
+def test_without_a_person_every_class_has_its_share_and_a_remark_warns(tmp_path, folder):
+    done = Folder.prepare(tmp_path / "data", source=folder)
+    assert done.counts == {
+        "train": {"calm": 42, "excited": 42},
+        "val": {"calm": 9, "excited": 9},
+        "test": {"calm": 9, "excited": 9},
+    }
+    assert any("no --identity given" in remark for remark in done.remarks)
+
+
+def test_named_splits_are_kept_and_a_missing_val_is_drawn_from_train(tmp_path, folder):
+    named = tmp_path / "named"
+    (named / "training").mkdir(parents=True)
+    (named / "testing").mkdir()
+    for name in ("calm", "excited"):
+        (folder / name).rename(named / "training" / name)
+        (named / "testing" / name).mkdir()
+        for path in sorted((named / "training" / name).iterdir())[:5]:
+            path.rename(named / "testing" / name / path.name)
+    done = Folder.prepare(tmp_path / "data", source=named)
+    assert sum(done.counts["test"].values()) == 10
+    assert sum(done.counts["val"].values()) == pytest.approx(0.15 * 110, abs=1)
+    _, _, places = read_all(tmp_path / "data", "test")
+    assert all(place.startswith("testing/") for place in places)
+
+
+def test_color_and_size_are_as_asked_for(tmp_path, folder):
+    color = np.zeros((60, 50, 3), np.uint8)
+    color[..., 2] = 250  # red, in OpenCV's order
+    cv2.imwrite(str(folder / "calm" / "person99_red.png"), color)
+    Folder.prepare(tmp_path / "data", source=folder, channels=3, image_size=32)
+    found = 0
+    for split in ("train", "val", "test"):
+        opened, batch, places = read_all(tmp_path / "data", split)
+        assert opened.image_shape == (32, 32, 3)
+        for image, place in zip(batch["image"], places, strict=True):
+            if "red" in place:
+                found += 1
+                assert (image == (250, 0, 0)).all()
+    assert found == 1
+
+
+def test_unreadable_pictures_are_named_and_nothing_is_left_or_they_are_skipped_and_counted(tmp_path, folder):
+    broken = folder / "calm" / "person01_6.png"
+    broken.write_bytes(broken.read_bytes()[:500])
+    (folder / "excited" / "person50_empty.jpg").touch()
+    with pytest.raises(BadInput, match=r"calm/person01_6.png: not a readable picture .*--on_bad_row=skip"):
+        (folder / "excited" / "person50_empty.jpg").rename(folder / "excited" / "later.txt")
+        Folder.prepare(tmp_path / "data", source=folder)
+    assert list((tmp_path / "data").iterdir()) == []
+    (folder / "excited" / "later.txt").rename(folder / "excited" / "person50_empty.jpg")
+    done = Folder.prepare(tmp_path / "data", source=folder, on_bad_row="skip")
+    assert sorted(error.file.rsplit("/", 1)[1] for error in done.skipped) == ["person01_6.png", "person50_empty.jpg"]
+    written = {split: len(open_split("folder", split, tmp_path / "data")) for split in done.counts}
+    assert written == {split: sum(counts.values()) for split, counts in done.counts.items()}
+    assert sum(written.values()) == PERSONS * EACH * 2 - 1
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "message"),
+    [
+        (lambda root: (root / "train").mkdir(), {}, "splits and others stand side by side"),
+        (lambda root: None, {"identity": r"(nobody\d+)"}, "does not match identity"),
+        (lambda root: None, {"identity": "person"}, "has no group"),
+        (lambda root: None, {"identity": "(person"}, "is no regex"),
+        (lambda root: None, {"channels": 2}, "channels is 2"),
+        (lambda root: None, {"val_share": 0.6, "test_share": 0.5}, "leave nothing to train on"),
+        (lambda root: (root / "calm").rename(root.parent / "calm"), {}, "1 class folders where two are the least"),
+    ],
+)
+def test_bad_folders_and_options_are_told_in_words(tmp_path, folder, change, options, message):
+    change(folder)
+    with pytest.raises(ValueError, match=message):
+        Folder.prepare(tmp_path / "data", source=folder, **options)
+
+
+def test_split_that_no_folder_names_is_an_error_that_names_the_others(tmp_path, folder):
+    Folder.prepare(tmp_path / "data", source=folder, test_share=0.0)
+    with pytest.raises(ValueError, match="has no split test; it has train, val"):
+        open_split("folder", "test", tmp_path / "data")
