@@ -1,8 +1,9 @@
 """Time a config's network: python scripts/benchmark.py --config=configs/fer_vgg.py [--compare=torch] [--out=FILE]
 
 Prints a table of the bare step (no augmentation), the whole loop (augmentation and data included) with the set on the
-device and streamed, and evaluation. --compare=torch adds the same step in PyTorch, eager and compiled, all steps in
-turn. FILE gets the rows as JSON. FLOP are those of convolutions and matrix products; a step counts three times forward.
+device and streamed, and evaluation. --compare=torch adds the same step in PyTorch, eager and compiled, in a process of
+its own, all steps in turn. FILE gets the rows as JSON. FLOP are those of plain convolutions and matrix products, also
+where fewer are done; a step counts three times forward.
 """
 
 import json
@@ -23,18 +24,24 @@ ROUNDS = flags.DEFINE_integer("rounds", 10, "Timed calls of each work; the table
 
 def torch_steps(config, updates: int) -> dict:
     """The same step in PyTorch, by implementation."""
-    if config.model.name != "vgg_fer" or config.optim.name != "adam" or config.dtype != "float32":
-        raise ValueError("--compare=torch knows model vgg_fer in float32 with optim adam; set these in the config")
     from affect_jax.train import builders, torch_twin
     from affect_jax.train.benchmark import noise_batch
 
+    name, optim = config.model.name, config.optim
+    if name not in torch_twin.NETWORKS or optim.name not in torch_twin.OPTIMIZERS or config.dtype != "float32":
+        networks, optimizers = " or ".join(torch_twin.NETWORKS), " or ".join(torch_twin.OPTIMIZERS)
+        raise ValueError(
+            f"--compare=torch knows {networks} in float32 with optim {optimizers}; set these in the config"
+        )
     split = builders.build_split(config, "train")
+    num_classes = len(split.class_names)
     options = {key: value for key, value in config.model.items() if key != "name"}
-    batch = noise_batch(config.batch_size, split.image_shape, len(split.class_names))
+    batch = noise_batch(config.batch_size, split.image_shape, num_classes)
 
     def step(compiled: bool):
-        model = torch_twin.vgg_fer(split.image_shape, len(split.class_names), **options)
-        return torch_twin.step_work(model, batch, config.optim.learning_rate, updates, compiled)
+        optimizer = (optim.name, optim.learning_rate, optim.weight_decay)
+        twin = torch_twin.Step(name, split.image_shape, num_classes, options, *optimizer, compiled)
+        return torch_twin.start(twin, batch, updates)
 
     steps = {"torch_eager": step(compiled=False)}
     if shutil.which("g++") is None and shutil.which("clang++") is None:
@@ -101,7 +108,7 @@ def main(argv):
     prepare_process()
     try:
         rows = measure(CONFIG.value)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError, RuntimeError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
     print(table(rows))
     if OUT.value:

@@ -10,6 +10,8 @@ from pathlib import Path
 import cv2
 import pytest
 
+from affect_jax.data import open_split
+
 ROOT = Path(__file__).parents[1]
 SMALL = [
     "--config.model.widths=(4,8)",
@@ -112,3 +114,27 @@ def test_wrong_use_is_told_in_words_without_a_traceback(tmp_path, name, argument
     assert message in done.stderr + done.stdout
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_own_faces_are_prepared_swept_over_seeds_and_two_runs_compared(tmp_path):
+    faces = open_split("drawn_faces", "train", num_examples=140)
+    for index, image in enumerate(faces.read(range(140))["image"]):
+        folder = tmp_path / "faces" / faces.class_names[index % 7]
+        folder.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(folder / f"person{index // 7}.png"), image)
+    data = f"--data_dir={tmp_path}"
+    done = run("prepare_data", "folder", f"--source={tmp_path / 'faces'}", data, r"--identity=(person\d+)")
+    assert done.returncode == 0, done.stderr
+    assert "--config.data.name=folder" in done.stdout
+    fields = ["--config.data.name=folder", f"--config.data.data_dir={tmp_path}", *SMALL[:2], *SHORT]
+    one = f"--run=one = configs/fer_vgg.py {' '.join(fields)}"
+    done = run("sweep", one, "--seeds=0,1", f"--workdir={tmp_path / 'runs'}")
+    assert done.returncode == 0, done.stderr
+    rows = (tmp_path / "runs" / "sweep.md").read_text().splitlines()
+    assert rows[2].startswith("| one | 2 | ") and "±" in rows[2]
+    seeds = [tmp_path / "runs" / "one" / f"seed{seed}" for seed in (0, 1)]
+    done = run("compare", f"--a={seeds[0]}", f"--b={seeds[1]}")
+    assert done.returncode == 0, done.stderr
+    assert "p = " in done.stdout
+    done = run("prepare_data", "fer2013", f"--source={tmp_path}", "--identity=(x)")
+    assert done.returncode == 1 and "fer2013 has no option --identity" in done.stderr

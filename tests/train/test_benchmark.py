@@ -20,17 +20,29 @@ def test_flop_of_vgg_are_those_counted_by_hand(tiny_config):
     assert forward_flop(tiny_config) == 2 * (convolutions + dense)
 
 
-def test_torch_twin_has_the_parameters_of_vgg():
+@pytest.mark.parametrize(
+    ("name", "image_shape", "options"),
+    [
+        ("vgg_fer", (50, 35, 1), {"widths": (4, 8), "convs_per_block": 2, "dense": (16, 8)}),
+        ("mobilenet_v2", (48, 48, 1), {"dropout": 0.4, "input_size": (64, 64)}),
+    ],
+)
+def test_torch_twin_has_our_parameters(name, image_shape, options):
     pytest.importorskip("torch")
-    options = {"widths": (4, 8), "convs_per_block": 2, "dense": (16, 8)}
     ours = jax.eval_shape(
-        lambda: build_model("vgg_fer", num_classes=7, **options).init(
-            jax.random.key(0), jax.numpy.zeros((1, 50, 35, 1)), False
+        lambda: build_model(name, num_classes=7, **options).init(
+            jax.random.key(0), jax.numpy.zeros((1, *image_shape)), False
         )
     )["params"]
-    theirs = torch_twin.vgg_fer((50, 35, 1), 7, **options)
+    theirs = torch_twin.NETWORKS[name](image_shape, 7, **options)
     sizes = sorted(leaf.size for leaf in jax.tree.leaves(ours))
     assert sizes == sorted(parameter.numel() for parameter in theirs.parameters())
+
+
+def test_torch_that_cannot_run_is_told_in_its_own_words():
+    step = torch_twin.Step("vgg_fer", (48, 48, 1), 7, {"widths": "nonsense"}, "adam", 0.1, 0.0, False)
+    with pytest.raises(RuntimeError, match=r"PyTorch cannot run vgg_fer: (TypeError|ModuleNotFoundError)"):
+        torch_twin.start(step, {}, 1)()
 
 
 def test_one_command_writes_a_row_for_each_work(tmp_path):
