@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
+from affect_jax.config import classification_config
 from affect_jax.files import write_atomically
 
 
@@ -31,7 +32,7 @@ def claim(workdir: Workdir, config: ConfigDict) -> None:
     """Make the folder this config's: write config.json, or ValueError where the one there says something else."""
     wanted = json.loads(config.to_json())
     if workdir.config.exists():
-        found = json.loads(workdir.config.read_text())["config"]
+        found = json.loads(load_config(workdir).to_json())
         if differences := differing_fields(found, wanted):
             raise ValueError(
                 f"{workdir.path} holds a run of another config; use another --workdir, or change back:\n"
@@ -43,8 +44,10 @@ def claim(workdir: Workdir, config: ConfigDict) -> None:
 
 
 def load_config(workdir: Workdir) -> ConfigDict:
-    """The config of the run in `workdir`."""
-    return ConfigDict(_tuples(_read_record(workdir)["config"]))
+    """The config of the run in `workdir`; a field that is younger than the run has its default, which is off."""
+    config = classification_config()
+    config.update(_tuples(_read_record(workdir)["config"]))
+    return config
 
 
 def load_environment(workdir: Workdir) -> dict[str, str]:

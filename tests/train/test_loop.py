@@ -10,6 +10,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from affect_jax.train import loop
+from affect_jax.train.evaluation import evaluate_run
 from affect_jax.train.loop import train_and_evaluate
 from affect_jax.train.signals import Interrupted
 
@@ -172,3 +173,15 @@ def test_targets_that_the_set_has_not_are_named_before_anything_is_written(tiny_
     with pytest.raises(ValueError, match="drawn_faces has no votes to train on"):
         train_and_evaluate(tiny_config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_run_older_than_a_field_of_the_config_is_still_evaluated_and_goes_on(tiny_config, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        stop_behind(patch, 5)
+        with pytest.raises(Interrupted):
+            train_and_evaluate(tiny_config, tmp_path)
+    record = json.loads((tmp_path / "config.json").read_text())
+    del record["config"]["valence_arousal_weight"], record["config"]["data"]["sampling"]
+    (tmp_path / "config.json").write_text(json.dumps(record))
+    metrics = train_and_evaluate(tiny_config, tmp_path)
+    assert evaluate_run(tmp_path, "val")["accuracy"] == metrics["val/accuracy"]
