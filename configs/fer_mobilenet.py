@@ -3,9 +3,10 @@
     python scripts/train.py --config=configs/fer_mobilenet.py --config.init_from=PATH/mobilenet_v2.safetensors
 
 Faces of 48 pixels leave the base at 2x2, where nothing is left to pool; here the blocks stand on the base's map of
-stride 8 of faces brought to 96 pixels, 12x12. `:literal` is the stack on the whole base at 48 pixels, `:two_cores` what
-two CPU cores train in 23 minutes. Selects on PublicTest (val). `init_from` can be a file with torchvision's or timm's
-names; the default needs a network.
+stride 16 of faces brought to 96 pixels, 6x6: after one pass of `:two_cores` 56.1 % of val were right, and 53.4 % with
+the blocks on stride 8 (seed 0). `:literal` is the stack on the whole base at 48 pixels, `:two_cores` what two CPU cores
+train in half an hour. Selects on PublicTest (val). `init_from` can be a file with torchvision's or timm's names; the
+default needs a network.
 """
 
 from affect_jax.config import classification_config
@@ -18,14 +19,14 @@ def get_config(arg=""):
     config.total_epochs = 100.0
     config.model = {
         "name": "mobilenet_v2_cnn",
-        "attach": "C3",
+        "attach": "C4",
         "input_size": (96, 96),
         "widths": (256, 256, 256, 256),
         "dense": (512, 256),
         "dropout": 0.5,
     }
     config.init_from = "hf-hub:timm/mobilenetv2_100.ra_in1k"
-    config.init_excuse = (r"(block\d|dense\d|classifier).*", r"backbone/(block([6-9]|1\d)|head)/.*")
+    config.init_excuse = (r"(block\d|dense\d|classifier).*", r"backbone/(block1[3-6]|head)/.*")
     config.preprocess.mean = (0.485, 0.456, 0.406)
     config.preprocess.std = (0.229, 0.224, 0.225)
     config.optim.name = "adam"
@@ -37,6 +38,7 @@ def get_config(arg=""):
     config.augment.horizontal_flip = True
     if arg == "literal":
         config.model.attach, config.model.input_size = "head", ()
+        config.init_excuse = config.init_excuse[:1]
     elif arg == "two_cores":
         two_cores(config)
     elif arg:
@@ -45,7 +47,7 @@ def get_config(arg=""):
 
 
 def two_cores(config):
-    """What two CPU cores train in 23 minutes: few passes, one cycle of AdamW."""
+    """What two CPU cores train in half an hour: few passes, one cycle of AdamW."""
     config.total_epochs = 4.0
     config.model.dropout = 0.3
     config.optim.name = "adamw"

@@ -164,7 +164,7 @@ class MobileNetV2CNN(nn.Module):
     `attach` names the feature map that the blocks stand on (TAPS); layers of the base behind it do not exist. Of a
     48-pixel face "head" is 2x2, so that "head" with `input_size` () is the literal stack, of whose four poolings only
     the first has an effect. "C4" is 3x3, "C3" 6x6 and "C2" 12x12, which just takes four poolings. With `input_size`
-    (96, 96) "head" is 3x3 and "C3" 12x12.
+    (96, 96) "head" is 3x3, "C4" 6x6 and "C3" 12x12.
     """
 
     num_classes: int
