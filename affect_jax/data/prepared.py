@@ -108,7 +108,7 @@ class PreparedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return {split: some for split, some in examples.items() if some}
 
     def _info(self) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(
+        info = tfds.core.DatasetInfo(
             builder=self,
             description=self.DESCRIPTION,
             features=tfds.features.FeaturesDict(
@@ -123,6 +123,8 @@ class PreparedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             # Example i of a split is its i-th row in the source.
             disable_shuffling=True,
         )
+        info.initialize_from_bucket = lambda: None  # it asks the network for a set of this name, and leaves a folder
+        return info
 
     def _split_generators(self, dl_manager) -> dict[str, Iterator]:
         return {split: self._generate_examples(examples, split) for split, examples in self.examples.items()}

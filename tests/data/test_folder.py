@@ -1,3 +1,5 @@
+import tempfile
+
 import cv2
 import numpy as np
 import pytest
@@ -43,6 +45,14 @@ def test_pictures_come_back_as_they_are_with_their_class(tmp_path, folder, faces
             assert place.startswith(opened.class_names[label])
             index = int(place.removesuffix(".png").split("_")[-1])
             np.testing.assert_array_equal(image, faces.read(np.array([index]))["image"][0])
+
+
+def test_preparing_leaves_nothing_in_the_temporary_folder(tmp_path, folder, monkeypatch):
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    Folder.prepare(tmp_path / "data", source=folder)
+    assert list((tmp_path / "temporary").iterdir()) == []
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["folder"]
 
 
 def test_nobody_is_in_two_splits_where_a_regex_names_the_person(tmp_path, folder):
