@@ -419,13 +419,14 @@ class DrawnFaces:
 
     def read(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         """image uint8 [B, H, W, 1], label int32 [B] and valence_arousal float32 [B, 2] of the faces at `indices`."""
+        outside = (indices < 0) | (indices >= self.num_examples)
+        if outside.any():
+            raise IndexError(f"index {indices[outside][0]} of {self.num_examples} drawn faces")
         chosen = self.labels()[indices]
         images = [self._draw(int(index), label) for index, label in zip(indices, chosen, strict=True)]
         places = np.array([VALENCE_AROUSAL[name] for name in self.class_names], np.float32)
         return {"image": np.stack(images)[..., None], "label": chosen, "valence_arousal": places[chosen]}
 
     def _draw(self, index: int, label: int) -> np.ndarray:
-        if not 0 <= index < self.num_examples:
-            raise IndexError(f"index {index} of {self.num_examples} drawn faces")
         rng = np.random.default_rng((self.seed, SPLITS.index(self.split), index))
         return render_face(face_parameters(rng, self.class_names[label]), self.image_shape[0])

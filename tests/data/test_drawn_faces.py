@@ -73,5 +73,6 @@ def test_what_cannot_be_drawn_is_refused():
         DrawnFaces("validation", 10)
     with pytest.raises(ValueError, match="drawn faces are square"):
         DrawnFaces("val", 10, image_size=(48, 64))
-    with pytest.raises(IndexError, match="index 10 of 10"):
-        DrawnFaces("val", 10).read(np.array([10]))
+    for outside in (10, -1):
+        with pytest.raises(IndexError, match=f"index {outside} of 10 drawn faces"):
+            DrawnFaces("val", 10).read(np.array([3, outside]))
