@@ -87,7 +87,9 @@ def _xla(static, x, kernel):
 
 def _pointwise(static, x, kernel):
     (down, right), _, _ = static
-    return jnp.dot(x[:, ::down, ::right], kernel[0, 0])
+    x = x[:, ::down, ::right]
+    # flat, or the gradient by the kernel would be a product over three axes, for which XLA on CPU transposes both
+    return jnp.dot(x.reshape(-1, x.shape[-1]), kernel[0, 0]).reshape(*x.shape[:3], -1)
 
 
 def _winograd(static, x, kernel):
@@ -164,17 +166,17 @@ def _depthwise_gradients(static, x, kernel, gradient):
     """By x the convolution of the gradient, spread by the strides, with the turned kernel; by the kernel kh kw sums."""
     strides, padding, groups = static
     size = kernel.shape[:2]
-    by_kernel = [
-        jnp.einsum("bhwc,bhwc->bc", tap, gradient, preferred_element_type=jnp.float32).sum(0)
-        for tap in _taps(_pad(x, padding), size, strides)
-    ]
+    products = [tap.astype(jnp.float32) * gradient for tap in _taps(_pad(x, padding), size, strides)]
+    # one reduction of all, or each would fetch an array that is too large for the cache anew
+    zeros = [jnp.float32(0.0)] * len(products)
+    by_kernel = lax.reduce(products, zeros, lambda a, b: [p + q for p, q in zip(a, b, strict=True)], (1, 2))
     turned_padding = tuple(
         (k - 1 - low, n + low - 1 - (m - 1) * stride)
         for k, n, m, stride, (low, _) in zip(size, x.shape[1:3], gradient.shape[1:3], strides, padding, strict=True)
     )
     spread = _pad(gradient, turned_padding, [stride - 1 for stride in strides])
     by_x = _depthwise(((1, 1), ((0, 0), (0, 0)), groups), spread, jnp.flip(kernel, (0, 1)))
-    return by_x, jnp.stack(by_kernel).reshape(kernel.shape).astype(kernel.dtype)
+    return by_x, jnp.stack(by_kernel).sum(1).reshape(kernel.shape).astype(kernel.dtype)
 
 
 def _pad(x, padding, between=(0, 0)):
