@@ -419,6 +419,7 @@ class DrawnFaces:
 
     def read(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         """image uint8 [B, H, W, 1], label int32 [B] and valence_arousal float32 [B, 2] of the faces at `indices`."""
+        indices = np.asarray(indices)
         outside = (indices < 0) | (indices >= self.num_examples)
         if outside.any():
             raise IndexError(f"index {indices[outside][0]} of {self.num_examples} drawn faces")
