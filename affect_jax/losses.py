@@ -31,3 +31,16 @@ def concordance_loss(predicted: jax.Array, targets: jax.Array) -> jax.Array:
     scale = predicted.var(0) + targets.var(0) + (mean_p - mean_t) ** 2
     # the small term gives two constants that agree, whose CCC is undefined, a loss of 1 and a finite gradient
     return len(predicted) * (1.0 - 2.0 * covariance / (scale + 1e-8)).mean()
+
+
+def sigmoid_cross_entropy(logits: jax.Array, targets: jax.Array, mask: jax.Array) -> jax.Array:
+    """Sum of the binary cross-entropy of logits [...] with targets [...] in [0, 1] where mask [...] is true."""
+    loss = jnp.maximum(logits, 0.0) - logits * targets + jnp.log1p(jnp.exp(-jnp.abs(logits)))
+    return jnp.sum(jnp.where(mask, loss, 0.0))
+
+
+def smooth_l1(predicted: jax.Array, targets: jax.Array, mask: jax.Array, beta: float) -> jax.Array:
+    """Sum over [...] where mask is true of the distance, squared below beta (Girshick 2015, equation 3)."""
+    # a masked target may be infinite, and its gradient must not be NaN
+    distance = jnp.abs(jnp.where(mask, predicted - targets, 0.0))
+    return jnp.sum(jnp.where(distance < beta, 0.5 * distance**2 / beta, distance - 0.5 * beta))

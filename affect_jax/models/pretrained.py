@@ -17,6 +17,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError, safe_open
 
 from affect_jax.models.mobilenet import STAGES
+from affect_jax.models.roi_heads import POOLED_SIDE
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,8 @@ MINUS_ONE_TO_ONE = Preprocess((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
 def load_pretrained(reference: str | Path) -> Pretrained:
-    """Weights of MobileNetV2 or a ResNet as torchvision, timm or (MobileNetV2, .h5) keras.applications name them.
+    """Weights of MobileNetV2 or a ResNet as torchvision, timm or (MobileNetV2, .h5) keras.applications name them, or of
+    torchvision's Faster R-CNN with a feature pyramid (its first COCO weights, COCO_V1, want bn_epsilon 0).
 
     `reference` is a local file (.safetensors; .pth or .pt where torch is installed; .h5 where h5py is), a file in a
     Hugging Face repository, "hf://org/repo/path/to/file", or all of a timm model, "hf-hub:org/repo"; "@revision" behind
@@ -295,6 +297,26 @@ def _resnet() -> dict[str, str]:
     return modules
 
 
+def _torchvision_detector() -> dict[str, str]:
+    modules = {f"backbone.body.{theirs}": ours for theirs, ours in _resnet().items() if theirs != "fc"}
+    for level in range(4):
+        modules |= {f"backbone.fpn.{kind}_blocks.{level}.0": f"fpn/{kind}_C{level + 2}" for kind in ("inner", "layer")}
+    modules |= {"rpn.head.conv.0.0": "rpn_head/conv"}
+    modules |= {f"rpn.head.{name}": f"rpn_head/{name}" for name in ("cls_logits", "bbox_pred")}
+    modules |= {f"roi_heads.box_head.{name}": f"box_head/{name}" for name in ("fc6", "fc7")}
+    modules |= {f"roi_heads.box_predictor.{name}": f"box_predictor/{name}" for name in ("cls_score", "bbox_pred")}
+    return modules
+
+
+def _from_torch_detector(layer: str, weight: str, array: np.ndarray) -> tuple[str, np.ndarray]:
+    """_from_torch; the first dense layer sees pooled RoIs as [C, P, P] there, as [P, P, C] here."""
+    if layer == "box_head/fc6" and weight == "weight":
+        features, inputs = array.shape
+        cells = POOLED_SIDE**2
+        array = array.reshape(features, inputs // cells, cells).swapaxes(1, 2).reshape(features, inputs)
+    return _from_torch(layer, weight, array)
+
+
 @dataclass(frozen=True)
 class _Naming:
     modules: Mapping[str, str]  # their layer -> ours
@@ -310,6 +332,10 @@ def _namings() -> dict[str, _Naming]:
         "timm's MobileNetV2": _Naming(_timm_mobilenet(), _from_torch, IMAGENET, torch_mobilenet),
         "torchvision's and timm's ResNet": _Naming(
             _resnet(), _from_torch, IMAGENET, {"stride_in_1x1": False, "bn_epsilon": 1e-5}
+        ),
+        # no bn_epsilon: torchvision's is 1e-5, but 0 with its first COCO weights, and the file does not tell
+        "torchvision's Faster R-CNN": _Naming(
+            _torchvision_detector(), _from_torch_detector, IMAGENET, {"stride_in_1x1": False}
         ),
         "Keras' MobileNetV2": _Naming(
             _keras_mobilenet(), _from_keras, MINUS_ONE_TO_ONE, {"padding": "SAME", "bn_epsilon": 1e-3}

@@ -61,7 +61,9 @@ def make_apply(model: Network, frozen: Selects | None = None) -> Apply:
         if not train:
             return model.apply(variables, x, False), variables["batch_stats"]
         with nn.intercept_methods(keep_statistics) if frozen else nullcontext():
-            outputs, updates = model.apply(variables, x, True, rngs={"dropout": key}, mutable=["batch_stats"])
+            outputs, updates = model.apply(
+                variables, x, True, rngs={"dropout": key, "sampler": key}, mutable=["batch_stats"]
+            )
         return outputs, updates.get("batch_stats", {})
 
     return apply

@@ -37,3 +37,58 @@ def sample(features):
     """A part of a feature map [B, H, W, C] that is small enough to ship."""
     _, height, width, _ = features.shape
     return features[:, :: max(1, height // 2), :: max(1, width // 3), ::5]
+
+
+# --- the detector
+
+DETECTOR = {
+    "anchor_sizes": ((8,), (16,), (32,), (64,), (128,)),
+    "aspect_ratios": (0.5, 1.0, 2.0),
+    "rpn_pre_nms_top_n_train": 200,
+    "rpn_pre_nms_top_n_test": 150,
+    "rpn_post_nms_top_n_train": 120,
+    "rpn_post_nms_top_n_test": 100,
+    "rpn_batch_size_per_image": 64,
+    "box_batch_size_per_image": 48,
+    "box_detections_per_img": 40,
+}
+CASES = ("two pictures, one without faces", "three sizes")
+
+
+def detector_inputs(case):
+    """Pictures, uint8 [H, W, 3] each, and for each its boxes float32 [N, 4] and labels int32 [N] of two classes."""
+    sizes = (((128, 160), (96, 150)), ((96, 96), (128, 64), (70, 128)))[CASES.index(case)]
+    rng = np.random.default_rng(CASES.index(case))
+    pictures, truths = [], []
+    for i, (height, width) in enumerate(sizes):
+        patches = np.kron(rng.integers(30, 220, (height // 8 + 1, width // 8 + 1, 3)), np.ones((8, 8, 1), np.int64))
+        noisy = patches[:height, :width] + rng.integers(-20, 21, (height, width, 3))
+        pictures.append(noisy.astype(np.uint8))
+        count = 0 if (case, i) == (CASES[0], 1) else 4
+        corners = rng.uniform(0, 0.6, (count, 2)) * (width, height)
+        boxes = np.concatenate([corners, corners + rng.uniform(6, 0.4 * min(height, width), (count, 2))], -1)
+        truths.append((boxes.astype(np.float32), rng.integers(0, 2, count).astype(np.int32)))
+    return pictures, truths
+
+
+def detector_weights(shapes):
+    """random_weights, with outputs of a size that a trained detector's have."""
+    weights = random_weights(shapes)
+    for name, value in weights.items():
+        if name.endswith("bbox_pred.weight"):
+            value *= 0.2
+        elif "cls" in name and name.endswith("weight"):
+            value *= 2.0
+    return weights
+
+
+def gradient_direction(name, shape):
+    """A direction drawn by its name, of length about 1, float32."""
+    rng = np.random.default_rng(zlib.crc32(name.encode()))
+    return (rng.standard_normal(shape) / math.sqrt(math.prod(shape))).astype(np.float32)
+
+
+def gradient_figures(gradient, direction):
+    """What tells whether two gradients are the same: norm, and share along a direction, float64 [2]."""
+    gradient, direction = (np.asarray(x, np.float64).reshape(-1) for x in (gradient, direction))
+    return np.array([np.linalg.norm(gradient), gradient @ direction])

@@ -1,0 +1,151 @@
+"""The whole detector is held against torchvision's: reference/make_detector_reference.py wrote its numbers."""
+
+import json
+from functools import cache
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from reference.deterministic import (
+    CASES,
+    DETECTOR,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    detector_inputs,
+    detector_weights,
+    gradient_direction,
+    gradient_figures,
+    sample,
+)
+from safetensors.numpy import save_file
+
+from affect_jax.models import build_model
+from affect_jax.models.pretrained import check_options, load_pretrained, merge, named_weights
+from affect_jax.ops import matching
+from affect_jax.train.state import make_apply
+
+REFERENCE = Path(__file__).parent / "reference"
+NAMES = json.loads((REFERENCE / "detector_names.json").read_text())
+EXPECTED = np.load(REFERENCE / "detector.npz")
+MOST_BOXES = 6
+
+
+def padded_batch(case):
+    """The pictures of a case side by side, normalized, with zeros around them, and their boxes."""
+    pictures, truths = detector_inputs(case)
+    height, width = (-(-max(picture.shape[axis] for picture in pictures) // 32) * 32 for axis in (0, 1))
+    batch = {
+        "image": np.zeros((len(pictures), height, width, 3), np.float32),
+        "image_size": np.array([picture.shape[:2] for picture in pictures], np.int32),
+        "boxes": np.zeros((len(pictures), MOST_BOXES, 4), np.float32),
+        "label": np.zeros((len(pictures), MOST_BOXES), np.int32),
+        "box_mask": np.zeros((len(pictures), MOST_BOXES), bool),
+        "ignore": np.zeros((len(pictures), MOST_BOXES), bool),
+    }
+    for i, (picture, (boxes, label)) in enumerate(zip(pictures, truths, strict=True)):
+        batch["image"][i, : picture.shape[0], : picture.shape[1]] = (picture / 255.0 - IMAGENET_MEAN) / IMAGENET_STD
+        batch["boxes"][i, : len(boxes)] = boxes
+        batch["label"][i, : len(boxes)] = label
+        batch["box_mask"][i, : len(boxes)] = True
+    return batch
+
+
+def load(tmp_path, arrays, name="weights"):
+    save_file(arrays, tmp_path / f"{name}.safetensors")
+    return load_pretrained(tmp_path / f"{name}.safetensors")
+
+
+@cache
+def detector():
+    return build_model("faster_rcnn", num_classes=2, depth=18, **DETECTOR)
+
+
+@pytest.fixture(scope="module")
+def variables(tmp_path_factory):
+    """torchvision's weights under our names: every one of them, and none else."""
+    shapes = jax.eval_shape(lambda: detector().init(jax.random.key(0), padded_batch(CASES[1]), False))
+    pretrained = load(tmp_path_factory.mktemp("weights"), detector_weights(NAMES["resnet18"]))
+    check_options(detector(), pretrained)
+    return merge(shapes, pretrained.values)
+
+
+@jax.jit
+def evaluate(variables, batch):
+    outputs, kept = detector().apply(variables, batch, False, capture_intermediates=True, mutable=["intermediates"])
+    return outputs, kept["intermediates"]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_pyramid_rpn_proposals_and_detections_are_torchvisions(case, variables):
+    batch = padded_batch(case)
+    outputs, kept = evaluate(variables, batch)
+    pyramid, (objectness, offsets) = kept["fpn"]["__call__"][0], kept["rpn_head"]["__call__"][0]
+    for level, features in enumerate(pyramid):
+        shape = features.shape[:3]
+        for ours, name, take in (
+            (features, "pyramid", sample),
+            (objectness[level].reshape(*shape, -1), "objectness", lambda x: x[:, ::3, ::3]),
+            (offsets[level].reshape(*shape, -1), "offsets", lambda x: x[:, ::3, ::3]),
+        ):
+            np.testing.assert_allclose(take(np.asarray(ours)), EXPECTED[f"{case}/{name}/{level}"], atol=1e-4, rtol=1e-5)
+    for i, (proposals, real) in enumerate(zip(*kept["proposals"][0], strict=True)):
+        np.testing.assert_allclose(proposals[real], EXPECTED[f"{case}/proposals/{i}"], atol=0.01)
+        found = {name: np.asarray(value[i]) for name, value in outputs["detections"].items()}
+        kept_ones = found.pop("valid")
+        assert kept_ones.sum() == len(EXPECTED[f"{case}/scores/{i}"]) >= 10
+        np.testing.assert_allclose(found["boxes"][kept_ones], EXPECTED[f"{case}/boxes/{i}"], atol=0.01)
+        np.testing.assert_allclose(found["scores"][kept_ones], EXPECTED[f"{case}/scores/{i}"], atol=1e-4)
+        np.testing.assert_array_equal(found["label"][kept_ones] + 1, EXPECTED[f"{case}/labels/{i}"])
+        assert not found["boxes"][~kept_ones].any()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_losses_and_their_gradients_are_torchvisions(case, variables, tmp_path, monkeypatch):
+    monkeypatch.setattr(matching, "sampling_priority", lambda key, count: jnp.linspace(0.9, 0.1, count))
+    apply = make_apply(detector(), frozen=lambda name: name.startswith("backbone/"))
+
+    @jax.jit
+    def loss(params, batch):
+        outputs, _ = apply({**variables, "params": params}, batch, True, jax.random.key(0))
+        sums = outputs["losses"]
+        means = {
+            "loss_objectness": sums["objectness"] / sums["rpn_count"],
+            "loss_rpn_box_reg": sums["rpn_box_reg"] / sums["rpn_count"],
+            "loss_classifier": sums["classifier"] / sums["roi_count"],
+            "loss_box_reg": sums["box_reg"] / sums["roi_count"],
+        }
+        return sum(means.values()), means
+
+    gradient, means = jax.jit(jax.grad(loss, has_aux=True))(variables["params"], padded_batch(case))
+    for name, value in means.items():
+        np.testing.assert_allclose(value, EXPECTED[f"{case}/{name}"], atol=1e-4, err_msg=name)
+
+    prefix = f"{case}/gradient/"
+    names = [name.removeprefix(prefix) for name in EXPECTED if name.startswith(prefix)]
+    directions = {name: gradient_direction(name, NAMES["resnet18"][name]) for name in names}
+    ours = named_weights({"params": gradient})
+    named = load(tmp_path, directions, "directions").values
+    numbers = {name: np.full(NAMES["resnet18"][name], i, np.float32) for i, name in enumerate(names)}
+    their_name = {our: names[int(value.flat[0])] for our, value in load(tmp_path, numbers, "names").values.items()}
+    assert len(their_name) == len(names) >= 50
+    for our, name in their_name.items():
+        figures = gradient_figures(ours[our], named[our])
+        expected = EXPECTED[f"{case}/gradient/{name}"]
+        np.testing.assert_allclose(figures, expected, atol=1e-4 * max(1.0, expected[0]), err_msg=name)
+
+
+def test_torchvisions_resnet50_weights_fit_name_by_name(tmp_path):
+    model = build_model("faster_rcnn", num_classes=90)
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), padded_batch(CASES[1]), False))
+    weights = {name: np.zeros(shape, np.float32) for name, shape in NAMES["fasterrcnn_resnet50_fpn"].items()}
+    pretrained = load(tmp_path, weights)
+    merge(shapes, pretrained.values)
+    other = build_model("faster_rcnn", num_classes=1)
+    shapes = jax.eval_shape(lambda: other.init(jax.random.key(0), padded_batch(CASES[1]), False))
+    with pytest.raises(
+        ValueError, match="misshapen: box_predictor/bbox_pred/bias is \\(364,\\), the network's is \\(8,\\)"
+    ):
+        merge(shapes, pretrained.values)
+    merge(shapes, pretrained.values, excuse=("box_predictor/.*",))
