@@ -3,8 +3,12 @@
     python scripts/prepare_data.py ferplus --source=PATH/fer2013.csv --votes=PATH/fer2013new.csv
     python scripts/prepare_data.py affectnet --source=PATH [--num_classes=7]
     python scripts/prepare_data.py folder --source=DIR --identity='(person[0-9]+)' [--image_size=48] [--channels=1]
+    python scripts/prepare_data.py darkface --source=PATH [--as_split=val]
+    python scripts/prepare_data.py widerface --source=PATH
+    python scripts/prepare_data.py coco_json --source=JSONS
 
-DIR holds <class>/* or <split>/<class>/*, pictures of any size and kind.
+DIR holds <class>/* or <split>/<class>/*, pictures of any size and kind; JSONS train.json and val.json, in COCO's form,
+and the pictures that they name.
 """
 
 import sys
@@ -34,6 +38,7 @@ SET_OPTIONS = {
         flags.DEFINE_float("val_share", None, "folder: fraction of the pictures that is drawn as val."),
         flags.DEFINE_float("test_share", None, "folder: fraction of the pictures that is drawn as test."),
         flags.DEFINE_integer("split_seed", None, "folder: of that drawing."),
+        flags.DEFINE_string("as_split", None, "darkface: the one split, train or val, that all pictures go to."),
     )
 }
 
@@ -64,10 +69,10 @@ def main(argv):
         )
     except (ValueError, OSError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
-    print_summary(argv[1], done)
+    print_summary(argv[1], dataset.CONFIG, done)
 
 
-def print_summary(name: str, done):
+def print_summary(name: str, config: str, done):
     from affect_jax.data.source import place
 
     splits = list(done.counts)
@@ -83,12 +88,15 @@ def print_summary(name: str, done):
         for error in done.skipped[:10]:
             print(f"  {place(error.file, error.row)}: {error.reason}")
     print(f"{name} is in {done.directory}")
-    print(f"next: python scripts/train.py --config=configs/fer_vgg.py {train_flags(name)}--workdir=runs/{name}_vgg")
+    model = config.split("_")[1]
+    print(
+        f"next: python scripts/train.py --config=configs/{config}.py {train_flags(name)}--workdir=runs/{name}_{model}"
+    )
 
 
 def train_flags(name: str) -> str:
     """What the training command needs where the set or its folder is not the config's own."""
-    set_flag = "" if name == "fer2013" else f"--config.data.name={name} "
+    set_flag = "" if name in ("fer2013", "darkface", "widerface") else f"--config.data.name={name} "
     return set_flag + ("" if DATA_DIR.value == DATA_DIR.default else f"--config.data.data_dir={DATA_DIR.value} ")
 
 

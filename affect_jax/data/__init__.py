@@ -7,10 +7,14 @@ from pathlib import Path
 # once by scripts/prepare_data.py, or a class made when asked for, as `attribute(split, **options)`.
 DATASETS = {
     "affectnet": "affect_jax.data.affectnet:Affectnet",
+    "coco_json": "affect_jax.data.coco_json:CocoJson",
+    "darkface": "affect_jax.data.darkface:Darkface",
     "drawn_faces": "affect_jax.data.drawn_faces:DrawnFaces",
+    "drawn_scenes": "affect_jax.data.drawn_scenes:DrawnScenes",
     "fer2013": "affect_jax.data.fer2013:Fer2013",
     "ferplus": "affect_jax.data.ferplus:Ferplus",
     "folder": "affect_jax.data.folder:Folder",
+    "widerface": "affect_jax.data.widerface:Widerface",
 }
 
 SPLITS = ("train", "val", "test")
@@ -27,9 +31,16 @@ def find_dataset(name: str) -> type:
 def open_split(name: str, split: str, data_dir: str | Path = "data", **options):
     """The split "train", "val" or "test" of the set called `name`.
 
-    It has `class_names`, `image_shape` (H, W, C), `len`, `labels()` int32 [N], and `read(indices)` -> dict of arrays:
-    image uint8 [B, H, W, C] (RGB), label int32 [B], and where the set has them votes float32 [B, K] (sum 1) and
-    valence_arousal float32 [B, 2]. An option given as a mapping from splits holds a value for each. ValueError on an
+    A set of faces in classes has `class_names`, `image_shape` (H, W, C), `len`, `labels()` int32 [N], and
+    `read(indices)` -> dict of arrays: image uint8 [B, H, W, C] (RGB), label int32 [B], and where the set has them votes
+    float32 [B, K] (sum 1) and valence_arousal float32 [B, 2].
+
+    A set of P pictures with boxes has `class_names`, `len`, `sizes()` int32 [P, 2] (height, width), `box_counts()`
+    int32 [P], `places(indices)` -> names, `boxes(index)` float32 [N, 4], `annotations(index)` -> dict of boxes, label
+    int32 [N] (places in class_names) and ignore bool [N] (evaluation neither counts nor punishes such a box), and
+    `read_picture(index)` -> these and image uint8 [H, W, 3] (RGB, of its own size). It pickles.
+
+    An option given as a mapping from splits holds a value for each. ValueError on an
     unknown name, FileNotFoundError, with the command to run, on a set not prepared.
     """
     dataset = find_dataset(name)

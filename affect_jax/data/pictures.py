@@ -5,10 +5,11 @@ H W C picture.
 
 import io
 from pathlib import Path
+from typing import BinaryIO, NamedTuple
 
 import cv2
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 MAX_PIXELS = 80_000_000
 """Larger pictures are refused before they are decoded: a face needs none of it, and one file could fill the memory."""
@@ -16,19 +17,38 @@ MAX_PIXELS = 80_000_000
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".jp2", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 
+class Header(NamedTuple):
+    """What a picture's first bytes tell."""
+
+    size: tuple[int, int]
+    """(height, width) as read_picture gives it: turned as EXIF says."""
+    transparent: bool
+
+
 def read_picture(path: str | Path) -> np.ndarray:
     """RGB uint8 [H, W, 3]: turned as EXIF says, sixteen bits cut to eight, transparent pixels over white.
 
     ValueError, with the reason alone, on a file that is absent, empty, truncated, too large or no picture.
     """
+    return decode_picture(read_encoded(path))
+
+
+def read_encoded(path: str | Path) -> bytes:
+    """The picture's file as it is; ValueError, with the reason alone, on one absent, empty, truncated or too large."""
     path = Path(path)
     if not path.is_file():
         raise ValueError("no such file")
     encoded = path.read_bytes()
     if not encoded:
         raise ValueError("an empty file")
-    transparent = _check(encoded)
-    flags = cv2.IMREAD_UNCHANGED if transparent else cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
+    _read_header(io.BytesIO(encoded), whole=True)  # OpenCV would not tell of a truncated file
+    return encoded
+
+
+def decode_picture(encoded: bytes) -> np.ndarray:
+    """The picture of a file's bytes, as read_picture gives it; ValueError, with the reason alone, on no picture."""
+    header = _read_header(io.BytesIO(encoded))
+    flags = cv2.IMREAD_UNCHANGED if header and header.transparent else cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
     try:
         image = cv2.imdecode(np.frombuffer(encoded, np.uint8), flags)
     except cv2.error as error:
@@ -47,22 +67,34 @@ def read_picture(path: str | Path) -> np.ndarray:
     return np.ascontiguousarray(image[..., ::-1])
 
 
-def _check(encoded: bytes) -> bool:
-    """ValueError on a file that is too large or truncated, which OpenCV would not tell; else whether it has alpha."""
+def picture_size(path: str | Path) -> tuple[int, int]:
+    """(height, width) of what read_picture gives, mostly without decoding; ValueError, with the reason alone."""
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError("no such file")
+    header = _read_header(path)
+    return header.size if header else read_picture(path).shape[:2]
+
+
+def _read_header(file: Path | BinaryIO, whole: bool = False) -> Header | None:
+    """None where OpenCV alone may know the format; ValueError where it is too large, or broken as far as it is read."""
     try:
-        with Image.open(io.BytesIO(encoded)) as picture:
+        with Image.open(file) as picture:
             width, height = picture.size
             if width * height > MAX_PIXELS:
                 raise ValueError(f"{width:,}x{height:,} pixels are more than {MAX_PIXELS // 10**6} million")
             transparent = picture.mode in ("LA", "PA", "RGBA") or "transparency" in picture.info
-            picture.load()
+            exif = Image.Image.getexif(picture)  # PNG's own would decode the picture in search of it
+            on_its_side = exif.get(ExifTags.Base.Orientation, 1) >= 5 and not transparent
+            if whole:
+                picture.load()
     except UnidentifiedImageError:
-        return False  # OpenCV knows formats that Pillow does not
+        return None
     except Image.DecompressionBombError as error:
         raise ValueError(str(error)) from None
     except (OSError, SyntaxError) as error:  # SyntaxError is what Pillow raises on a broken PNG
         raise ValueError(f"not a readable picture ({error})") from None
-    return transparent
+    return Header((width, height) if on_its_side else (height, width), transparent)
 
 
 def crop_box(image: np.ndarray, box: tuple[float, float, float, float], margin: float) -> np.ndarray:

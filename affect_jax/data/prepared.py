@@ -1,4 +1,4 @@
-"""Sets of faces prepared once with tfds, as array_record files, and read back without TensorFlow.
+"""Sets prepared once with tfds, as array_record files, and read back without TensorFlow; sets of faces in classes.
 
 B batch, H W C image, K classes.
 """
@@ -7,7 +7,7 @@ import contextlib
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
@@ -38,8 +38,8 @@ class Preparation(NamedTuple):
     remarks: list[str]
 
 
-class PreparedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Base of the sets of faces: a subclass names its classes and reads its source; the rest is here.
+class SourceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Base of all prepared sets: the source is read and checked, then written whole or not at all.
 
     `source` is the publishers' file or folder, `on_bad_row` "fail" or "skip"; `allow_other_counts` takes a source whose
     counts are not the published ones. Only preparing needs them. All is read and checked before anything is written;
@@ -51,8 +51,11 @@ class PreparedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """Arguments that this set takes beside those of every set."""
     REQUIRED_SPLITS: ClassVar[tuple[str, ...]] = ("train", "val", "test")
     CLASS_NAMES: ClassVar[tuple[str, ...]]
-    IMAGE_SHAPE: ClassVar[tuple[int, int, int]] = (48, 48, 1)
     DESCRIPTION: ClassVar[str]
+    UNIT: ClassVar[str] = "faces"
+    """What an example is called."""
+    CONFIG: ClassVar[str] = "fer_vgg"
+    """The config that a first run on the set may start from."""
     url_infos = None  # nothing is downloaded, and to look for addresses tfds needs a package that it does not declare
 
     def __init__(
@@ -72,38 +75,46 @@ class PreparedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         """In the order of their integer labels."""
         return self.CLASS_NAMES
 
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(H, W, C) of the prepared pictures."""
-        return self.IMAGE_SHAPE
-
     def read_source(self, bad_rows: BadRows) -> Iterator[dict]:
-        """Examples in the source's order: split, image, label, file, row and what extra_features names.
-
-        An image is uint8 [H, W] or RGB [H, W, 3], or a function that reads it, with ValueError where it cannot.
-        """
+        """Examples in the source's order: split, file (below the source) and what else the features need."""
         raise NotImplementedError
 
-    def check(self, counts: dict[str, Counter], skipped: int) -> list[str]:
-        """BadInput where counts by split and class are not those of the set; else remarks for the user, often none."""
+    def features(self) -> dict[str, tfds.features.FeatureConnector]:
+        """What of an example is stored."""
         raise NotImplementedError
 
-    def extra_features(self) -> dict[str, tfds.features.FeatureConnector]:
-        """Features that this set has beside image, label, file and row."""
-        return {}
+    def labels_of(self, example: dict) -> Iterable[int]:
+        """The labels that the example adds to the counts."""
+        raise NotImplementedError
+
+    def review(self, examples: dict[str, list[dict]], counts: dict[str, Counter]) -> list[str]:
+        """BadInput where the examples by split, or their counts by class, cannot be; else remarks for the user."""
+        raise NotImplementedError
+
+    def encode(self, example: dict) -> dict:
+        """The example as its features store it; ValueError, with the reason alone, on an unreadable picture."""
+        raise NotImplementedError
+
+    def write_beside(self, directory: Path) -> None:
+        """Write what the set has beside its records; often nothing."""
 
     @cached_property
     def examples(self) -> dict[str, list[dict]]:
         """The whole source by split, checked."""
         examples = {"train": [], "val": [], "test": []}
-        for example in tqdm(self.read_source(self.bad_rows), desc=f"reading {self.source}", unit=" faces", delay=2):
+        for example in tqdm(
+            self.read_source(self.bad_rows), desc=f"reading {self.source}", unit=f" {self.UNIT}", delay=2
+        ):
             examples[example.pop("split")].append(example)
         if empty := [split for split in self.REQUIRED_SPLITS if not examples[split]]:
-            raise BadInput(self.source, None, f"no faces for {', '.join(empty)}", "this split needs some")
+            raise BadInput(self.source, None, f"no {self.UNIT} for {', '.join(empty)}", "this split needs some")
+        if not any(examples.values()):
+            raise BadInput(self.source, None, f"no {self.UNIT} at all", "one split at least needs some")
         counts = {
-            split: Counter(self.class_names[example["label"]] for example in some) for split, some in examples.items()
+            split: Counter(self.class_names[label] for example in some for label in self.labels_of(example))
+            for split, some in examples.items()
         }
-        self.remarks = self.check(counts, len(self.bad_rows.skipped))
+        self.remarks = self.review(examples, counts)
         self.counts = {split: {name: counts[split][name] for name in self.class_names} for split in counts}
         return {split: some for split, some in examples.items() if some}
 
@@ -111,15 +122,7 @@ class PreparedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         info = tfds.core.DatasetInfo(
             builder=self,
             description=self.DESCRIPTION,
-            features=tfds.features.FeaturesDict(
-                {
-                    "image": tfds.features.Image(shape=self.image_shape, encoding_format="png"),
-                    "label": tfds.features.ClassLabel(names=self.class_names),
-                    "file": tfds.features.Text(),
-                    "row": tfds.features.Scalar(np.int32),
-                    **self.extra_features(),
-                }
-            ),
+            features=tfds.features.FeaturesDict(self.features()),
             # Example i of a split is its i-th row in the source.
             disable_shuffling=True,
         )
@@ -130,26 +133,32 @@ class PreparedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return {split: self._generate_examples(examples, split) for split, examples in self.examples.items()}
 
     def _generate_examples(self, examples: list[dict], split: str) -> Iterator[tuple[int, dict]]:
-        for index, example in enumerate(tqdm(examples, desc=f"writing {split}", unit=" faces", delay=2)):
-            image = example["image"]
-            if callable(image):
-                try:
-                    image = image()
-                except ValueError as reason:
-                    self.bad_rows.report(Path(self.source) / example["file"], example["row"], str(reason))
-                    self.counts[split][self.class_names[example["label"]]] -= 1
-                    continue
-            if image.ndim == 3:
-                image = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-            encoded = cv2.imencode(".png", image, STORED)[1].tobytes()
-            yield index, {**example, "image": BytesIO(encoded)}
-        if not any(self.counts[split].values()):
+        written = 0
+        for index, example in enumerate(tqdm(examples, desc=f"writing {split}", unit=f" {self.UNIT}", delay=2)):
+            try:
+                stored = self.encode(example)
+            except ValueError as reason:
+                self.bad_rows.report(Path(self.source) / example["file"], example.get("row"), str(reason))
+                for label in self.labels_of(example):
+                    self.counts[split][self.class_names[label]] -= 1
+                continue
+            written += 1
+            yield index, stored
+        if not written:
             raise BadInput(self.source, None, f"no readable picture for {split}", "every split needs some")
 
     @classmethod
     def directory(cls, data_dir: str | Path) -> Path:
         """Where this version of the set lies in `data_dir`."""
         return Path(data_dir) / cls.name / str(cls.VERSION)
+
+    @classmethod
+    def prepared_directory(cls, data_dir: str | Path) -> Path:
+        """Where the set lies; FileNotFoundError, with the command to run, where it is not prepared."""
+        directory = cls.directory(data_dir)
+        if not directory.is_dir():
+            raise FileNotFoundError(f"{directory}: {cls.name} is not prepared; run\n  {cls.prepare_command(data_dir)}")
+        return directory
 
     @classmethod
     def prepare(cls, data_dir: str | Path, overwrite: bool = False, **options) -> Preparation:
@@ -171,6 +180,7 @@ class PreparedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                     download_config=tfds.download.DownloadConfig(try_download_gcs=False),
                     file_format="array_record",
                 )
+            builder.write_beside(cls.directory(temporary))
             if target.exists():
                 target.rename(temporary / "replaced")
             (temporary / cls.name).rename(target)
@@ -179,17 +189,83 @@ class PreparedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return Preparation(cls.directory(data_dir), builder.counts, builder.bad_rows.skipped, builder.remarks)
 
     @classmethod
-    def open_split(cls, split: str, data_dir: str | Path) -> "PreparedSplit":
-        """The split as `prepare` wrote it; FileNotFoundError, with the command to run, where it has not."""
-        directory = cls.directory(data_dir)
-        if not directory.is_dir():
-            raise FileNotFoundError(f"{directory}: {cls.name} is not prepared; run\n  {cls.prepare_command(data_dir)}")
-        return PreparedSplit(directory, split)
-
-    @classmethod
     def prepare_command(cls, data_dir: str | Path) -> str:
         """The command line that prepares this set."""
         return f"python scripts/prepare_data.py {cls.name} --source=PATH --data_dir={data_dir}"
+
+
+class PreparedBuilder(SourceBuilder, skip_registration=True):
+    """Base of the sets of faces: a subclass names its classes and reads its source; the rest is here."""
+
+    IMAGE_SHAPE: ClassVar[tuple[int, int, int]] = (48, 48, 1)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(H, W, C) of the prepared pictures."""
+        return self.IMAGE_SHAPE
+
+    def read_source(self, bad_rows: BadRows) -> Iterator[dict]:
+        """Examples in the source's order: split, image, label, file, row and what extra_features names.
+
+        An image is uint8 [H, W] or RGB [H, W, 3], or a function that reads it, with ValueError where it cannot.
+        """
+        raise NotImplementedError
+
+    def check(self, counts: dict[str, Counter], skipped: int) -> list[str]:
+        """BadInput where counts by split and class are not those of the set; else remarks for the user, often none."""
+        raise NotImplementedError
+
+    def extra_features(self) -> dict[str, tfds.features.FeatureConnector]:
+        """Features that this set has beside image, label, file and row."""
+        return {}
+
+    def features(self) -> dict[str, tfds.features.FeatureConnector]:
+        """The picture as PNG, its label, and where it came from."""
+        return {
+            "image": tfds.features.Image(shape=self.image_shape, encoding_format="png"),
+            "label": tfds.features.ClassLabel(names=self.class_names),
+            "file": tfds.features.Text(),
+            "row": tfds.features.Scalar(np.int32),
+            **self.extra_features(),
+        }
+
+    def labels_of(self, example: dict) -> Iterable[int]:
+        """Its one label."""
+        return [example["label"]]
+
+    def review(self, examples: dict[str, list[dict]], counts: dict[str, Counter]) -> list[str]:
+        """The set's own check of its counts."""
+        return self.check(counts, len(self.bad_rows.skipped))
+
+    def encode(self, example: dict) -> dict:
+        """The picture becomes PNG."""
+        image = example["image"]() if callable(example["image"]) else example["image"]
+        if image.ndim == 3:
+            image = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+        return {**example, "image": BytesIO(cv2.imencode(".png", image, STORED)[1].tobytes())}
+
+    @classmethod
+    def open_split(cls, split: str, data_dir: str | Path) -> "PreparedSplit":
+        """The split as `prepare` wrote it; FileNotFoundError, with the command to run, where it has not."""
+        return PreparedSplit(cls.prepared_directory(data_dir), split)
+
+
+def open_records(directory: str | Path, split: str) -> tuple[tfds.features.FeaturesDict, Sequence[bytes]]:
+    """The features of a prepared set, and the split's records; ValueError on a split that it does not have."""
+    builder = tfds.builder_from_directory(directory)
+    if split not in builder.info.splits:
+        raise ValueError(f"{directory} has no split {split}; it has {', '.join(builder.info.splits)}")
+    # tfds decodes example by example, at a quarter of the speed; the records below it pickle without their builder.
+    raw = tfds.decode.DeserializeMethod.RAW_BYTES
+    return builder.info.features, builder.as_data_source(split, deserialize_method=raw).data_source
+
+
+def read_records(records: Sequence[bytes], indices: np.ndarray) -> list[Mapping]:
+    """The stored features of the examples at `indices`, one mapping from names each."""
+    if not len(indices):
+        return []
+    found = records.__getitems__(np.asarray(indices).tolist())
+    return [tf_example_pb2.Example.FromString(record).features.feature for record in found]
 
 
 class PreparedSplit:
@@ -199,16 +275,10 @@ class PreparedSplit:
     """
 
     def __init__(self, directory: str | Path, split: str):
-        builder = tfds.builder_from_directory(directory)
-        if split not in builder.info.splits:
-            raise ValueError(f"{directory} has no split {split}; it has {', '.join(builder.info.splits)}")
-        features = builder.info.features
+        features, self._records = open_records(directory, split)
         self.class_names: tuple[str, ...] = tuple(features["label"].names)
         self.image_shape: tuple[int, int, int] = features["image"].shape
         self._targets = {name: features[name].shape[0] for name in TARGETS if name in features}
-        # tfds decodes example by example, at a quarter of the speed; the records below it pickle without their builder.
-        raw = tfds.decode.DeserializeMethod.RAW_BYTES
-        self._records = builder.as_data_source(split, deserialize_method=raw).data_source
 
     def __len__(self) -> int:
         return len(self._records)
@@ -250,7 +320,4 @@ class PreparedSplit:
         ]
 
     def _features(self, indices: np.ndarray) -> list[Mapping]:
-        if not len(indices):
-            return []
-        records = self._records.__getitems__(np.asarray(indices).tolist())
-        return [tf_example_pb2.Example.FromString(record).features.feature for record in records]
+        return read_records(self._records, indices)

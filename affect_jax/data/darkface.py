@@ -1,0 +1,88 @@
+"""DARK FACE: faces on streets at night (Yang et al. 2020, "Advancing image understanding in poor visibility
+environments", arXiv:1904.04474), as its publishers ship it: `image/N.png`, `label/N.txt`.
+
+A label's first line is the number of faces, each further line `x1 y1 x2 y2` in pixels.
+"""
+
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+from affect_jax.data.prepared_boxes import BoxesBuilder, Entry
+from affect_jax.data.source import BadInput, BadRows
+
+NUM_LABELLED = 6000
+SPLIT_FILE = Path(__file__).with_name("darkface_split.txt")
+
+
+@cache
+def val_numbers() -> frozenset[int]:
+    """The numbers N of the labelled pictures that are val, from the committed list; the rest of 1 to 6000 is train."""
+    lines = SPLIT_FILE.read_text(encoding="ascii").splitlines()
+    return frozenset(int(number) for line in lines if not line.startswith("#") for number in line.split())
+
+
+class Darkface(BoxesBuilder):
+    """DARK FACE's labelled pictures, 5,400 train and 600 val; parts of them are taken too.
+
+    The publishers' test server is closed, so the 600 are what is reported, and `test` opens them as well: report on it
+    only what was selected on nothing, or say so. `as_split` puts all pictures into one split, whatever the list says.
+    """
+
+    OPTIONS = ("as_split",)
+    CLASS_NAMES = ("face",)
+    DESCRIPTION = "DARK FACE, faces on streets at night (Yang et al., 2020)."
+    CONFIG = "darkface_rcnn"
+    TEST_IS_VAL = True
+
+    def __init__(self, *, as_split: str | None = None, **kwargs):
+        if as_split not in (None, "train", "val"):
+            raise ValueError(f"as_split is {as_split!r}; it can be 'train' or 'val' (test opens val)")
+        self.as_split = as_split
+        super().__init__(**kwargs)
+
+    def published(self) -> dict[str, int]:
+        """By the committed list."""
+        if self.as_split:
+            return {}
+        return {"train": NUM_LABELLED - len(val_numbers()), "val": len(val_numbers())}
+
+    def read_source(self, bad_rows: BadRows) -> Iterator[dict]:
+        """Every labelled picture, by number."""
+        source = Path(self.source)
+        if missing := [name for name in ("image", "label") if not (source / name).is_dir()]:
+            raise BadInput(source, None, f"no folder {' and '.join(missing)}", "it holds image/N.png and label/N.txt")
+        pictures = {path.stem for path in (source / "image").glob("*.png")}
+        labels = {path.stem for path in (source / "label").glob("*.txt")}
+        for stem in sorted(pictures | labels, key=lambda stem: (len(stem), stem)):
+            image, label = source / "image" / f"{stem}.png", source / "label" / f"{stem}.txt"
+            if stem not in labels:
+                bad_rows.report(image, None, f"no label/{label.name}")
+            elif stem not in pictures:
+                bad_rows.report(label, None, f"no image/{image.name}")
+            elif not (stem.isascii() and stem.isdigit() and 1 <= int(stem) <= NUM_LABELLED):
+                bad_rows.report(image, None, f"its name is no number from 1 to {NUM_LABELLED}")
+            elif (entries := read_label(label, bad_rows)) is not None:
+                split = self.as_split or ("val" if int(stem) in val_numbers() else "train")
+                if example := self.make_example(split, f"image/{image.name}", label, None, entries):
+                    yield example
+
+
+def read_label(path: Path, bad_rows: BadRows) -> list[Entry] | None:
+    """The faces of a label file, bad lines left out; None where its count does not hold."""
+    lines = path.read_text(encoding="ascii", errors="replace").rstrip().split("\n")
+    if not lines[0].strip().isdigit():
+        bad_rows.report(path, 1, f"the number of faces is {lines[0].strip()!r}")
+        return None
+    if int(lines[0]) != len(lines) - 1:
+        bad_rows.report(path, 1, f"it tells of {int(lines[0])} faces, {len(lines) - 1} lines follow")
+        return None
+    entries = []
+    for row, line in enumerate(lines[1:], start=2):
+        try:
+            x1, y1, x2, y2 = map(float, line.split())
+        except ValueError:
+            bad_rows.report(path, row, f"{line.strip()!r} is not x1 y1 x2 y2")
+            continue
+        entries.append(Entry((x1, y1, x2, y2), 0, False, row))
+    return entries

@@ -1,0 +1,88 @@
+"""WIDER FACE: 32,203 pictures of people at 61 kinds of event (Yang et al. 2016, arXiv:1511.06523).
+
+Read as its publishers ship it: `WIDER_{train,val}/images/EVENT/NAME.jpg` and `wider_face_split/*_bbx_gt.txt`, where a
+picture's name is followed by the number of its faces and a line each: `x1 y1 w h blur expression illumination invalid
+occlusion pose`; where the number is 0, one line of zeros follows.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from affect_jax.data.prepared_boxes import BoxesBuilder, Entry
+from affect_jax.data.source import BadInput, BadRows
+
+SPLITS = ("train", "val")
+INVALID, NUM_FIELDS = 7, 10
+
+
+class Widerface(BoxesBuilder):
+    """WIDER FACE's training and validation pictures; parts of them are taken too.
+
+    The labels of its test pictures are not published: its validation half is `val`, and what `test` opens. Faces that
+    the publishers call invalid are ignored in evaluation.
+    """
+
+    CLASS_NAMES = ("face",)
+    DESCRIPTION = "WIDER FACE, faces at 61 kinds of event (Yang et al., 2016)."
+    TEST_IS_VAL = True
+
+    def published(self) -> dict[str, int]:
+        """By its publishers."""
+        return {"train": 12_880, "val": 3_226}
+
+    def read_source(self, bad_rows: BadRows) -> Iterator[dict]:
+        """Every picture, in the order of the lists."""
+        source = Path(self.source)
+        lists = {split: source / "wider_face_split" / f"wider_face_{split}_bbx_gt.txt" for split in SPLITS}
+        if not any(path.is_file() for path in lists.values()):
+            remedy = "it holds WIDER_train/images, WIDER_val/images and wider_face_split/"
+            raise BadInput(source, None, "no wider_face_split/wider_face_*_bbx_gt.txt", remedy)
+        for split, path in lists.items():
+            if not path.is_file():
+                continue
+            for row, name, lines in pictures_of(path, bad_rows):
+                entries = read_faces(path, row, name, lines, bad_rows)
+                file = f"WIDER_{split}/images/{name}"
+                if entries is not None and (example := self.make_example(split, file, path, row, entries)):
+                    yield example
+
+
+def pictures_of(path: Path, bad_rows: BadRows) -> Iterator[tuple[int, str, list[str]]]:
+    """Row and name of each picture of a list, and the lines up to the next name."""
+    row, name, lines = 0, "", []
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").rstrip().split("\n"), start=1):
+        line = line.strip()
+        if line.lower().endswith(".jpg"):
+            if name:
+                yield row, name, lines
+            row, name, lines = number, line, []
+        elif name:
+            lines.append(line)
+        else:
+            bad_rows.report(path, number, f"{line!r} comes before the first picture")
+    if name:
+        yield row, name, lines
+
+
+def read_faces(path: Path, row: int, name: str, lines: list[str], bad_rows: BadRows) -> list[Entry] | None:
+    """The faces of the picture named at `row`, bad lines left out; None where its count does not hold."""
+    if not lines or not lines[0].isdigit():
+        bad_rows.report(path, row + 1, f"no number of faces follows {name}")
+        return None
+    number, faces = int(lines[0]), lines[1:]
+    if number == 0 and [set(line.split()) for line in faces] in ([], [{"0"}]):
+        return []
+    if number != len(faces):
+        bad_rows.report(path, row + 1, f"{name}: it tells of {number} faces, {len(faces)} lines follow")
+        return None
+    entries = []
+    for at, line in enumerate(faces, start=row + 2):
+        try:
+            x, y, width, height, *attributes = map(float, line.split())
+        except ValueError:
+            attributes = []
+        if len(attributes) != NUM_FIELDS - 4:
+            bad_rows.report(path, at, f"{line!r} is not x1 y1 w h and {NUM_FIELDS - 4} attributes")
+            continue
+        entries.append(Entry((x, y, x + width, y + height), 0, attributes[INVALID - 4] == 1, at))
+    return entries

@@ -1,0 +1,231 @@
+import cv2
+import numpy as np
+import pytest
+
+from affect_jax.data import transforms
+from affect_jax.data.transforms import LowLight, transform
+
+BUCKET = (96, 128)
+
+
+def marked(height: int, width: int, boxes: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
+    """A gray picture whose boxes are filled with red, green, blue, in turn."""
+    image = np.full((height, width, 3), 60, np.uint8)
+    for number, (x1, y1, x2, y2) in enumerate(boxes):
+        image[y1:y2, x1:x2] = np.eye(3)[number % 3] * 240
+    return image, np.array(boxes, np.float32).reshape(-1, 4)
+
+
+def found_box(image: np.ndarray, channel: int) -> np.ndarray:
+    """Where the marker of that color is, to a fraction of a pixel: its edges at half its height."""
+    image = image.astype(np.float32)
+    share = np.clip((image[..., channel] - np.delete(image, channel, 2).max(axis=2)) / 240, 0, 1)
+    edges = []
+    for axis in (0, 1):
+        profile = share.max(axis=axis)
+        full = np.flatnonzero(profile > 0.95)
+        edges.append((full[0] - profile[: full[0]].sum(), full[-1] + 1 + profile[full[-1] + 1 :].sum()))
+    (x1, x2), (y1, y2) = edges
+    return np.array([x1, y1, x2, y2])
+
+
+THREE = [[10, 20, 40, 50], [250, 30, 297, 60], [120, 150, 160, 199]]
+
+
+@pytest.mark.parametrize("shape", [(200, 300), (683, 1024), (60, 300), (300, 60), (96, 128)])
+def test_boxes_lie_on_their_pixels_when_a_picture_is_fitted(shape):
+    height, width = shape
+    boxes = [[0, 0, width // 5, height // 5], [width - width // 4, height - height // 4, width, height]]
+    image, boxes = marked(height, width, boxes)
+    fitted, moved, scale = transforms.resize_to_fit(image, boxes, BUCKET)
+    assert fitted.shape == (*BUCKET, 3)
+    assert scale == min(BUCKET[0] / height, BUCKET[1] / width)
+    for channel in range(2):
+        # rounding the sides to whole pixels leaves the far edge uncertain, not the scale
+        np.testing.assert_allclose(found_box(fitted, channel), moved[channel], atol=0.52)
+    np.testing.assert_allclose(moved, boxes * scale, atol=0.51)
+    content = np.rint(np.array(shape) * scale).astype(int)
+    assert not fitted[content[0] :].any() and not fitted[:, content[1] :].any()
+    assert (fitted[: content[0], : content[1]].max(axis=2) > 0).all()
+
+
+def test_pixels_far_from_the_corner_land_where_the_scale_says():
+    image = np.zeros((501, 999, 3), np.uint8)
+    image[480:490, 900:910] = 255
+    scale = 0.3337
+    resized, (box,) = transforms.resize(image, np.array([[900, 480, 910, 490]], np.float32), scale)
+    ys, xs = np.mgrid[: resized.shape[0], : resized.shape[1]] + 0.5
+    weight = resized[..., 0].astype(float)
+    middle = np.array([(xs * weight).sum(), (ys * weight).sum()]) / weight.sum()
+    np.testing.assert_allclose(middle, (box[:2] + box[2:]) / 2, atol=0.05)
+    np.testing.assert_allclose(middle, np.array([905, 485]) * scale, atol=0.05)
+
+
+def test_the_markers_are_in_their_boxes_after_any_crop_scale_and_flip():
+    image, boxes = marked(200, 300, THREE)
+    label, seen, kept_all = np.arange(3), [], 0
+    for seed in range(150):
+        rng = np.random.default_rng(seed)
+        out = transform(
+            image, boxes, label, label == 2, BUCKET, rng, scale_range=(0.5, 4.0), min_face=9.0, horizontal_flip=True
+        )
+        assert out["image"].shape == (*BUCKET, 3) and len(out["boxes"]) >= 1
+        height, width = out["image_size"]
+        assert not out["image"][height:].any() and not out["image"][:, width:].any()
+        assert (out["boxes"] >= 0).all() and (out["boxes"] <= (width, height, width, height)).all()
+        for box, channel, ignore in zip(out["boxes"], out["label"], out["ignore"], strict=True):
+            side = (box[2:] - box[:2]).min()
+            assert ignore == (channel == 2 or side < 9)
+            if side > 4:
+                np.testing.assert_allclose(found_box(out["image"], channel), box, atol=0.6)
+        kept_all += len(out["boxes"]) == 3
+        seen.append(out["scale"] / transforms.fitting_scale((200, 300), BUCKET))
+    assert 0.5 <= min(seen) < 0.6 and 3.3 < max(seen) <= 4.0
+    assert np.median(seen) == pytest.approx(np.sqrt(2), rel=0.25)
+    assert 10 < kept_all < 140
+
+
+def test_a_crop_keeps_the_boxes_whose_centre_it_holds_and_cuts_them():
+    image, boxes = marked(200, 300, THREE)
+    cropped, moved, kept = transforms.crop(image, boxes, (30, 20), (100, 250))
+    assert kept.tolist() == [True, False, False]  # 273 is beyond 20 + 250
+    np.testing.assert_array_equal(moved, [[0, 0, 20, 20]])
+    np.testing.assert_array_equal(cropped, image[30:130, 20:270])
+    assert transforms.crop(image, boxes[:0], (0, 0), (9, 9))[1].shape == (0, 4)
+
+
+def test_flipping_twice_is_nothing():
+    image, boxes = marked(200, 301, THREE)
+    flipped, moved = transforms.flip_horizontally(image, boxes)
+    np.testing.assert_array_equal(found_box(flipped, 0), moved[0])
+    back, boxes_back = transforms.flip_horizontally(flipped, moved)
+    np.testing.assert_array_equal(back, image)
+    np.testing.assert_array_equal(boxes_back, boxes)
+
+
+@pytest.fixture
+def photo() -> np.ndarray:
+    """Smooth colors and some texture."""
+    rng = np.random.default_rng(0)
+    colors = cv2.resize(rng.uniform(20, 235, (6, 8, 3)).astype(np.float32), (160, 120), interpolation=cv2.INTER_CUBIC)
+    return np.clip(colors + rng.normal(0, 5, colors.shape), 0, 255).astype(np.uint8)
+
+
+def test_brightness_and_contrast_are_an_affine_change_about_the_mean(photo):
+    changed = transforms.brightness_contrast(photo, 12.0, 1.3)
+    mean = photo.mean(dtype=np.float64)
+    expected = np.clip((photo - mean) * 1.3 + mean + 12, 0, 255)
+    assert np.abs(changed - expected).max() <= 0.51
+    np.testing.assert_array_equal(transforms.brightness_contrast(photo, 0.0, 1.0), photo)
+
+
+def test_blur_is_a_gaussian(photo):
+    taps = np.exp(-0.5 * (np.arange(-6, 7) / 1.5) ** 2)
+    taps /= taps.sum()
+    padded = np.pad(photo.astype(float), ((6, 6), (6, 6), (0, 0)), mode="reflect")
+    rows = sum(tap * padded[:, k : k + photo.shape[1]] for k, tap in enumerate(taps))
+    expected = sum(tap * rows[k : k + photo.shape[0]] for k, tap in enumerate(taps))
+    assert np.abs(transforms.gaussian_blur(photo, 1.5) - expected).max() <= 1.1
+
+
+def luminance(image: np.ndarray) -> np.ndarray:
+    return image @ np.array([0.299, 0.587, 0.114])
+
+
+def test_equalization_spreads_luminance_and_keeps_colors(photo):
+    dark = (photo // 4).astype(np.uint8)
+    for changed in (transforms.equalize_histogram(dark), transforms.clahe(dark, 4.0)):
+        assert luminance(changed).std() > 1.5 * luminance(dark).std()
+    even = luminance(transforms.equalize_histogram(dark))
+    for share in (0.25, 0.5, 0.75):
+        assert np.quantile(even, share) == pytest.approx(255 * share, abs=12)
+    gray = np.repeat(dark[..., :1], 3, axis=2)
+    np.testing.assert_array_equal(transforms.equalize_histogram(gray)[..., 0], cv2.equalizeHist(gray[..., 0]))
+
+
+def test_low_light_has_the_mean_and_the_noise_of_its_formula():
+    settings = LowLight(exposure=0.2, gamma=1.2, color_cast=(1.2, 1.0, 0.8), photons=800.0, read_noise=0.002)
+    for level in (90, 180, 250):
+        image = np.full((200, 300, 3), level, np.uint8)
+        dark = transforms.low_light(image, settings, np.random.default_rng(0))
+        value = level / 255
+        linear = value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4
+        signal = (0.2 * linear) ** 1.2 * np.array([1.2, 1.0, 0.8])
+        seen = transforms.linear_of_srgb(dark)
+        np.testing.assert_allclose(seen.mean(axis=(0, 1)), signal, rtol=0.02, atol=2e-4)
+        np.testing.assert_allclose(seen.std(axis=(0, 1)), np.sqrt(signal / 800 + 0.002**2), rtol=0.05)
+
+
+def test_low_light_without_loss_gives_the_picture_back(photo):
+    nothing = LowLight(exposure=1.0, gamma=1.0, color_cast=(1.0, 1.0, 1.0), photons=1e12, read_noise=0.0)
+    unchanged = transforms.low_light(photo, nothing, np.random.default_rng(0))
+    assert np.abs(unchanged.astype(int) - photo).max() <= 1
+
+
+def test_the_noise_of_a_dark_picture_hides_more_of_it_the_less_light_there_was(photo):
+    correlations = []
+    for exposure in (0.3, 0.03):
+        settings = transforms.random_low_light(np.random.default_rng(0), (exposure, exposure))._replace(photons=500.0)
+        dark = transforms.low_light(photo, settings, np.random.default_rng(1))
+        assert dark.mean() < photo.mean() * exposure**0.3
+        correlations.append(np.corrcoef(luminance(dark).ravel(), luminance(photo).ravel())[0, 1])
+    assert correlations[0] > correlations[1] + 0.02
+
+
+EVERYTHING = {
+    "scale_range": (0.8, 2.0),
+    "horizontal_flip": True,
+    "low_light_probability": 0.5,
+    "brightness": 0.2,
+    "contrast": 0.2,
+    "blur_probability": 0.5,
+    "equalize_probability": 0.3,
+    "clahe_probability": 0.3,
+}
+
+
+def test_transform_depends_on_its_draws_alone_and_changes_nothing_in_place(photo):
+    arguments = [photo, np.array([[10, 10, 50, 60]], np.float32), np.zeros(1, np.int32), np.zeros(1, np.bool_)]
+    copies = [array.copy() for array in arguments]
+    pictures = set()
+    for seed in range(6):
+        first, again = (transform(*arguments, BUCKET, np.random.default_rng(seed), **EVERYTHING) for _ in range(2))
+        for name, array in first.items():
+            np.testing.assert_array_equal(array, again[name])
+        pictures.add(first["image"].tobytes())
+    assert len(pictures) == 6
+    for array, copy in zip(arguments, copies, strict=True):
+        np.testing.assert_array_equal(array, copy)
+
+
+def test_all_is_off_by_default_and_pictures_without_boxes_pass():
+    image, boxes = marked(*BUCKET, [])
+    nothing = np.zeros(0, np.int32), np.zeros(0, np.bool_)
+    out = transform(image, boxes, *nothing, BUCKET, np.random.default_rng(0))
+    np.testing.assert_array_equal(out["image"], image)
+    assert out["scale"] == 1 and out["image_size"].tolist() == list(BUCKET)
+    out = transform(image, boxes, *nothing, BUCKET, np.random.default_rng(0), min_face=8.0, **EVERYTHING)
+    assert out["boxes"].shape == (0, 4) and out["ignore"].shape == (0,)
+    with pytest.raises(TypeError, match="sharpness"):
+        transform(image, boxes, *nothing, BUCKET, np.random.default_rng(0), sharpness=1.0)
+
+
+def test_faces_of_real_pictures_look_the_same_at_their_moved_boxes(shared_data):
+    paths = sorted((shared_data / "wider_face" / "WIDER_val" / "images").rglob("*.jpg"))[::60]
+    if not paths:
+        pytest.skip("no real data: WIDER_val is absent")
+    rng = np.random.default_rng(0)
+    for path in paths:
+        image = cv2.imread(str(path))[..., ::-1]
+        height, width = image.shape[:2]
+        corner = rng.uniform(0, 0.6, 2) * (width, height)
+        box = np.concatenate([corner, corner + 0.3 * min(height, width)]).round().astype(np.float32)[None]
+        settings = {"scale_range": (1.0, 2.0), "horizontal_flip": False}
+        out = transform(image, box, np.zeros(1, int), np.zeros(1, bool), (256, 320), rng, **settings)
+        side = box[0, 2] - box[0, 0]
+        whole = np.abs((out["boxes"][0, 2:] - out["boxes"][0, :2]) - side * out["scale"]).max() < 0.01
+        x1, y1, x2, y2 = np.rint(out["boxes"][0]).astype(int)
+        if whole:
+            was = image[int(box[0, 1]) : int(box[0, 3]), int(box[0, 0]) : int(box[0, 2])]
+            was = cv2.resize(was, (x2 - x1, y2 - y1), interpolation=cv2.INTER_AREA).astype(float)
+            assert np.corrcoef(was.ravel(), out["image"][y1:y2, x1:x2].astype(float).ravel())[0, 1] > 0.9
