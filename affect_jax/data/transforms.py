@@ -198,7 +198,7 @@ def transform(
     bucket: tuple[int, int],
     rng: np.random.Generator,
     *,
-    scale_range: tuple[float, float] | None = None,
+    scale_range: tuple[float, ...] = (),
     min_face: float = 0.0,
     horizontal_flip: bool = False,
     low_light_probability: float = 0.0,
@@ -213,7 +213,7 @@ def transform(
 ) -> dict[str, np.ndarray]:
     """A picture with its boxes, made ready for a network whose pictures are of size `bucket`; all is off by default.
 
-    scale_range: a window at a scale within it, see `random_scale_crop`; None takes the whole picture.
+    scale_range: a window at a scale within it, see `random_scale_crop`; empty takes the whole picture.
     min_face: boxes whose shorter side is under so many pixels, of the bucket, are marked to be ignored.
     horizontal_flip: every second picture.
     low_light_probability, low_light_exposure: see `random_low_light`.
@@ -226,7 +226,7 @@ def transform(
     [M, 4], label int32 [M], ignore bool [M], image_size int32 [2] of what is not padding, scale float32.
     """
     scale = fitting_scale(image.shape[:2], bucket)
-    if scale_range is not None:
+    if scale_range:
         image, boxes, kept, scale = random_scale_crop(image, boxes, bucket, scale_range, rng)
         label, ignore = label[kept], ignore[kept]
     image, boxes = resize(image, boxes, scale)

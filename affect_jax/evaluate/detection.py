@@ -31,6 +31,7 @@ class Votes(NamedTuple):
 
     scores: np.ndarray  # float [M]
     right: np.ndarray  # bool [M], the first to find its true box
+    boxes: np.ndarray  # float [M, 4]
     picture: np.ndarray  # int [M]
     num_true: np.ndarray  # int [P]
     found_score: np.ndarray  # float, one a true box that counts: the score that found it, -1 where none did
@@ -53,18 +54,18 @@ def vote(truths: Truths, detections: Detections, label: int, border: float = 0.0
     The first to do so is right, later ones are wrong, as are those that overlap none; those whose box is ignored are
     neither. This is how PASCAL VOC's, WIDER FACE's and DARK FACE's tools match.
     """
-    scores, right, pictures, num_true, found_score, heights = [], [], [], [], [], []
+    scores, right, voting, pictures, num_true, found_score, heights = [], [], [], [], [], [], []
     for picture, (truth, found) in enumerate(zip(truths, detections, strict=True)):
         true, mine = truth["label"] == label, found["label"] == label
         boxes, ignore = truth["boxes"][true].astype(np.float64), truth["ignore"][true]
         order = np.argsort(-found["scores"][mine], kind="stable")
-        strength = found["scores"][mine][order]
+        strength, mine = found["scores"][mine][order], found["boxes"][mine][order]
         best = np.full(len(order), -1)
         if len(boxes) and len(order):
-            iou = box_iou(found["boxes"][mine][order].astype(np.float64), boxes, border)
+            iou = box_iou(mine.astype(np.float64), boxes, border)
             best = np.where(iou.max(axis=1) >= IOU_THRESH, iou.argmax(axis=1), -1)
         neither = (best >= 0) & ignore[best] if len(boxes) else np.zeros(len(order), bool)
-        best, strength = best[~neither], strength[~neither]
+        best, strength, mine = best[~neither], strength[~neither], mine[~neither]
         first = np.zeros(len(best), bool)
         first[np.unique(best, return_index=True)[1]] = True
         first &= best >= 0
@@ -72,6 +73,7 @@ def vote(truths: Truths, detections: Detections, label: int, border: float = 0.0
         reached[best[first]] = strength[first]
         scores.append(strength)
         right.append(first)
+        voting.append(mine)
         pictures.append(np.full(len(best), picture))
         num_true.append(np.sum(~ignore))
         found_score.append(reached[~ignore])
@@ -81,6 +83,7 @@ def vote(truths: Truths, detections: Detections, label: int, border: float = 0.0
     return Votes(
         strength[order],
         np.concatenate(right)[order],
+        np.concatenate(voting)[order],
         np.concatenate(pictures)[order],
         np.array(num_true, int),
         np.concatenate(found_score),
@@ -227,7 +230,10 @@ def merge_votes(votes: Sequence[Votes]) -> Votes:
     """The votes of several classes as those of one."""
     order = np.argsort(-np.concatenate([one.scores for one in votes]), kind="stable")
     return Votes(
-        *(np.concatenate([getattr(one, name) for one in votes])[order] for name in ("scores", "right", "picture")),
+        *(
+            np.concatenate([getattr(one, name) for one in votes])[order]
+            for name in ("scores", "right", "boxes", "picture")
+        ),
         np.sum([one.num_true for one in votes], axis=0),
         *(np.concatenate([getattr(one, name) for one in votes]) for name in ("found_score", "heights")),
     )
@@ -240,13 +246,22 @@ def curve(precision: np.ndarray, recall: np.ndarray) -> dict[str, list[float]]:
     return {"recall": points.tolist(), "precision": envelope[np.searchsorted(recall, points)].tolist()}
 
 
+def mistakes_of(truth: Mapping[str, np.ndarray], found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Boxes [*, 4] of a picture, of all classes: "right" and "wrong" ones at SCORE_THRESH, and "missed" true ones."""
+    sure = found["scores"] >= SCORE_THRESH
+    found = {name: values[sure] for name, values in found.items()}
+    kinds = {"right": [], "wrong": [], "missed": []}
+    for label in {*truth["label"].tolist(), *found["label"].tolist()}:
+        mine = {name: values[found["label"] == label] for name, values in found.items()}
+        votes = vote([truth], [mine], label)
+        kinds["right"].append(votes.boxes[votes.right])
+        kinds["wrong"].append(votes.boxes[~votes.right])
+        kinds["missed"].append(truth["boxes"][(truth["label"] == label) & ~truth["ignore"]][votes.found_score < 0])
+    return {kind: np.concatenate([np.zeros((0, 4), np.float32), *boxes]) for kind, boxes in kinds.items()}
+
+
 def worst_pictures(truths: Truths, detections: Detections, count: int) -> list[int]:
-    """The `count` pictures with most mistakes: boxes missed at SCORE_THRESH, and wrong detections of that score."""
-    mistakes = np.zeros(len(truths), int)
-    for label in {int(label) for truth in truths for label in truth["label"]}:
-        votes = vote(truths, detections, label)
-        picture_of_true = np.repeat(np.arange(len(truths)), votes.num_true)
-        np.add.at(mistakes, picture_of_true[votes.found_score < SCORE_THRESH], 1)
-        np.add.at(mistakes, votes.picture[(votes.scores >= SCORE_THRESH) & ~votes.right], 1)
-    order = np.argsort(-mistakes, kind="stable")
-    return [int(picture) for picture in order[:count] if mistakes[picture]]
+    """The `count` pictures with most mistakes: boxes missed and wrong detections, at SCORE_THRESH."""
+    boxes = [mistakes_of(truth, found) for truth, found in zip(truths, detections, strict=True)]
+    mistakes = np.array([len(kinds["wrong"]) + len(kinds["missed"]) for kinds in boxes])
+    return [int(picture) for picture in np.argsort(-mistakes, kind="stable")[:count] if mistakes[picture]]

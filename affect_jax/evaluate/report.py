@@ -11,8 +11,10 @@ import cv2
 import numpy as np
 
 from affect_jax.evaluate import figures
+from affect_jax.evaluate.detection import mistakes_of
 from affect_jax.files import write_atomically
 
+PICTURE_SIDE = 900
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; --quiet: #777; }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 0 auto; padding: 1rem; }
@@ -27,6 +29,8 @@ th:first-child, td:first-child { text-align: left; }
 .faces { display: grid; grid-template-columns: repeat(auto-fill, minmax(7rem, 1fr)); gap: .8rem; }
 .faces figure { margin: 0; font-size: .8rem; line-height: 1.3; }
 .faces img { width: 100%; image-rendering: pixelated; border-radius: 4px; display: block; }
+.scenes { display: grid; grid-template-columns: repeat(auto-fill, minmax(22rem, 1fr)); gap: .8rem; }
+.scenes figure { margin: 0; font-size: .8rem; } .scenes img { width: 100%; border-radius: 4px; display: block; }
 pre { overflow-x: auto; font-size: .85rem; } summary { cursor: pointer; }
 """
 
@@ -67,7 +71,39 @@ def write_report(
     if mistakes:
         parts += ["<h2>Most confident mistakes</h2>", _mistakes(mistakes)]
     parts += ["<h2>What the network sees</h2>", _samples(samples)]
-    parts += [_details("Config", config), _details("Environment", environment)]
+    _write_page(path, title, [*parts, _details("Config", config), _details("Environment", environment)])
+
+
+def write_detection_report(
+    path: str | Path,
+    *,
+    title: str,
+    protocol: Mapping[str, str],
+    history: Sequence[dict],
+    evaluations: Mapping[str, dict],
+    pictures: Sequence[dict],
+    config: Mapping,
+    environment: Mapping[str, str],
+) -> None:
+    """Write the page of a detector's run.
+
+    history: the records of metrics.jsonl. evaluations: name -> detection_metrics with "split" and "checkpoint_step".
+    pictures: {image uint8 [H, W, 3], truth and found as detection_metrics takes them, id} each.
+    """
+    selected = next((metrics["checkpoint_step"] for metrics in evaluations.values()), None)
+    parts = [f"<h1>{escape(title)}</h1>", *(_detection_headline(name, one) for name, one in evaluations.items())]
+    parts.append(_protocol(protocol))
+    if history:
+        parts += ["<h2>Learning curves</h2>", _svg(figures.learning_curves(history, selected, "ap50"))]
+    parts += ["<h2>Precision and recall</h2>", _svg(figures.precision_recall_curves(evaluations))]
+    for name, metrics in evaluations.items():
+        parts += [f"<h2>Recall by height: {escape(name)}</h2>", _height_table(metrics["recall_by_height"])]
+    if pictures:
+        parts += ["<h2>Pictures with most mistakes</h2>", _boxed_pictures(pictures)]
+    _write_page(path, title, [*parts, _details("Config", config), _details("Environment", environment)])
+
+
+def _write_page(path: str | Path, title: str, parts: Sequence[str]) -> None:
     write_atomically(
         path,
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
@@ -85,6 +121,47 @@ def _headline(name: str, metrics: dict) -> str:
         f'<p class="quiet">macro-F1 {metrics["macro_f1"]:.4f}, NLL {metrics["nll"]:.4f}, ECE {metrics["ece"]:.4f}'
         f"{_places(metrics)}</p>"
     )
+
+
+def _detection_headline(name: str, metrics: dict) -> str:
+    low, high = metrics.get("ap50_ci95", (None, None))
+    interval = "" if low is None else f"95 % interval {low:.2%} to {high:.2%}, "
+    return (
+        f'<p class="headline"><b>{escape(name)}</b> AP50 {metrics["ap50"]:.2%} <span class="quiet">{interval}'
+        f"{metrics['num_boxes']} boxes in {metrics['num_pictures']} pictures of {escape(metrics['split'])},"
+        f" checkpoint {metrics['checkpoint_step']}</span></p>"
+        f'<p class="quiet">by the tools of WIDER FACE and DARK FACE {metrics["ap50_tool"]:.2%}, COCO AP'
+        f" {metrics['coco_ap']:.2%}; at score 0.5 {metrics['accuracy']:.2%} of the boxes are found, and"
+        f" {metrics['precision']:.2%} of the detections are right</p>"
+    )
+
+
+def _height_table(groups: Mapping[str, dict]) -> str:
+    rows = "".join(
+        f"<tr><td>{escape(name)}</td><td>{row['boxes']}</td><td>{row['recall']:.1%}</td>"
+        f"<td>{row['recall_at_score_50']:.1%}</td></tr>"
+        for name, row in groups.items()
+    )
+    heads = "<th>Height</th><th>Boxes</th><th>Found</th><th>Found at score 0.5</th>"
+    return f"<table><tr>{heads}</tr>{rows}</table>"
+
+
+def _boxed_pictures(pictures: Sequence[dict]) -> str:
+    shown = "".join(
+        f"<figure>{_boxed_picture(one)}<figcaption>{escape(one['id'])}</figcaption></figure>" for one in pictures
+    )
+    legend = "At score 0.5: green boxes are right, red ones wrong; yellow ones are missed, and ignored ones not drawn."
+    return f'<p class="quiet">{legend}</p><div class="scenes">{shown}</div>'
+
+
+def _boxed_picture(picture: dict) -> str:
+    image, boxes = picture["image"], mistakes_of(picture["truth"], picture["found"])
+    scale = min(1.0, PICTURE_SIDE / max(image.shape[:2]))
+    size = tuple(max(1, round(side * scale)) for side in image.shape[1::-1])
+    image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    drawn = figures.draw_boxes(image, *(boxes[kind] * scale for kind in ("right", "wrong", "missed")))
+    jpeg = cv2.imencode(".jpg", drawn[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])[1]
+    return f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}">'
 
 
 def _places(metrics: dict) -> str:

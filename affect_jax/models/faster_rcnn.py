@@ -71,7 +71,9 @@ class FasterRCNN(nn.Module):
 
     @nn.compact
     def __call__(self, batch: Mapping[str, jax.Array], train: bool) -> dict[str, dict[str, jax.Array]]:
-        """{"losses": sums and counts, "detections": as select_detections with B in front}.
+        """{"losses": sums over the samples of each picture [B], "detections": as select_detections with B in front}.
+
+        losses: "objectness" and "rpn_box_reg" of "rpn_count" anchors, "classifier" and "box_reg" of "roi_count" RoIs.
 
         batch: image [B, H, W, 3], normalized, zeros outside image_size [B, 2] (height, width); for losses also boxes
         [B, N, 4], label int [B, N], box_mask and ignore bool [B, N]. There are no losses without boxes, and no
@@ -113,7 +115,7 @@ class FasterRCNN(nn.Module):
             outputs["losses"] = self._rpn_losses(rpn_key, objectness, offsets, anchors, *truth)
             samples = self._samples(box_key, proposals, valid, batch)
             sums = jax.vmap(box_losses)(*classify(samples["rois"]), samples)
-            outputs["losses"] |= {"roi_count": sums.pop("count").sum(), **{name: x.sum() for name, x in sums.items()}}
+            outputs["losses"] |= {"roi_count": sums.pop("count"), **sums}
         if not train:
             outputs["detections"] = jax.vmap(
                 partial(
@@ -154,7 +156,7 @@ class FasterRCNN(nn.Module):
         return classify
 
     def _rpn_losses(self, key, objectness, offsets, anchors, boxes, box_mask, ignore) -> dict[str, jax.Array]:
-        """Sums over the batch."""
+        """Sums over the samples of each picture, [B]."""
         objectness, offsets, anchors = (
             jnp.concatenate(objectness, 1),
             jnp.concatenate(offsets, 1),
@@ -171,7 +173,7 @@ class FasterRCNN(nn.Module):
         sums = jax.vmap(losses, (0, 0, 0, None, 0, 0, 0))(
             priority, objectness, offsets, anchors, boxes, box_mask, ignore
         )
-        return {"rpn_count": sums.pop("count").sum(), **{name: x.sum() for name, x in sums.items()}}
+        return {"rpn_count": sums.pop("count"), **sums}
 
     def _samples(self, key, proposals, valid, batch) -> dict[str, jax.Array]:
         """The proposals to learn from, with B in front."""

@@ -67,7 +67,7 @@ def step_work(config: ConfigDict, updates: int) -> Work:
     model = builders.build_network(config, num_classes)
     apply = make_apply(model)
     tx = builders.build_optimizer(config, builders.build_schedule(config, len(split)))
-    variables = init_variables(model, jax.random.key(0), split.image_shape)
+    variables = init_variables(model, jax.random.key(0), builders.network_inputs(config, split))
     state = jax.device_put(create_state(variables, tx, config.ema_decay > 0), replicated(mesh))
     loss_fn = builders.build_loss_fn(config, apply, num_classes)
     train_step = make_train_step(loss_fn, tx, jax.random.key(1), config.accumulate_steps, config.ema_decay)
@@ -101,7 +101,9 @@ def evaluate_work(config: ConfigDict, batches: int) -> tuple[Work, int]:
     split = InMemorySplit(builders.build_split(config, "val"), "val")
     split.arrays = {key: array[: batches * config.eval_batch_size] for key, array in split.arrays.items()}
     model = builders.build_network(config, len(split.class_names))
-    variables = jax.device_put(init_variables(model, jax.random.key(0), split.image_shape), replicated(mesh))
+    variables = jax.device_put(
+        init_variables(model, jax.random.key(0), builders.network_inputs(config, split)), replicated(mesh)
+    )
     predict = builders.build_predict(config, make_apply(model), len(split.class_names), mesh)
     return lambda: predict_split(predict, variables, split, config.eval_batch_size, mesh), len(split)
 
@@ -138,7 +140,7 @@ def forward_flop(config: ConfigDict) -> float:
     """Operations that one image takes forward: two for each multiplication of convolutions and matrix products."""
     split = builders.build_split(config, "train")
     model = builders.build_network(config, len(split.class_names))
-    variables = jax.eval_shape(lambda: init_variables(model, jax.random.key(0), split.image_shape))
+    variables = jax.eval_shape(lambda: init_variables(model, jax.random.key(0), builders.network_inputs(config, split)))
     images = jax.ShapeDtypeStruct((1, *split.image_shape), jnp.float32)
     return _flop(jax.make_jaxpr(lambda variables, x: make_apply(model)(variables, x, False))(variables, images).jaxpr)
 

@@ -1,6 +1,8 @@
 """From a config to the parts of a run; below these functions nobody sees a config."""
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +13,11 @@ from ml_collections import ConfigDict
 
 from affect_jax.config import SELECT_ON, epochs_to_steps
 from affect_jax.data import open_split
+from affect_jax.data.boxes_pipeline import padded_box_batches
 from affect_jax.models import build_model
 from affect_jax.models.pretrained import Preprocess, check_options, load_pretrained, merge, named_weights
 from affect_jax.ops.augment import augment
-from affect_jax.train import classification
+from affect_jax.train import classification, detection
 from affect_jax.train.checkpoint import Checkpoints
 from affect_jax.train.mesh import data_mesh, replicated
 from affect_jax.train.optim import make_optimizer, make_schedule
@@ -29,20 +32,30 @@ def build_split(config: ConfigDict, split: str):
 
 
 def build_network(config: ConfigDict, num_classes: int) -> Network:
-    """The config's network; behind the classes it has outputs for valence and arousal where they have a weight."""
+    """The config's network; a classifier has two outputs more for valence and arousal where they have a weight."""
     options = {key: value for key, value in config.model.items() if key != "name"}
-    outputs = num_classes + (2 if config.valence_arousal_weight > 0 else 0)
+    outputs = num_classes + (2 if config.get("valence_arousal_weight", 0) > 0 else 0)
     return build_model(config.model.name, num_classes=outputs, dtype=jnp.dtype(config.dtype), **options)
 
 
 def build_checkpoints(config: ConfigDict, run: Workdir) -> Checkpoints:
     """The checkpoints of the run."""
-    return Checkpoints(run.checkpoints, config.select_on, SELECT_ON[config.select_on], config.keep_checkpoints)
+    return Checkpoints(
+        run.checkpoints, config.select_on, SELECT_ON[config.task][config.select_on], config.keep_checkpoints
+    )
 
 
-def build_variables(config: ConfigDict, model: Network, key: jax.Array, image_shape: tuple[int, int, int]) -> dict:
+def network_inputs(config: ConfigDict, split):
+    """Shapes of what the config's network takes, of one picture; parameters do not depend on a detector's sizes."""
+    if config.task == "detection":
+        image = jax.ShapeDtypeStruct((1, *config.data.buckets[0], 3), jnp.float32)
+        return {"image": image, "image_size": jax.ShapeDtypeStruct((1, 2), jnp.int32)}
+    return jax.ShapeDtypeStruct((1, *split.image_shape), jnp.float32)
+
+
+def build_variables(config: ConfigDict, model: Network, key: jax.Array, inputs) -> dict:
     """The network's first variables: drawn, and replaced by those of config.init_from, if any, strictly."""
-    variables = init_variables(model, key, image_shape)
+    variables = init_variables(model, key, inputs)
     if not config.init_from:
         return variables
     if (Path(config.init_from) / "config.json").exists():
@@ -102,6 +115,8 @@ def build_optimizer(config: ConfigDict, schedule: optax.Schedule) -> optax.Gradi
 
 def build_loss_fn(config: ConfigDict, apply: Apply, num_classes: int) -> LossFn:
     """The loss of a training batch."""
+    if config.task == "detection":
+        return detection.make_loss_fn(apply, config.preprocess.mean, config.preprocess.std)
     return classification.make_loss_fn(
         apply,
         num_classes,
@@ -118,6 +133,18 @@ def build_loss_fn(config: ConfigDict, apply: Apply, num_classes: int) -> LossFn:
 def build_predict(config: ConfigDict, apply: Apply, num_classes: int, mesh: Mesh, tta: str = "none"):
     """Images to predictions, compiled."""
     return classification.make_predict(apply, num_classes, config.preprocess.mean, config.preprocess.std, mesh, tta)
+
+
+def build_detect(config: ConfigDict, apply: Apply, mesh: Mesh) -> detection.Detect:
+    """Batches of pictures to detections and losses, compiled."""
+    return detection.make_detect(apply, config.preprocess.mean, config.preprocess.std, mesh)
+
+
+def evaluation_box_batches(config: ConfigDict, split, settings: Mapping = MappingProxyType({})) -> Iterator[dict]:
+    """Every picture of the split once; `settings`, those of transforms.transform, change them first."""
+    data = config.data
+    buckets = data.eval_buckets or data.buckets
+    return padded_box_batches(split, config.eval_batch_size, buckets, data.max_boxes, settings, config.seed)
 
 
 def augmented_samples(config: ConfigDict, split, count: int, draws: int) -> np.ndarray:

@@ -14,7 +14,7 @@ from affect_jax.data.pipeline import padded_batches
 from affect_jax.evaluate.tta import views
 from affect_jax.losses import concordance_loss, smooth_labels, softmax_cross_entropy
 from affect_jax.ops.augment import augment, mixup
-from affect_jax.train.mesh import replicated, split_over_devices, to_devices
+from affect_jax.train.mesh import process_rows, replicated, split_over_devices, to_devices
 from affect_jax.train.state import Apply
 from affect_jax.train.steps import Batch, LossFn
 
@@ -38,7 +38,7 @@ def make_loss_fn(
     label_smoothing: float = 0.0,
     valence_arousal_weight: float = 0.0,
 ) -> LossFn:
-    """Cross-entropy of augmented images; sums are "count" and "correct" (against the label, or its larger mixed part).
+    """Cross-entropy of augmented images; sums are "count" and "accuracy", of the label or its larger mixed part.
 
     `targets` names what the batch's images are held against: "label", int32 [B], or "votes", float32 [B, K]. With a
     weight for valence and arousal the network has two outputs behind the classes, and the loss their concordance with
@@ -63,7 +63,7 @@ def make_loss_fn(
         if valence_arousal_weight > 0:
             loss += valence_arousal_weight * concordance_loss(predicted_places, places)
         correct = jnp.argmax(logits, -1) == jnp.argmax(probs, -1)
-        sums = {"count": jnp.sum(mask), "correct": jnp.sum(correct.astype(jnp.float32))}
+        sums = {"count": jnp.sum(mask), "accuracy": jnp.sum(correct.astype(jnp.float32))}
         return loss, (batch_stats, sums)
 
     return loss_fn
@@ -96,10 +96,7 @@ def make_predict(
 
 def predict_split(predict: Predict, variables: dict, split, batch_size: int, mesh: Mesh) -> dict[str, np.ndarray]:
     """What `predict` gives, float32 [N, ...], of every example of the split, in its order."""
-    rows = slice(
-        jax.process_index() * batch_size // jax.process_count(),
-        (jax.process_index() + 1) * batch_size // jax.process_count(),
-    )
+    rows = process_rows(batch_size)
     pending, kept = [], []
     for batch in padded_batches(split, batch_size):
         images = to_devices({"image": batch["image"][rows]}, split_over_devices(mesh))["image"]

@@ -5,28 +5,38 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from affect_jax.data.pipeline import InMemorySplit
+from affect_jax.data.transforms import transform
 from affect_jax.evaluate.classification import (
     classification_metrics,
     most_confident_mistakes,
     paired_test,
     valence_arousal_metrics,
 )
-from affect_jax.evaluate.figures import save_figures
-from affect_jax.evaluate.report import write_report
+from affect_jax.evaluate.detection import detection_metrics, worst_pictures
+from affect_jax.evaluate.figures import save_detection_figures, save_figures
+from affect_jax.evaluate.report import write_detection_report, write_report
 from affect_jax.files import write_atomically
 from affect_jax.train import builders, workdir
 from affect_jax.train.checkpoint import check_fit
 from affect_jax.train.classification import predict_split
+from affect_jax.train.detection import detect_split
 from affect_jax.train.mesh import data_mesh
-from affect_jax.train.state import init_variables, make_apply
+from affect_jax.train.state import Apply, init_variables, make_apply
 
 MISTAKES_SHOWN = 24
+PICTURES_SHOWN = 12
 SAMPLES_SHOWN, DRAWS_SHOWN = 4, 7
 
 
-def evaluate_run(path: str | Path, split_name: str, tta: str = "none") -> dict:
+def evaluate_run(path: str | Path, split_name: str, **options) -> dict:
+    """evaluate_classifier or evaluate_detector of the run in `path`, as its task is."""
+    return EVALUATIONS[workdir.load_config(workdir.Workdir(path)).task](path, split_name, **options)
+
+
+def evaluate_classifier(path: str | Path, split_name: str, tta: str = "none") -> dict:
     """Metrics of the best checkpoint of the run in `path` on a split, by classification_metrics; written down there.
 
     They join metrics.json under the split's name, with "_tta_NAME" behind it where `tta` is not "none";
@@ -36,22 +46,88 @@ def evaluate_run(path: str | Path, split_name: str, tta: str = "none") -> dict:
     config = workdir.load_config(run)
     mesh = data_mesh()
     split = InMemorySplit(builders.build_split(config, split_name), split_name)
-    model = builders.build_network(config, len(split.class_names))
-    step, variables = builders.load_best_variables(run)
-    shapes = jax.eval_shape(lambda key: init_variables(model, key, split.image_shape), jax.random.key(0))
-    check_fit(shapes, variables, f"checkpoint {step}")
-
-    predict = builders.build_predict(config, make_apply(model), len(split.class_names), mesh, tta)
+    step, apply, variables = load_best(run, config, split)
+    predict = builders.build_predict(config, apply, len(split.class_names), mesh, tta)
     predictions = predict_split(predict, variables, split, config.eval_batch_size, mesh)
     metrics = {"split": split_name, "tta": tta, "checkpoint_step": step, **prediction_metrics(predictions, split)}
     if jax.process_index() == 0:
         name = split_name if tta == "none" else f"{split_name}_tta_{tta}"
-        run.predictions.mkdir(exist_ok=True)
+        add_metrics(run, name, metrics)
         np.savez_compressed(run.predictions / f"{name}.npz", labels=split.arrays["label"], **predictions)
-        write_atomically(run.metrics, json.dumps({**workdir.load_metrics(run), name: metrics}, indent=2))
         save_figures(run.figures, name, metrics, split.class_names)
         write_run_report(run, split, split_name, predictions["probs"])
     return metrics
+
+
+def evaluate_detector(
+    path: str | Path,
+    split_name: str,
+    dark: bool = False,
+    brighten: str = "none",
+    data: str = "",
+    data_dir: str | Path = "",
+) -> dict:
+    """Metrics of the best checkpoint of the run in `path` on a split, by detection_metrics; written down there.
+
+    `dark` takes pictures through the low-light simulator first, `brighten`, a name of BRIGHTENINGS, brightens them
+    then; `data` and `data_dir` take another set than the run's own. All of this is in the name under which the metrics
+    join metrics.json, as in "val_dark_clahe" or "darkface_val"; predictions/NAME.npz gets the detections, figures/ the
+    figures, and report.html is made anew.
+    """
+    run = workdir.Workdir(path)
+    config = workdir.load_config(run)
+    mesh = data_mesh()
+    elsewhere = {"name": data or config.data.name, "data_dir": str(data_dir or config.data.data_dir)}
+    other = config.copy_and_resolve_references()
+    other.data.update({**elsewhere, "options": {} if data else config.data.options})
+    split = builders.build_split(other, split_name)
+    step, apply, variables = load_best(run, config, split)
+    settings = ({"low_light_probability": 1.0} if dark else {}) | BRIGHTENINGS[brighten]
+    batches = builders.evaluation_box_batches(config, split, settings)
+    found, losses = detect_split(builders.build_detect(config, apply, mesh), variables, batches, len(split), mesh)
+    changes = [*(["dark"] if dark else []), *([brighten] if settings and brighten != "none" else [])]
+    name = "_".join([*([data] if data else []), split_name, *changes])
+    shown = f"{other.data.name}, {split_name}" + "".join(f", {change}" for change in changes)
+    metrics = {"split": shown, "checkpoint_step": step, **found_metrics(found, losses, split)}
+    if jax.process_index() == 0:
+        add_metrics(run, name, metrics)
+        counts = [len(one["scores"]) for one in found]
+        arrays = {key: np.concatenate([one[key] for one in found]) for key in found[0]}
+        np.savez_compressed(run.predictions / f"{name}.npz", count=counts, **arrays)
+        save_detection_figures(run.figures, name, metrics)
+        write_detector_report(run, config, split, settings, found)
+    return metrics
+
+
+EVALUATIONS = {"classification": evaluate_classifier, "detection": evaluate_detector}
+BRIGHTENINGS = {
+    "none": {},
+    "equalize": {"equalize_probability": 1.0},
+    "clahe": {"clahe_probability": 1.0},
+}
+"""What may be done to a picture before faces are looked for in it, as settings of transforms.transform."""
+
+
+def load_best(run: workdir.Workdir, config: ConfigDict, split) -> tuple[int, Apply, dict]:
+    """Step of the run's best checkpoint, its network and variables."""
+    model = builders.build_network(config, len(split.class_names))
+    step, variables = builders.load_best_variables(run)
+    inputs = builders.network_inputs(config, split)
+    shapes = jax.eval_shape(lambda key: init_variables(model, key, inputs), jax.random.key(0))
+    check_fit(shapes, variables, f"checkpoint {step}")
+    return step, make_apply(model), variables
+
+
+def add_metrics(run: workdir.Workdir, name: str, metrics: dict) -> None:
+    """Write an evaluation beside those that metrics.json has."""
+    run.predictions.mkdir(exist_ok=True)
+    write_atomically(run.metrics, json.dumps({**workdir.load_metrics(run), name: metrics}, indent=2))
+
+
+def found_metrics(found: list[dict], losses: dict[str, float], split, with_interval: bool = True) -> dict:
+    """detection_metrics of detect_split's detections, and the losses."""
+    truths = [split.annotations(picture) for picture in range(len(split))]
+    return {**detection_metrics(truths, found, split.class_names, with_interval), "losses": losses}
 
 
 def prediction_metrics(predictions: dict[str, np.ndarray], split: InMemorySplit) -> dict:
@@ -101,7 +177,56 @@ def write_run_report(run: workdir.Workdir, split: InMemorySplit, split_name: str
         for index in most_confident_mistakes(probs, labels, MISTAKES_SHOWN)
     ]
     samples = builders.augmented_samples(config, builders.build_split(config, "train"), SAMPLES_SHOWN, DRAWS_SHOWN)
-    protocol = {
+    write_report(
+        run.report,
+        title=f"{config.model.name} on {config.data.name}",
+        protocol=protocol(config, history, environment),
+        history=history,
+        evaluations=workdir.load_metrics(run),
+        mistakes=mistakes,
+        class_names=split.class_names,
+        config=config.to_dict(),
+        environment=environment,
+        samples=samples,
+    )
+
+
+def write_detector_report(
+    run: workdir.Workdir, config: ConfigDict, split, settings: dict, found: list[dict[str, np.ndarray]]
+) -> None:
+    """report.html of a detector's run, with the pictures of `split` on which it makes most mistakes."""
+    environment, history = workdir.load_environment(run), workdir.load_history(run)
+    truths = [split.annotations(picture) for picture in range(len(split))]
+    worst = worst_pictures(truths, found, PICTURES_SHOWN)
+    write_detection_report(
+        run.report,
+        title=f"{config.model.name} on {config.data.name}",
+        protocol=protocol(config, history, environment),
+        history=history,
+        evaluations=workdir.load_metrics(run),
+        pictures=[
+            {
+                "image": seen(split.read_picture(picture), settings, (config.seed, picture)),
+                "truth": truths[picture],
+                "found": found[picture],
+                "id": split.places([picture])[0],
+            }
+            for picture in worst
+        ],
+        config=config.to_dict(),
+        environment=environment,
+    )
+
+
+def seen(picture: dict[str, np.ndarray], settings: dict, seed: tuple[int, int]) -> np.ndarray:
+    """The picture as the evaluation's `settings` change it, in its own size."""
+    size = picture["image"].shape[:2]
+    return transform(**picture, bucket=size, rng=np.random.default_rng(seed), **settings)["image"]
+
+
+def protocol(config: ConfigDict, history: list[dict], environment: dict[str, str]) -> dict[str, str]:
+    """How a run's numbers came about, for its report."""
+    return {
         "data": config.data.name,
         "trained on": f"train, {config.total_epochs:g} epochs",
         "checkpoint selected by": config.select_on,
@@ -111,15 +236,3 @@ def write_run_report(run: workdir.Workdir, split: InMemorySplit, split_name: str
         "hardware": environment["devices"],
         "wall time": f"{history[-1]['seconds'] / 60:.1f} minutes",
     }
-    write_report(
-        run.report,
-        title=f"{config.model.name} on {config.data.name}",
-        protocol=protocol,
-        history=history,
-        evaluations=workdir.load_metrics(run),
-        mistakes=mistakes,
-        class_names=split.class_names,
-        config=config.to_dict(),
-        environment=environment,
-        samples=samples,
-    )

@@ -10,17 +10,19 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from affect_jax.config import epochs_to_steps, validate
-from affect_jax.data import pipeline
 from affect_jax.names import Selects, selects
 from affect_jax.train import builders, workdir
-from affect_jax.train.classification import predict_split
-from affect_jax.train.evaluation import evaluate_run, prediction_metrics
+from affect_jax.train.evaluation import evaluate_run
 from affect_jax.train.mesh import data_mesh, replicated, split_over_devices, to_devices
 from affect_jax.train.progress import Clock, Progress
 from affect_jax.train.signals import Interrupted, stop_request
 from affect_jax.train.state import create_state, describe_parameters, make_apply
 from affect_jax.train.steps import make_train_step, make_train_steps
+from affect_jax.train.tasks import build_task
 from affect_jax.train.writers import JsonlWriter, tensorboard_writer
+
+OF_THE_LAST = ("grad_norm", "finite", "updates")
+"""What of an update's sums is no total over examples."""
 
 
 @dataclass
@@ -43,53 +45,31 @@ def train_and_evaluate(config: ConfigDict, path: str | Path) -> dict[str, float]
     check_batch_sizes(config, mesh.size)
     say = print_now if jax.process_index() == 0 else lambda line: None
 
-    train_split, val_split = (builders.build_split(config, name) for name in ("train", "val"))
-    num_classes = len(train_split.class_names)
-    check_targets(config, train_split)
-    resident = is_resident(config, train_split)
-    val_split = pipeline.InMemorySplit(val_split, "val")
+    task = build_task(config)
 
     # one seed, three streams: what draws the weights does not draw the order or the augmentation
     init_key, step_key = jax.random.split(jax.random.key(config.seed))
-    model = builders.build_network(config, num_classes)
-    schedule = builders.build_schedule(config, len(train_split))
+    model = builders.build_network(config, len(task.class_names))
+    schedule = builders.build_schedule(config, task.num_examples)
     tx = builders.build_optimizer(config, schedule)
-    variables = builders.build_variables(config, model, init_key, train_split.image_shape)
+    variables = builders.build_variables(config, model, init_key, task.network_inputs())
     state = jax.device_put(create_state(variables, tx, config.ema_decay > 0), replicated(mesh))
 
-    total_steps = epochs_to_steps(config.total_epochs, len(train_split), config.batch_size)
-    eval_steps = evaluation_steps(config, len(train_split), total_steps)
-    steps_per_epoch = len(train_split) / config.batch_size
-    updates_at_once = config.steps_per_dispatch or (1 if jax.default_backend() == "cpu" else 32)
-    predict = builders.build_predict(config, make_apply(model), num_classes, mesh)
+    total_steps = epochs_to_steps(config.total_epochs, task.num_examples, config.batch_size)
+    eval_steps = evaluation_steps(config, task.num_examples, total_steps)
+    steps_per_epoch = task.num_examples / config.batch_size
+    evaluate = task.evaluator(make_apply(model), mesh)
 
     def compiled_steps(frozen: Selects | None):
-        loss_fn = builders.build_loss_fn(config, make_apply(model, frozen), num_classes)
+        loss_fn = builders.build_loss_fn(config, make_apply(model, frozen), len(task.class_names))
         train_step = make_train_step(loss_fn, tx, step_key, config.accumulate_steps, config.ema_decay, frozen=frozen)
         return jax.jit(make_train_steps(train_step), donate_argnums=0)
 
     # while some parameters are frozen the step is another one, that spends nothing on them
     frozen = selects(config.optim.freeze) if config.optim.freeze else None
-    thaw_step = epochs_to_steps(config.optim.freeze_epochs, len(train_split), config.batch_size) or total_steps
+    thaw_step = epochs_to_steps(config.optim.freeze_epochs, task.num_examples, config.batch_size) or total_steps
     steps_frozen, steps_free = compiled_steps(frozen), compiled_steps(None)
-
-    if resident:
-        train_split = pipeline.InMemorySplit(train_split, "train")
-    source = pipeline.BatchIndices(
-        len(train_split),
-        config.batch_size,
-        total_steps,
-        config.seed,
-        train_split.labels() if config.data.sampling == "balanced" else None,
-    )
-    if resident:
-        examples = to_devices(train_split.arrays, replicated(mesh))
-        iterator = pipeline.index_iterator(source)
-    else:
-        examples = None
-        iterator = pipeline.stream_iterator(
-            source, train_split, config.data.num_workers, jax.process_index(), jax.process_count()
-        )
+    examples, iterator = task.batches(total_steps, mesh)
 
     run = workdir.Workdir(path)
     workdir.claim(run, config)  # nothing is written before all has been built
@@ -100,12 +80,12 @@ def train_and_evaluate(config: ConfigDict, path: str | Path) -> dict[str, float]
         state, seconds = checkpoints.restore(step, state, iterator)
         say(f"going on behind update {step}")
 
-    say(first_screen(config, run, variables, mesh, train_split, val_split, resident, total_steps))
+    say(first_screen(config, run, variables, mesh, task, total_steps))
     writers = []
     if jax.process_index() == 0:
         writers = [JsonlWriter(run.history, step), tensorboard_writer(run.path, step)]
-    progress = Progress(total_steps, steps_per_epoch, say)
-    clock, steps_timed, compiled = Clock(seconds), 0, []
+    progress = Progress(total_steps, steps_per_epoch, task.SHOWN, say)
+    clock, steps_timed, compiled = Clock(seconds), 0, set()
 
     def write(step: int, metrics: dict[str, float]) -> None:
         for writer in writers:
@@ -120,9 +100,9 @@ def train_and_evaluate(config: ConfigDict, path: str | Path) -> dict[str, float]
         totals = {key: sum(one[key] for one in sums) for key in sums[0]}
         last = dispatches[-1].first_step + len(dispatches[-1].indices)
         rate = steps_timed / clock.training if steps_timed else 0.0
+        count = totals.pop("count")
         metrics = {
-            "train/loss": float(totals["loss"] / totals["count"]),
-            "train/accuracy": float(totals["correct"] / totals["count"]),
+            **{f"train/{name}": float(totals[name] / count) for name in totals if name not in OF_THE_LAST},
             "train/grad_norm": float(sums[-1]["grad_norm"]),
             "train/learning_rate": float(schedule(last - 1)),
             "train/images_per_second": rate * config.batch_size,
@@ -131,30 +111,27 @@ def train_and_evaluate(config: ConfigDict, path: str | Path) -> dict[str, float]
         write(last, metrics)
         progress.train_line(last, metrics, (total_steps - last) / rate if rate else 0.0)
 
-    def evaluate() -> dict[str, float]:
-        predictions = predict_split(predict, state.eval_variables, val_split, config.eval_batch_size, mesh)
-        return evaluated(prediction_metrics(predictions, val_split))
-
     waiting: list[Dispatch] = []  # not reported yet
     overdue: list[Dispatch] = []  # to be reported once the next call is under way, so that the device never waits
     with stop_request() as stop:
         while step < total_steps:
             count = min(
-                updates_at_once,
+                task.updates_at_once,
                 next_multiple(step, config.log_every_steps) - step,
                 min(later for later in eval_steps if later > step) - step,
                 thaw_step - step if step < thaw_step else total_steps,
                 total_steps - step,
             )
-            batches, indices = take_batches(iterator, count, updates_at_once, resident, mesh)
+            batches, indices = take_batches(iterator, count, task, mesh)
             train_steps = steps_frozen if step < thaw_step else steps_free
-            if train_steps in compiled:
+            program = train_steps, batches_shape(batches)
+            if program in compiled:
                 state, sums = train_steps(state, examples, batches, jnp.int32(count))
                 steps_timed += count
             else:
                 with clock.paused():
                     state, sums = jax.block_until_ready(train_steps(state, examples, batches, jnp.int32(count)))
-                compiled.append(train_steps)
+                compiled.add(program)
             waiting.append(Dispatch(step, indices, sums))
             step += count
             if overdue:
@@ -169,7 +146,7 @@ def train_and_evaluate(config: ConfigDict, path: str | Path) -> dict[str, float]
                 report(overdue + waiting)  # also the check that what is saved is finite
                 waiting, overdue = [], []
             with clock.paused():
-                metrics = evaluate() if evaluating else None
+                metrics = evaluate(state.eval_variables) if evaluating else None
                 if metrics:
                     write(step, {**metrics, "seconds": clock.total})
                     progress.eval_line(step, metrics, checkpoints.is_best(metrics))
@@ -183,13 +160,7 @@ def train_and_evaluate(config: ConfigDict, path: str | Path) -> dict[str, float]
         raise Interrupted(f"stopped behind update {step} of {total_steps}; the same command goes on", stop.signal)
     final = evaluate_run(run.path, "val")
     say(f"{run.report} shows the run; {run.path} holds its checkpoints and TensorBoard events")
-    return evaluated(final)
-
-
-def evaluated(metrics: dict) -> dict[str, float]:
-    """What a run writes of an evaluation on val: its scalars, the mean negative log likelihood as val/loss."""
-    names = ("accuracy", "macro_f1", "ece", "ccc_valence", "ccc_arousal", "rmse_valence", "rmse_arousal")
-    return {"val/loss": metrics["nll"], **{f"val/{name}": metrics[name] for name in names if name in metrics}}
+    return task.scalars(final)
 
 
 def check_batch_sizes(config: ConfigDict, num_devices: int) -> None:
@@ -197,19 +168,6 @@ def check_batch_sizes(config: ConfigDict, num_devices: int) -> None:
     for name in ("batch_size", "eval_batch_size"):
         if config[name] % num_devices:
             raise ValueError(f"{name} is {config[name]}, no multiple of the {num_devices} devices; change one of them")
-
-
-def check_targets(config: ConfigDict, split) -> None:
-    """ValueError where the split has not what the loss holds predictions against."""
-    wanted = [config.data.targets] + (["valence_arousal"] if config.valence_arousal_weight > 0 else [])
-    if missing := [name for name in wanted if name not in split.read(np.arange(1))]:
-        raise ValueError(f"{config.data.name} has no {' and no '.join(missing)} to train on")
-
-
-def is_resident(config: ConfigDict, split) -> bool:
-    """Whether the split lives on the device: as the config says, or where it is small enough."""
-    fits = pipeline.size_in_bytes(split) <= config.data.resident_limit_gib * 2**30
-    return config.data.input == "resident" or (config.data.input == "auto" and fits)
 
 
 def evaluation_steps(config: ConfigDict, num_examples: int, total_steps: int) -> set[int]:
@@ -227,22 +185,18 @@ def next_multiple(step: int, every: int) -> int:
     return (step // every + 1) * every
 
 
-def take_batches(iterator, count: int, length: int, resident: bool, mesh) -> tuple[dict[str, jax.Array], np.ndarray]:
-    """The next `count` batches stacked to [length, B, ...] on the devices (padded by repeats), and their indices."""
-    batches = list(itertools.islice(iterator, count))
-    if resident:
-        rows = slice(None) if jax.process_count() == 1 else process_rows(len(batches[0]))
-        batches = [{"index": batch[rows]} for batch in batches]
+def take_batches(iterator, count: int, task, mesh) -> tuple[dict[str, jax.Array], np.ndarray]:
+    """The next `count` batches on the devices, filled up to [task.updates_at_once, B, ...]; and their indices."""
+    batches = [task.local_batch(batch) for batch in itertools.islice(iterator, count)]
     indices = np.stack([batch["index"] for batch in batches])
-    batches += [batches[-1]] * (length - count)
+    batches += [batches[-1]] * (task.updates_at_once - count)
     stacked = {key: np.stack([batch[key] for batch in batches]) for key in batches[0]}
     return to_devices(stacked, split_over_devices(mesh, axis=1)), indices
 
 
-def process_rows(batch_size: int) -> slice:
-    """This process' rows of a batch."""
-    rows = batch_size // jax.process_count()
-    return slice(jax.process_index() * rows, (jax.process_index() + 1) * rows)
+def batches_shape(batches: dict[str, jax.Array]) -> tuple:
+    """By what a compiled step differs from that for other batches."""
+    return tuple((key, array.shape) for key, array in batches.items())
 
 
 def check_finite(dispatch: Dispatch, sums: dict[str, np.ndarray]) -> None:
@@ -258,19 +212,16 @@ def check_finite(dispatch: Dispatch, sums: dict[str, np.ndarray]) -> None:
     )
 
 
-def first_screen(config, run, variables, mesh, train_split, val_split, resident, total_steps) -> str:
+def first_screen(config, run, variables, mesh, task, total_steps) -> str:
     """What is about to run: config, devices, parameters, shapes, steps."""
-    height, width, channels = train_split.image_shape
     device = mesh.devices.flat[0]
     return "\n".join(
         [
             str(config),
             describe_parameters(variables),
             f"devices: {mesh.size} x {device.device_kind} ({device.platform}), {jax.process_count()} process(es)",
-            f"train: {len(train_split)} images, {'resident on the device' if resident else 'streamed'};"
-            f" val: {len(val_split)} images; classes: {', '.join(train_split.class_names)}",
-            f"batch: [{config.batch_size}, {height}, {width}, {channels}]; {total_steps} updates,"
-            f" {config.total_epochs} epochs; workdir: {run.path}",
+            *task.describe(),
+            f"{total_steps} updates, {config.total_epochs} epochs; workdir: {run.path}",
         ]
     )
 

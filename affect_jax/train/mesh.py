@@ -25,3 +25,9 @@ def split_over_devices(mesh: Mesh, axis: int = 0) -> NamedSharding:
 def to_devices(arrays: Mapping[str, np.ndarray], sharding: NamedSharding) -> dict[str, jax.Array]:
     """Each process' part of the arrays as global arrays laid out by `sharding`."""
     return {key: jax.make_array_from_process_local_data(sharding, array) for key, array in arrays.items()}
+
+
+def process_rows(batch_size: int) -> slice:
+    """This process' rows of a batch."""
+    rows = batch_size // jax.process_count()
+    return slice(jax.process_index() * rows, (jax.process_index() + 1) * rows)

@@ -1,7 +1,7 @@
 """What a person sees of a run while it goes: the first screen, and lines with an honest clock."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 
 
@@ -39,23 +39,33 @@ class Clock:
 
 
 class Progress:
-    """Prints a line for each record of metrics: where the run is, how fast, how long still, how well."""
+    """Prints a line for each record of metrics: where the run is, how fast, how long still, how well.
 
-    def __init__(self, total_steps: int, steps_per_epoch: float, say: Callable[[str], None]):
-        self._total_steps, self._steps_per_epoch, self._say = total_steps, steps_per_epoch, say
+    `shown` names the figures, beside the loss, that lines tell, by their metric's name.
+    """
 
-    def train_line(self, step: int, metrics: dict[str, float], seconds_left: float) -> None:
+    def __init__(self, total_steps: int, steps_per_epoch: float, shown: Mapping[str, str], say: Callable[[str], None]):
+        self._total_steps, self._steps_per_epoch, self._shown, self._say = total_steps, steps_per_epoch, shown, say
+
+    def train_line(self, step: int, metrics: Mapping[str, float], seconds_left: float) -> None:
         """Report on training up to `step`."""
         self._say(
             f"step {step}/{self._total_steps}  epoch {step / self._steps_per_epoch:.2f}"
-            f"  loss {metrics['train/loss']:.4f}  accuracy {100 * metrics['train/accuracy']:.1f} %"
+            f"  loss {metrics['train/loss']:.4f}{self._percentages('train', metrics, 1)}"
             f"  {metrics['train/images_per_second']:.1f} img/s  {duration(seconds_left)} left"
         )
 
-    def eval_line(self, step: int, metrics: dict[str, float], best: bool) -> None:
+    def eval_line(self, step: int, metrics: Mapping[str, float], best: bool) -> None:
         """Report on an evaluation at `step`."""
         self._say(
             f"step {step}/{self._total_steps}  val loss {metrics['val/loss']:.4f}"
-            f"  accuracy {100 * metrics['val/accuracy']:.2f} %  macro-F1 {100 * metrics['val/macro_f1']:.2f} %"
+            + self._percentages("val", metrics, 2)
             + ("  best so far" if best else "")
+        )
+
+    def _percentages(self, split: str, metrics: Mapping[str, float], digits: int) -> str:
+        return "".join(
+            f"  {name} {100 * metrics[f'{split}/{metric}']:.{digits}f} %"
+            for metric, name in self._shown.items()
+            if f"{split}/{metric}" in metrics
         )

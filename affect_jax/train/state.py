@@ -31,9 +31,10 @@ class TrainState(struct.PyTreeNode):
         return self.ema or {"params": self.params, "batch_stats": self.batch_stats}
 
 
-def init_variables(model: Network, key: jax.Array, image_shape: tuple[int, int, int]) -> dict:
-    """Fresh `params` and `batch_stats` of a network for images [*, H, W, C]."""
-    variables = jax.jit(lambda key: model.init(key, jnp.zeros((1, *image_shape)), False))(key)
+def init_variables(model: Network, key: jax.Array, inputs: Any) -> dict:
+    """Fresh `params` and `batch_stats` of a network; `inputs` are such as it takes, arrays or their shapes."""
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), inputs)
+    variables = jax.jit(lambda key: model.init(key, zeros, False))(key)
     return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
 
 

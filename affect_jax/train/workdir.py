@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
-from affect_jax.config import classification_config
+from affect_jax.config import DEFAULTS
 from affect_jax.files import write_atomically
 
 
@@ -45,8 +45,9 @@ def claim(workdir: Workdir, config: ConfigDict) -> None:
 
 def load_config(workdir: Workdir) -> ConfigDict:
     """The config of the run in `workdir`; a field that is younger than the run has its default, which is off."""
-    config = classification_config()
-    config.update(_tuples(_read_record(workdir)["config"]))
+    record = _tuples(_read_record(workdir)["config"])
+    config = DEFAULTS[record.get("task", "classification")]()
+    config.update(record)
     return config
 
 

@@ -24,6 +24,7 @@ from safetensors.numpy import save_file
 from affect_jax.models import build_model
 from affect_jax.models.pretrained import check_options, load_pretrained, merge, named_weights
 from affect_jax.ops import matching
+from affect_jax.train.detection import mean_losses
 from affect_jax.train.state import make_apply
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -109,13 +110,7 @@ def test_losses_and_their_gradients_are_torchvisions(case, variables, tmp_path, 
     @jax.jit
     def loss(params, batch):
         outputs, _ = apply({**variables, "params": params}, batch, True, jax.random.key(0))
-        sums = outputs["losses"]
-        means = {
-            "loss_objectness": sums["objectness"] / sums["rpn_count"],
-            "loss_rpn_box_reg": sums["rpn_box_reg"] / sums["rpn_count"],
-            "loss_classifier": sums["classifier"] / sums["roi_count"],
-            "loss_box_reg": sums["box_reg"] / sums["roi_count"],
-        }
+        means = mean_losses(outputs["losses"])
         return sum(means.values()), means
 
     gradient, means = jax.jit(jax.grad(loss, has_aux=True))(variables["params"], padded_batch(case))

@@ -3,6 +3,7 @@
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -28,7 +29,7 @@ def batch():
 def updated(frozen=None, multipliers=(), updates=3):
     """(names before, after) of a small network's variables."""
     model = build_model("vgg_fer", **OPTIONS)
-    variables = init_variables(model, jax.random.key(0), (16, 16, 1))
+    variables = init_variables(model, jax.random.key(0), jnp.zeros((1, 16, 16, 1)))
     before = {name: np.array(value) for name, value in named_weights(variables).items()}
     tx = make_optimizer("adamw", optax.constant_schedule(0.01), weight_decay=0.1, multipliers=multipliers)
     loss_fn = make_loss_fn(make_apply(model, frozen), 7, (0.5,), (0.25,))

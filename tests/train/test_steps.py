@@ -127,7 +127,7 @@ from affect_jax.train.steps import make_train_step
 
 assert jax.device_count() == 8
 options = dict(num_classes=7, widths=(4, 8), convs_per_block=1, dense=(16,), dropout=0.0)
-variables = init_variables(build_model("vgg_fer", **options), jax.random.key(0), (16, 16, 1))
+variables = init_variables(build_model("vgg_fer", **options), jax.random.key(0), jnp.zeros((1, 16, 16, 1)))
 tx = make_optimizer("sgd", make_schedule("constant", 0.1, 1), weight_decay=1e-4)
 rng = np.random.default_rng(0)
 batch = {"image": rng.integers(0, 256, (32, 16, 16, 1), np.uint8), "label": rng.integers(0, 7, 32).astype(np.int32)}

@@ -1,0 +1,78 @@
+"""Faster R-CNN with ResNet-50 and a feature pyramid on WIDER FACE, daylight made dark in every second picture.
+
+    python scripts/prepare_data.py widerface --source=PATH
+    python scripts/train.py --config=configs/widerface_rcnn.py --config.init_from=PATH/resnet50.safetensors
+    python scripts/evaluate.py --workdir=runs/widerface_rcnn --dark
+
+Selects its checkpoint by AP50 on WIDER FACE's validation pictures. `:two_cores` is ResNet-18 on small
+windows of pictures, from random weights. `:demo` runs that on drawn scenes, in ten minutes on two cores.
+"""
+
+from affect_jax.config import detection_config
+
+
+def get_config(arg=""):
+    config = detection_config()
+    config.data.name = "widerface"
+    config.data.buckets = ((640, 896), (896, 640))
+    config.data.max_boxes = 200
+    config.data.num_workers = 8
+    config.total_epochs = 24.0
+    config.batch_size = 8
+    config.dtype = "bfloat16"
+    config.init_excuse = ("fpn/.*", "rpn_head/.*", "box_head/.*", "box_predictor/.*", ".*/layer4_.*", "fc/.*")
+    config.init_from = "hf-hub:timm/resnet50.tv_in1k"
+    config.optim.freeze = ("backbone/(conv1|bn1|layer1_.*)",)
+    config.optim.learning_rate = 0.01
+    config.optim.weight_decay = 0.0001
+    config.optim.clip_norm = 10.0
+    config.optim.schedule = "step"
+    config.optim.warmup_epochs = 0.3
+    config.optim.step_epochs = (16.0, 22.0)
+    config.transform.scale_range = (0.5, 3.0)
+    config.transform.min_face = 6.0
+    config.transform.horizontal_flip = True
+    config.transform.low_light_probability = 0.5
+    config.transform.brightness = 0.1
+    config.transform.contrast = 0.2
+    if arg in ("two_cores", "demo"):
+        two_cores(config)
+    if arg == "demo":
+        demo(config)
+    elif arg not in ("", "two_cores"):
+        raise ValueError(f"unknown argument {arg!r}; known are two_cores and demo")
+    return config
+
+
+def two_cores(config):
+    """ResNet-18 with a pyramid of 64 channels, fewer samples, smaller pictures."""
+    config.data.buckets = ((320, 320),)
+    config.data.eval_buckets = ((640, 896), (896, 640))
+    config.data.max_boxes = 100
+    config.data.num_workers = 0
+    config.dtype = "float32"
+    config.batch_size = 4
+    config.init_from, config.init_excuse = "", ()
+    config.optim.freeze = ()
+    config.model.depth = 18
+    config.model.fpn_channels = 64
+    config.model.box_representation_size = 256
+    config.model.box_canonical_size = 112.0
+    config.model.rpn_pre_nms_top_n_train = config.model.rpn_pre_nms_top_n_test = 500
+    config.model.rpn_post_nms_top_n_train = config.model.rpn_post_nms_top_n_test = 300
+    config.model.box_batch_size_per_image = 128
+    config.optim.learning_rate = 0.02
+    config.optim.schedule = "one_cycle"
+    config.optim.warmup_epochs = 1.0
+    config.transform.scale_range = (1.0, 4.0)  # of a picture that fits: windows at the sizes evaluation sees
+
+
+def demo(config):
+    """Drawn scenes; a third of them dark."""
+    config.data.name = "drawn_scenes"
+    config.data.options = {"num_examples": {"train": 400, "val": 60, "test": 60}, "image_size": (256, 320)}
+    config.data.buckets, config.data.eval_buckets = ((256, 320),), ()
+    config.data.max_boxes = 16
+    config.total_epochs = 8.0
+    config.transform.scale_range = ()
+    config.transform.low_light_probability = 0.3
