@@ -1,5 +1,7 @@
 """Evaluate a run's best checkpoint: python scripts/evaluate.py --workdir=runs/fer_vgg --split=test [--tta=flip]
 
+    python scripts/evaluate.py --workdir=runs/widerface_rcnn [--dark] [--brighten=clahe] [--data=darkface]
+
 Selection looks at val; read test once, at the end.
 """
 
@@ -11,30 +13,30 @@ from affect_jax.data import SPLITS
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder.", required=True)
 SPLIT = flags.DEFINE_enum("split", "val", SPLITS, "The split to evaluate on.")
-TTA = flags.DEFINE_enum(
-    "tta",
-    "none",
-    ("none", "flip", "flip_shift"),
-    "Views to average over: the picture; with its mirror image; both also moved to the four corners.",
-)
+OPTIONS = {
+    "classification": (
+        flags.DEFINE_enum(
+            "tta",
+            "none",
+            ("none", "flip", "flip_shift"),
+            "Classifiers: views to average over: the picture; with its mirror image; both also moved to the corners.",
+        ),
+    ),
+    "detection": (
+        flags.DEFINE_bool("dark", False, "Detectors: take the pictures through the low-light simulator first."),
+        flags.DEFINE_enum(
+            "brighten", "none", ("none", "equalize", "clahe"), "Detectors: brighten the pictures before the search."
+        ),
+        flags.DEFINE_string("data", "", "Detectors: another prepared set than the run's own."),
+        flags.DEFINE_string("data_dir", "", "Detectors: where that set is, if not where the run's is."),
+    ),
+}
 
 
-def main(argv):
-    if len(argv) > 1:
-        raise app.UsageError(f"what is {argv[1]!r}?")
-    from affect_jax.train.evaluation import evaluate_run
-    from affect_jax.train.process import prepare_process
-    from affect_jax.train.workdir import Workdir
-
-    logging.set_verbosity(logging.ERROR)
-    prepare_process()
-    try:
-        metrics = evaluate_run(WORKDIR.value, SPLIT.value, TTA.value)
-    except (ValueError, FileNotFoundError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")
+def print_classifier(metrics: dict) -> None:
     low, high = metrics["accuracy_ci95"]
-    views = "" if TTA.value == "none" else f", test-time augmentation {TTA.value}"
-    print(f"{SPLIT.value}: {metrics['num_examples']} images, checkpoint {metrics['checkpoint_step']}{views}")
+    views = "" if metrics["tta"] == "none" else f", test-time augmentation {metrics['tta']}"
+    print(f"{metrics['split']}: {metrics['num_examples']} images, checkpoint {metrics['checkpoint_step']}{views}")
     print(
         f"accuracy {metrics['accuracy']:.2%}, 95 % interval {low:.2%} to {high:.2%}; macro-F1 {metrics['macro_f1']:.4f}"
     )
@@ -47,7 +49,44 @@ def main(argv):
             f"  {name:10} recall {row['recall']:7.2%}  precision {row['precision']:7.2%}  F1 {row['f1']:7.2%}"
             f"  of {row['support']}"
         )
-    print(Workdir(WORKDIR.value).report)
+
+
+def print_detector(metrics: dict) -> None:
+    low, high = metrics.get("ap50_ci95", (None, None))
+    interval = "" if low is None else f", 95 % interval {low:.2%} to {high:.2%}"
+    print(
+        f"{metrics['split']}: {metrics['num_boxes']} boxes in {metrics['num_pictures']} pictures,"
+        f" checkpoint {metrics['checkpoint_step']}"
+    )
+    print(f"AP50 {metrics['ap50']:.2%}{interval}; by WIDER FACE's and DARK FACE's tool {metrics['ap50_tool']:.2%}")
+    print("  ".join(f"{name} {value:.2%}" for name, value in metrics.items() if name.startswith("coco_")))
+    print(f"at score 0.5: {metrics['accuracy']:.2%} of the boxes found, {metrics['precision']:.2%} of detections right")
+    for name, row in metrics["recall_by_height"].items():
+        print(
+            f"  {name:16} {row['boxes']:6} boxes, found {row['recall']:7.2%}, at score 0.5"
+            f" {row['recall_at_score_50']:7.2%}"
+        )
+
+
+def main(argv):
+    if len(argv) > 1:
+        raise app.UsageError(f"what is {argv[1]!r}?")
+    from affect_jax.train.evaluation import evaluate_run
+    from affect_jax.train.process import prepare_process
+    from affect_jax.train.workdir import Workdir, load_config
+
+    logging.set_verbosity(logging.ERROR)
+    prepare_process()
+    run = Workdir(WORKDIR.value)
+    try:
+        task = load_config(run).task
+        if others := [flag for other in OPTIONS if other != task for flag in OPTIONS[other] if flag.present]:
+            raise ValueError(f"--{others[0].name} is not for {task}")
+        metrics = evaluate_run(run.path, SPLIT.value, **{flag.name: flag.value for flag in OPTIONS[task]})
+    except (ValueError, FileNotFoundError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+    (print_detector if task == "detection" else print_classifier)(metrics)
+    print(run.report)
 
 
 if __name__ == "__main__":

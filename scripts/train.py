@@ -15,6 +15,12 @@ CONFIG = config_flags.DEFINE_config_file(
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "The run's folder; the same one goes on with the run. Default: runs/ and the config's name."
 )
+AFTER_DEMO = {
+    "classification": "The same on FER2013:\n  python scripts/prepare_data.py fer2013 --source=PATH/fer2013.csv"
+    " && python scripts/train.py --config=configs/fer_vgg.py",
+    "detection": "The same on WIDER FACE:\n  python scripts/prepare_data.py widerface --source=PATH"
+    " && python scripts/train.py --config=configs/widerface_rcnn.py:two_cores",
+}
 
 
 def config_argument() -> str:
@@ -42,11 +48,7 @@ def main(argv):
     try:
         train_and_evaluate(CONFIG.value, WORKDIR.value or default_workdir())
         if config_argument() == "demo":
-            print(
-                "The same on FER2013:\n"
-                "  python scripts/prepare_data.py fer2013 --source=PATH/fer2013.csv"
-                " && python scripts/train.py --config=configs/fer_vgg.py"
-            )
+            print(AFTER_DEMO[CONFIG.value.task])
     except Interrupted as stopped:
         print(stopped, flush=True)
         sys.exit(128 + stopped.signal)

@@ -187,10 +187,14 @@ def recall_by_height(votes: Votes) -> dict[str, dict[str, float]]:
     for low, high in itertools.pairwise(HEIGHT_EDGES):
         score = votes.found_score[(votes.heights >= low) & (votes.heights < high)]
         if len(score):
-            name = f"{low} px and more" if np.isinf(high) else f"{low} to {high} px"
             found, sure = (float(np.mean(shares)) for shares in (score >= 0, score >= SCORE_THRESH))
-            groups[name] = {"boxes": len(score), "recall": found, "recall_at_score_50": sure}
+            groups[height_group(low, high)] = {"boxes": len(score), "recall": found, "recall_at_score_50": sure}
     return groups
+
+
+def height_group(low: float, high: float) -> str:
+    """What faces of at least `low` and less than `high` pixels are called."""
+    return f"{low} px and more" if np.isinf(high) else f"{low} to {high} px"
 
 
 def detection_metrics(truths: Truths, detections: Detections, class_names: Sequence[str], with_interval=True) -> dict:

@@ -29,6 +29,8 @@ from affect_jax.ops.roi_align import roi_align, roi_levels
 
 FINEST_LEVEL, FINEST_STRIDE = 2, 4
 """Of the pyramid: P2."""
+ANCHOR_STRIDES = {"fpn": (4, 8, 16, 32, 64), "c4": (16,)}
+"""Pixels between the cells of the maps that proposals are made from, by neck."""
 
 
 class FasterRCNN(nn.Module):

@@ -141,13 +141,13 @@ def select_detections(
     """Detections of one picture: "boxes" [D, 4], "scores" [D], "label" int32 [D] (no background), "valid" bool [D].
 
     logits [R, K + 1], offsets [R, K + 1, 4], rois [R, 4], valid [R]. Every RoI is a candidate for every class; NMS
-    within a class; the best of all, D = detections_per_img.
+    within a class; the best of all, D = detections_per_img or R * K if that is less.
     """
     probs = jax.nn.softmax(logits)[:, 1:].T  # [K, R]
     boxes = clip_boxes(decode_boxes(offsets, rois[:, None], BOX_WEIGHTS), image_size)[:, 1:].swapaxes(0, 1)
     candidates = valid & (probs > score_thresh) & at_least(boxes, SMALLEST_DETECTION)
     stays = jax.vmap(nms, (0, 0, 0, None))(boxes, probs, candidates, nms_thresh)
-    strength, best = jax.lax.top_k(jnp.where(stays, probs, -1.0).reshape(-1), detections_per_img)
+    strength, best = jax.lax.top_k(jnp.where(stays, probs, -1.0).reshape(-1), min(detections_per_img, probs.size))
     found = strength >= 0
     return {
         "boxes": jnp.where(found[:, None], boxes.reshape(-1, 4)[best], 0.0),

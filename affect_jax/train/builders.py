@@ -13,8 +13,11 @@ from ml_collections import ConfigDict
 
 from affect_jax.config import SELECT_ON, epochs_to_steps
 from affect_jax.data import open_split
-from affect_jax.data.boxes_pipeline import padded_box_batches
+from affect_jax.data.boxes_pipeline import choose_buckets, padded_box_batches
+from affect_jax.data.transforms import fitting_scale
+from affect_jax.evaluate.anchor_coverage import best_anchor_iou, coverage_by_height
 from affect_jax.models import build_model
+from affect_jax.models.faster_rcnn import ANCHOR_STRIDES
 from affect_jax.models.pretrained import Preprocess, check_options, load_pretrained, merge, named_weights
 from affect_jax.ops.augment import augment
 from affect_jax.train import classification, detection
@@ -145,6 +148,27 @@ def evaluation_box_batches(config: ConfigDict, split, settings: Mapping = Mappin
     data = config.data
     buckets = data.eval_buckets or data.buckets
     return padded_box_batches(split, config.eval_batch_size, buckets, data.max_boxes, settings, config.seed)
+
+
+def anchor_coverage(config: ConfigDict, split) -> dict[str, dict[str, float]]:
+    """coverage_by_height of the split's boxes in the pictures that evaluation sees, whole."""
+    buckets = config.data.eval_buckets or config.data.buckets
+    chosen = choose_buckets(split.sizes(), buckets)
+    boxes, best = [], []
+    for place, bucket in enumerate(buckets):
+        for picture in np.flatnonzero(chosen == place):
+            scale = fitting_scale(split.sizes()[picture], bucket)
+            boxes.append(split.boxes(int(picture)) * scale)
+            best.append(
+                best_anchor_iou(
+                    boxes[-1],
+                    bucket,
+                    ANCHOR_STRIDES[config.model.neck],
+                    config.model.anchor_sizes,
+                    config.model.aspect_ratios,
+                )
+            )
+    return coverage_by_height(np.concatenate(boxes), np.concatenate(best))
 
 
 def augmented_samples(config: ConfigDict, split, count: int, draws: int) -> np.ndarray:

@@ -1,0 +1,52 @@
+"""How well a detector's anchors cover boxes. N boxes, A anchors of a cell, L levels."""
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+
+from affect_jax.evaluate.detection import HEIGHT_EDGES, height_group
+from affect_jax.ops.anchors import cell_anchors
+
+
+def best_anchor_iou(
+    boxes: np.ndarray,
+    image_size: tuple[int, int],
+    strides: Sequence[int],
+    anchor_sizes: Sequence[Sequence[float]],
+    aspect_ratios: Sequence[float],
+) -> np.ndarray:
+    """The IoU of each box [N, 4] with the anchor that covers it best, [N], in pictures of image_size (H, W).
+
+    Of the anchors of one shape, all over a grid, that one is nearest to the box, in x and in y.
+    """
+    best = np.zeros(len(boxes))
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+    for stride, sizes in zip(strides, anchor_sizes, strict=True):
+        last = np.array([-(-side // stride) - 1 for side in image_size[::-1]])
+        nearest = np.clip(np.rint(centres / stride), 0, last) * stride
+        for anchor in np.asarray(cell_anchors(sizes, aspect_ratios), np.float64):
+            candidates = np.concatenate([nearest, nearest], axis=1) + anchor
+            best = np.maximum(best, paired_iou(boxes.astype(np.float64), candidates))
+    return best
+
+
+def paired_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """IoU of each box of a [N, 4] with that of b [N, 4] in the same place: [N]."""
+    sides = np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2])
+    intersection = np.prod(np.maximum(sides, 0), axis=1)
+    areas = [np.prod(boxes[:, 2:] - boxes[:, :2], axis=1) for boxes in (a, b)]
+    return intersection / (areas[0] + areas[1] - intersection)
+
+
+def coverage_by_height(boxes: np.ndarray, best: np.ndarray) -> dict[str, dict[str, float]]:
+    """Of the boxes [N, 4] of each group of heights: their number, and of best_anchor_iou [N] shares and mean."""
+    heights = boxes[:, 3] - boxes[:, 1]
+    groups = {}
+    for low, high in [*itertools.pairwise(HEIGHT_EDGES), (0, np.inf)]:
+        iou = best[(heights >= low) & (heights < high)]
+        if len(iou):
+            at_50, at_70 = (float(np.mean(iou >= thresh)) for thresh in (0.5, 0.7))
+            name = "all" if (low, high) == (0, np.inf) else height_group(low, high)
+            groups[name] = {"boxes": len(iou), "at_50": at_50, "at_70": at_70, "mean_best": float(np.mean(iou))}
+    return groups

@@ -1,0 +1,30 @@
+import numpy as np
+import pytest
+
+from affect_jax.evaluate.anchor_coverage import best_anchor_iou, coverage_by_height
+from affect_jax.evaluate.detection import box_iou
+from affect_jax.ops.anchors import grid_anchors
+
+SIZES, RATIOS = ((8.0, 11.0), (16.0, 24.0), (64.0, 90.0)), (0.5, 1.0, 2.0)
+
+
+def test_best_anchor_is_the_best_of_all():
+    rng = np.random.default_rng(0)
+    corner, size = rng.uniform(-5, 120, (200, 2)), np.exp(rng.uniform(np.log(2), np.log(120), (200, 2)))
+    boxes = np.concatenate([corner, corner + size], 1)
+    anchors = np.concatenate(
+        [
+            grid_anchors((96 // stride, 128 // stride), (stride, stride), sizes, RATIOS)
+            for stride, sizes in zip((4, 8, 32), SIZES, strict=True)
+        ]
+    )
+    expected = box_iou(boxes, anchors.astype(np.float64)).max(axis=1)
+    np.testing.assert_allclose(best_anchor_iou(boxes, (96, 128), (4, 8, 32), SIZES, RATIOS), expected, atol=1e-12)
+
+
+def test_shares_are_counted_by_height():
+    boxes = np.array([[0, 0, 5, 7], [0, 0, 5, 7.9], [0, 0, 9, 20]])
+    groups = coverage_by_height(boxes, np.array([0.4, 0.8, 0.6]))
+    assert groups["0 to 8 px"] == {"boxes": 2, "at_50": 0.5, "at_70": 0.5, "mean_best": pytest.approx(0.6)}
+    assert groups["16 to 32 px"]["at_50"] == 1.0
+    assert groups["all"]["boxes"] == 3
