@@ -1,6 +1,7 @@
 """Evaluate a run's best checkpoint: python scripts/evaluate.py --workdir=runs/fer_vgg --split=test [--tta=flip]
 
     python scripts/evaluate.py --workdir=runs/widerface_rcnn [--dark] [--brighten=clahe] [--data=darkface]
+    python scripts/evaluate.py --workdir=runs/widerface_rcnn --centerface=centerface.onnx
 
 Selection looks at val; read test once, at the end.
 """
@@ -29,6 +30,7 @@ OPTIONS = {
         ),
         flags.DEFINE_string("data", "", "Detectors: another prepared set than the run's own."),
         flags.DEFINE_string("data_dir", "", "Detectors: where that set is, if not where the run's is."),
+        flags.DEFINE_string("centerface", "", "Detectors: CenterFace's ONNX file, to evaluate it too."),
     ),
 }
 
@@ -68,10 +70,20 @@ def print_detector(metrics: dict) -> None:
         )
 
 
+def print_both(mine: dict, centerface: dict) -> None:
+    print(
+        f"{'on the same pictures':>20} {'AP50':>8} {'95 % interval':>18} {'COCO AP':>8} {'found':>8} {'precision':>10}"
+    )
+    for name, metrics in (("this run", mine), ("CenterFace", centerface)):
+        figures = "".join(f"{metrics[key]:10.2%}" for key in ("ap50", "coco_ap", "accuracy", "precision"))
+        print(f"{name:>20}{figures}  " + " to ".join(f"{end:.2%}" for end in metrics["ap50_ci95"]))
+
+
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"what is {argv[1]!r}?")
-    from affect_jax.train.evaluation import evaluate_run
+    from affect_jax.evaluate.centerface import CenterFace
+    from affect_jax.train.evaluation import evaluate_function, evaluate_run
     from affect_jax.train.process import prepare_process
     from affect_jax.train.workdir import Workdir, load_config
 
@@ -82,10 +94,15 @@ def main(argv):
         task = load_config(run).task
         if others := [flag for other in OPTIONS if other != task for flag in OPTIONS[other] if flag.present]:
             raise ValueError(f"--{others[0].name} is not for {task}")
-        metrics = evaluate_run(run.path, SPLIT.value, **{flag.name: flag.value for flag in OPTIONS[task]})
+        options = {flag.name: flag.value for flag in OPTIONS[task]}
+        file = options.pop("centerface", "")
+        centerface = CenterFace(file) if file else None
+        metrics = evaluate_run(run.path, SPLIT.value, **options)
     except (ValueError, FileNotFoundError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
     (print_detector if task == "detection" else print_classifier)(metrics)
+    if centerface:
+        print_both(metrics, evaluate_function(centerface, run.path, SPLIT.value, **options))
     print(run.report)
 
 

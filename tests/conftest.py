@@ -7,7 +7,7 @@ import jax
 import pytest
 from absl import flags
 
-from affect_jax.config import classification_config
+from affect_jax.config import classification_config, detection_config
 from affect_jax.train.process import prepare_process
 
 ROOT = Path(__file__).parents[1]
@@ -51,4 +51,30 @@ def tiny_config():
     config.augment.rotation = 10.0
     config.augment.horizontal_flip = True
     config.augment.erase_probability = 0.5
+    return config
+
+
+@pytest.fixture(scope="module")
+def tiny_detector_config():
+    """Six updates of a narrow detector on few small drawn scenes, with every change of pictures switched on."""
+    config = detection_config()
+    config.data.name = "drawn_scenes"
+    config.data.options = {"num_examples": {"train": 12, "val": 4, "test": 4}, "image_size": (96, 128)}
+    config.data.buckets = ((96, 128),)
+    config.data.max_boxes = 8
+    config.model.depth, config.model.fpn_channels, config.model.box_representation_size = 18, 16, 16
+    for name in config.model:
+        if "nms_top_n" in name or name.endswith("per_image"):
+            config.model[name] = 64
+    config.batch_size = config.eval_batch_size = 2
+    config.total_epochs = 1.0
+    config.eval_every_epochs = 0.5
+    config.log_every_steps = 1
+    config.optim.learning_rate = 0.01
+    config.transform.scale_range = (0.8, 2.0)
+    config.transform.min_face = 4.0
+    config.transform.horizontal_flip = True
+    for change in ("low_light", "blur", "equalize", "clahe"):
+        config.transform[f"{change}_probability"] = 0.5
+    config.transform.brightness = config.transform.contrast = 0.1
     return config

@@ -104,7 +104,18 @@ def test_every_field_is_read_by_code_that_runs(tiny_config, tmp_path, monkeypatc
     streamed = tiny_config.copy_and_resolve_references()
     streamed.data.input, streamed.data.num_workers = "stream", 1
     streamed.init_from = str(tmp_path / "fresh")
-    fields, read, getitem = leaves(tiny_config), set(), ConfigDict.__getitem__
+    assert_all_read({"fresh": tiny_config, "streamed": streamed}, tmp_path, monkeypatch)
+
+
+def test_every_field_of_a_detector_is_read_by_code_that_runs(tiny_detector_config, tmp_path, monkeypatch):
+    onwards = tiny_detector_config.copy_and_resolve_references()
+    onwards.init_from = str(tmp_path / "fresh")
+    assert_all_read({"fresh": tiny_detector_config, "onwards": onwards}, tmp_path, monkeypatch)
+
+
+def assert_all_read(configs: dict[str, ConfigDict], tmp_path, monkeypatch) -> None:
+    """Runs of the configs read every field that the first has."""
+    fields, read, getitem = leaves(next(iter(configs.values()))), set(), ConfigDict.__getitem__
 
     def recorder(names: dict[int, str]):
         def record(self, key):
@@ -118,7 +129,7 @@ def test_every_field_is_read_by_code_that_runs(tiny_config, tmp_path, monkeypatc
 
         return record
 
-    for config, folder in ((tiny_config, "fresh"), (streamed, "streamed")):
+    for folder, config in configs.items():
         names = {id(config): ""} | {id(v): f"{k}." for k, v in config.items() if isinstance(v, ConfigDict)}
         with monkeypatch.context() as patch:
             patch.setattr(ConfigDict, "__getitem__", recorder(names))

@@ -1,7 +1,9 @@
 """Evaluation of a run's checkpoint: metrics, predictions, figures and the report, all in its folder."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -59,36 +61,21 @@ def evaluate_classifier(path: str | Path, split_name: str, tta: str = "none") ->
     return metrics
 
 
-def evaluate_detector(
-    path: str | Path,
-    split_name: str,
-    dark: bool = False,
-    brighten: str = "none",
-    data: str = "",
-    data_dir: str | Path = "",
-) -> dict:
+def evaluate_detector(path: str | Path, split_name: str, **options) -> dict:
     """Metrics of the best checkpoint of the run in `path` on a split, by detection_metrics; written down there.
 
-    `dark` takes pictures through the low-light simulator first, `brighten`, a name of BRIGHTENINGS, brightens them
-    then; `data` and `data_dir` take another set than the run's own. All of this is in the name under which the metrics
-    join metrics.json, as in "val_dark_clahe" or "darkface_val"; predictions/NAME.npz gets the detections, figures/ the
-    figures, and report.html is made anew.
+    `options` are those of choose_pictures. They join metrics.json under its name; predictions/NAME.npz gets the
+    detections, figures/ the figures, and report.html is made anew.
     """
     run = workdir.Workdir(path)
     config = workdir.load_config(run)
     mesh = data_mesh()
-    elsewhere = {"name": data or config.data.name, "data_dir": str(data_dir or config.data.data_dir)}
-    other = config.copy_and_resolve_references()
-    other.data.update({**elsewhere, "options": {} if data else config.data.options})
-    split = builders.build_split(other, split_name)
+    pictures = choose_pictures(config, split_name, **options)
+    split, settings, name = pictures.split, pictures.settings, pictures.name
     step, apply, variables = load_best(run, config, split)
-    settings = ({"low_light_probability": 1.0} if dark else {}) | BRIGHTENINGS[brighten]
     batches = builders.evaluation_box_batches(config, split, settings)
     found, losses = detect_split(builders.build_detect(config, apply, mesh), variables, batches, len(split), mesh)
-    changes = [*(["dark"] if dark else []), *([brighten] if settings and brighten != "none" else [])]
-    name = "_".join([*([data] if data else []), split_name, *changes])
-    shown = f"{other.data.name}, {split_name}" + "".join(f", {change}" for change in changes)
-    metrics = {"split": shown, "checkpoint_step": step, **found_metrics(found, losses, split)}
+    metrics = {"split": pictures.shown, "checkpoint_step": step, **found_metrics(found, losses, split)}
     if jax.process_index() == 0:
         add_metrics(run, name, metrics)
         counts = [len(one["scores"]) for one in found]
@@ -97,6 +84,58 @@ def evaluate_detector(
         save_detection_figures(run.figures, name, metrics)
         write_detector_report(run, config, split, settings, found)
     return metrics
+
+
+def evaluate_function(
+    find: Callable[[np.ndarray], dict[str, np.ndarray]], path: str | Path, split_name: str, **options
+) -> dict:
+    """Metrics, as evaluate_detector's, of `find`, image uint8 [H, W, 3] -> detections, on the very same pictures."""
+    config = workdir.load_config(workdir.Workdir(path))
+    pictures = choose_pictures(config, split_name, **options)
+    found = [{}] * len(pictures.split)
+    for batch in builders.evaluation_box_batches(config, pictures.split, pictures.settings):
+        for row in np.flatnonzero(batch["mask"]):
+            height, width = batch["image_size"][row]
+            detections = find(batch["image"][row, :height, :width])
+            found[batch["index"][row]] = {**detections, "boxes": detections["boxes"] / batch["scale"][row]}
+    return {"split": pictures.shown, **found_metrics(found, {}, pictures.split)}
+
+
+class Pictures(NamedTuple):
+    """What a detector is evaluated on."""
+
+    split: Any
+    settings: dict
+    """Of transforms.transform."""
+    name: str
+    """For files: "val_dark_clahe", "darkface_val"."""
+    shown: str
+    """For people."""
+
+
+def choose_pictures(
+    config: ConfigDict,
+    split_name: str,
+    dark: bool = False,
+    brighten: str = "none",
+    data: str = "",
+    data_dir: str | Path = "",
+) -> Pictures:
+    """The split of the run's set, or of the one that `data` and `data_dir` name.
+
+    `dark` takes pictures through the low-light simulator first; `brighten`, one of BRIGHTENINGS, brightens them then.
+    """
+    other = config.copy_and_resolve_references()
+    other.data.name, other.data.data_dir = data or config.data.name, str(data_dir or config.data.data_dir)
+    if data:
+        other.data.options = {}
+    changes = [*(["dark"] if dark else []), *([brighten] if brighten != "none" else [])]
+    return Pictures(
+        builders.build_split(other, split_name),
+        ({"low_light_probability": 1.0} if dark else {}) | BRIGHTENINGS[brighten],
+        "_".join([*([data] if data else []), split_name, *changes]),
+        ", ".join([other.data.name, split_name, *changes]),
+    )
 
 
 EVALUATIONS = {"classification": evaluate_classifier, "detection": evaluate_detector}

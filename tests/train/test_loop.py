@@ -1,52 +1,15 @@
 """Runs through train_and_evaluate, the function behind scripts/train.py."""
 
-import contextlib
 import json
-import signal
 
-import jax
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
 
 from affect_jax.train import loop
 from affect_jax.train.evaluation import evaluate_run
 from affect_jax.train.loop import train_and_evaluate
 from affect_jax.train.signals import Interrupted
-
-TIMES = {"seconds", "train/images_per_second"}
-
-
-def history(path):
-    """The records of a run without what the clock says."""
-    records = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in record.items() if key not in TIMES} for record in records]
-
-
-def saved_state(path, step):
-    """The arrays of a checkpoint by name."""
-    tree = ocp.StandardCheckpointer().restore((path / "checkpoints" / str(step) / "state").absolute())
-    return {jax.tree_util.keystr(key): np.asarray(value) for key, value in jax.tree_util.tree_leaves_with_path(tree)}
-
-
-def assert_same_bits(a, b):
-    assert a.keys() == b.keys()
-    for name in a:
-        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
-
-
-def stop_behind(monkeypatch, updates):
-    """Have the run asked to stop when it looks for the `updates`-th time, as SIGTERM would."""
-
-    class Request:
-        looks = 0
-
-        @property
-        def signal(self):
-            self.looks += 1
-            return signal.SIGTERM if self.looks >= updates else None
-
-    monkeypatch.setattr(loop, "stop_request", lambda: contextlib.nullcontext(Request()))
+from runs import assert_same_bits, history, saved_state, stop_behind
 
 
 @pytest.mark.parametrize("source", ["resident", "stream"])

@@ -1,0 +1,87 @@
+"""A detector's run from config to report, on drawn scenes."""
+
+import base64
+import json
+import re
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+
+from affect_jax.train.builders import build_split, evaluation_box_batches
+from affect_jax.train.evaluation import evaluate_function, evaluate_run
+from affect_jax.train.loop import train_and_evaluate
+from affect_jax.train.signals import Interrupted
+from runs import assert_same_bits, history, saved_state, stop_behind
+
+
+@pytest.fixture(scope="module")
+def finished_run(tiny_detector_config, tmp_path_factory):
+    """The folder of a run, and the metrics that it returned."""
+    path = tmp_path_factory.mktemp("detector") / "run"
+    return path, train_and_evaluate(tiny_detector_config, path)
+
+
+def test_six_updates_equal_two_and_four_behind_a_resume_bit_for_bit(
+    finished_run, tiny_detector_config, tmp_path, monkeypatch
+):
+    with monkeypatch.context() as patch:
+        stop_behind(patch, 2)
+        with pytest.raises(Interrupted, match="stopped behind update 2 of 6"):
+            train_and_evaluate(tiny_detector_config, tmp_path)
+    path, straight = finished_run
+    assert train_and_evaluate(tiny_detector_config, tmp_path) == straight
+    assert_same_bits(saved_state(path, 6), saved_state(tmp_path, 6))
+    assert history(tmp_path) == history(path)
+
+
+def test_record_has_the_four_losses_of_both_splits(finished_run):
+    parts = ("objectness", "rpn_box_reg", "classifier", "box_reg")
+    for split in ("train", "val"):
+        records = [record for record in history(finished_run[0]) if f"{split}/loss" in record]
+        for record in records:
+            total = sum(record[f"{split}/loss_{part}"] for part in parts)
+            assert record[f"{split}/loss"] == pytest.approx(total, rel=1e-5)
+    losses = [record["train/loss"] for record in history(finished_run[0]) if "train/loss" in record]
+    assert len(losses) == 6
+    assert losses[-1] < losses[0]
+
+
+def test_evaluations_stand_beside_one_another_and_the_report_shows_pictures(finished_run, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(finished_run[0], run)
+    plain = evaluate_run(run, "val")
+    dark = evaluate_run(run, "val", dark=True, brighten="clahe")
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["val"]["ap50"] == plain["ap50"]
+    assert metrics["val_dark_clahe"]["num_boxes"] == dark["num_boxes"] == plain["num_boxes"]
+    assert dark["losses"] != plain["losses"]
+    with np.load(run / "predictions" / "val_dark_clahe.npz") as arrays:
+        assert arrays["count"].sum() == len(arrays["scores"]) == len(arrays["boxes"])
+        assert len(arrays["count"]) == dark["num_pictures"]
+    report = (run / "report.html").read_text()
+    pictures = [base64.b64decode(text) for text in re.findall(r"data:image/\w+;base64,([^\"']+)", report)]
+    drawn = [cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR) for picture in pictures]
+    assert len(drawn) >= 3  # curves of losses, precision over recall, and the worst pictures
+    assert all(picture.std() > 1 for picture in drawn)
+
+
+def test_a_function_that_finds_every_face_is_told_to_be_perfect_on_the_same_pictures(
+    finished_run, tiny_detector_config
+):
+    """In the order of evaluation, and through its scaling and padding: the boxes come back to their own pictures."""
+    batches = evaluation_box_batches(tiny_detector_config, build_split(tiny_detector_config, "val"))
+    known = {}
+    for batch in batches:
+        for image, (height, width), boxes, mask in zip(
+            *(batch[name] for name in ("image", "image_size", "boxes", "box_mask")), strict=True
+        ):
+            known[image[:height, :width].tobytes()] = boxes[mask]
+
+    def find(image):
+        boxes = known[image.tobytes()]
+        return {"boxes": boxes, "scores": np.ones(len(boxes), np.float32), "label": np.zeros(len(boxes), np.int32)}
+
+    metrics = evaluate_function(find, finished_run[0], "val")
+    assert metrics["ap50"] == metrics["coco_ap"] == metrics["accuracy"] == metrics["precision"] == 1.0
