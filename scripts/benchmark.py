@@ -4,6 +4,9 @@ Prints a table of the bare step (no augmentation), the whole loop (augmentation 
 device and streamed, and evaluation. --compare=torch adds the same step in PyTorch, eager and compiled, in a process of
 its own, all steps in turn. FILE gets the rows as JSON. FLOP are those of plain convolutions and matrix products, also
 where fewer are done; a step counts three times forward.
+
+Of a detector: step, detection and the streamed loop; beside them one picture's NMS of 2,000 boxes, by us and by OpenCV,
+and one picture's RoIAlign of 512 regions. --compare=torch adds torchvision's, as far as its operators can be loaded.
 """
 
 import json
@@ -19,13 +22,14 @@ STARTED = time.perf_counter()
 CONFIG = config_flags.DEFINE_config_file("config", help_string="configs/NAME.py", lock_config=True)
 COMPARE = flags.DEFINE_enum("compare", "none", ("none", "torch"), "Also time the same network in this framework.")
 OUT = flags.DEFINE_string("out", None, "Write the rows to this file as JSON.")
+LOOP_WINDOW = 5
+"""Updates that are timed together, where one takes long against the clock."""
 ROUNDS = flags.DEFINE_integer("rounds", 10, "Timed calls of each work; the table shows their median.")
 
 
-def torch_steps(config, updates: int) -> dict:
+def torch_steps(config, batch: dict, updates: int) -> dict:
     """The same step in PyTorch, by implementation."""
     from affect_jax.train import builders, torch_twin
-    from affect_jax.train.benchmark import noise_batch
 
     name, optim = config.model.name, config.optim
     if name not in torch_twin.NETWORKS or optim.name not in torch_twin.OPTIMIZERS or config.dtype != "float32":
@@ -36,12 +40,11 @@ def torch_steps(config, updates: int) -> dict:
     split = builders.build_split(config, "train")
     num_classes = len(split.class_names)
     options = {key: value for key, value in config.model.items() if key != "name"}
-    batch = noise_batch(config.batch_size, split.image_shape, num_classes)
 
     def step(compiled: bool):
         optimizer = (optim.name, optim.learning_rate, optim.weight_decay)
         twin = torch_twin.Step(name, split.image_shape, num_classes, options, *optimizer, compiled)
-        return torch_twin.start(twin, batch, updates)
+        return torch_twin.start(name, torch_twin.step_work, twin, batch, updates)
 
     steps = {"torch_eager": step(compiled=False)}
     if shutil.which("g++") is None and shutil.which("clang++") is None:
@@ -58,39 +61,114 @@ def measure(config) -> list[dict]:
     from affect_jax.train import benchmark
 
     peak = benchmark.matmul_peak(jnp.dtype(config.dtype))
-    flop = benchmark.forward_flop(config)
     print(
         f"{jax.device_count()} x {jax.devices()[0].device_kind}: {peak / 1e9:.0f} GFLOP/s in {config.dtype} products;"
-        f" {flop / 1e6:.0f} MFLOP an image forward; imports and set-up {time.perf_counter() - STARTED:.1f} s",
+        f" imports and set-up {time.perf_counter() - STARTED:.1f} s",
         flush=True,
     )
-    on_cpu = jax.default_backend() == "cpu"
-    updates, window = (1, 5) if on_cpu else (50, 500)  # that a measurement takes long against the clock and dispatch
-    start = time.perf_counter()
-    steps = {"affect_jax": benchmark.step_work(config, updates)}
-    print(f"the step compiled, or was found compiled, in {time.perf_counter() - start:.1f} s", flush=True)
-    if COMPARE.value == "torch":
-        steps.update(torch_steps(config, updates))
-
-    batch = config.batch_size
-    rows = [
-        benchmark.row("step", name, updates * batch, seconds, 3 * flop, peak)
-        for name, seconds in benchmark.seconds_in_turn(steps, ROUNDS.value).items()
-    ]
-    evaluate, images = benchmark.evaluate_work(config, batches=4)
-    seconds = benchmark.seconds_in_turn({"evaluate": evaluate}, max(3, ROUNDS.value // 3))["evaluate"]
-    rows.append(benchmark.row("evaluate", "affect_jax", images, seconds, flop, peak))
-    for data_input in ("resident", "stream"):
-        seconds = benchmark.loop_seconds(config, data_input, ROUNDS.value, window)
-        rows.append(benchmark.row(f"loop_{data_input}", "affect_jax", window * batch, seconds, 3 * flop, peak))
+    rows = (measure_detector if config.task == "detection" else measure_classifier)(config)
+    for row in rows:
+        row["share_of_peak"] = row["flop_per_second"] / peak
     return rows
 
 
+def measure_classifier(config) -> list[dict]:
+    import jax
+
+    from affect_jax.train import benchmark, builders
+
+    flop = benchmark.forward_flop(config)
+    on_cpu = jax.default_backend() == "cpu"
+    updates, window = (1, LOOP_WINDOW) if on_cpu else (50, 500)  # that dispatch and the clock weigh little
+    split = builders.build_split(config, "train")
+    noise = benchmark.noise_batch(config.batch_size, split.image_shape, len(split.class_names))
+    steps = {"affect_jax": timed_step(config, noise, updates)}
+    if COMPARE.value == "torch":
+        steps.update(torch_steps(config, noise, updates))
+
+    batch = config.batch_size
+    rows = rows_in_turn("step", steps, updates * batch, 3 * flop)
+    evaluate, images = benchmark.evaluate_work(config, batches=4)
+    seconds = benchmark.seconds_in_turn({"evaluate": evaluate}, max(3, ROUNDS.value // 3))["evaluate"]
+    rows.append(benchmark.row("evaluate", "affect_jax", images, seconds, flop))
+    for data_input in ("resident", "stream"):
+        seconds = benchmark.loop_seconds(config, data_input, ROUNDS.value, window)
+        rows.append(benchmark.row(f"loop_{data_input}", "affect_jax", window * batch, seconds, 3 * flop))
+    return rows
+
+
+def measure_detector(config) -> list[dict]:
+    from affect_jax.train import benchmark, detector_benchmark
+
+    batch, flop, pictures = detector_benchmark.first_batch(config), benchmark.forward_flop(config), config.batch_size
+    steps = {"affect_jax": timed_step(config, batch, 1)}
+    forwards = {"affect_jax": detector_benchmark.forward_work(config, batch)}
+    regions = detector_benchmark.roi_align_inputs(config)
+    aligns = {name: {"affect_jax": work} for name, work in detector_benchmark.roi_align_works(config, *regions).items()}
+    if COMPARE.value == "torch":
+        theirs = torchvision_works(config, batch, regions)
+        for name, works in (("step", steps), ("forward", forwards)):
+            works["torch_eager"] = theirs[name]
+        for name, works in aligns.items():
+            works["torchvision"] = theirs[f"roi_align_{name}"]
+    rows = rows_in_turn("step", steps, pictures, 3 * flop) + rows_in_turn("forward", forwards, pictures, flop)
+    seconds = benchmark.loop_seconds(config, "stream", ROUNDS.value, LOOP_WINDOW)
+    rows.append(benchmark.row("loop_stream", "affect_jax", LOOP_WINDOW * pictures, seconds, 3 * flop))
+    for name, work in detector_benchmark.parts_of_step(config).items():
+        rows += rows_in_turn(f"{name}_of_step", {"affect_jax": work}, pictures, 0.0)
+    rows += rows_in_turn(f"nms_{detector_benchmark.NMS_BOXES}", detector_benchmark.nms_works(), 1, 0.0)
+    for name, works in aligns.items():
+        rows += rows_in_turn(f"roi_align_{name}", works, 1, 0.0)
+    return rows
+
+
+def torchvision_works(config, batch: dict, regions: tuple) -> dict:
+    """torchvision's step, forward and RoIAlign, each in a process of its own."""
+    from affect_jax.train import builders, torch_twin
+
+    model, optim = config.model, config.optim
+    if model.neck != "fpn" or optim.name != "sgd" or config.dtype != "float32":
+        raise ValueError("--compare=torch knows detectors with a pyramid, in float32, with optim sgd; set these")
+    num_classes = len(builders.build_split(config, "train").class_names)
+    detector = torch_twin.detector_work, num_classes, model.to_dict(), optim.learning_rate, optim.momentum, batch
+    align = torch_twin.roi_align_work, *regions, 4, model.box_canonical_size, model.box_canonical_level
+    return {
+        "step": torch_twin.start("the detector's step", *detector, True),
+        "forward": torch_twin.start("the detector", *detector, False),
+        "roi_align_forward": torch_twin.start("RoIAlign", *align, False),
+        "roi_align_forward_backward": torch_twin.start("RoIAlign", *align, True),
+    }
+
+
+def timed_step(config, batch, updates: int):
+    from affect_jax.train import benchmark
+
+    start = time.perf_counter()
+    work, memory = benchmark.step_work(config, batch, updates)
+    arguments, temporaries = (memory[name] / 2**20 for name in ("arguments", "temporaries"))
+    print(f"the step compiled, or was found compiled, in {time.perf_counter() - start:.1f} s")
+    print(
+        f"a step of {config.batch_size} takes {arguments:.0f} MiB of state and batch, and {temporaries:.0f} MiB beside",
+        flush=True,
+    )
+    return work
+
+
+def rows_in_turn(name: str, works: dict, images: int, flop: float) -> list[dict]:
+    from affect_jax.train import benchmark
+
+    timed = benchmark.seconds_in_turn(works, ROUNDS.value)
+    return [benchmark.row(name, implementation, images, seconds, flop) for implementation, seconds in timed.items()]
+
+
 def table(rows: list[dict]) -> str:
-    lines = [f"{'work':14} {'implementation':14} {'img/s':>10} {'best':>10} {'ms':>9} {'GFLOP/s':>9} {'of peak':>8}"]
+    wide = max(len(row["work"]) for row in rows)
+    lines = [
+        f"{'work':{wide}} {'implementation':14} {'img/s':>10} {'best':>10} {'ms':>9} {'GFLOP/s':>9} {'of peak':>8}"
+    ]
     for row in rows:
         lines.append(
-            f"{row['work']:14} {row['implementation']:14} {row['images_per_second']:10.1f}"
+            f"{row['work']:{wide}} {row['implementation']:14} {row['images_per_second']:10.1f}"
             f" {row['images_per_second_best']:10.1f} {row['ms']:9.1f} {row['flop_per_second'] / 1e9:9.0f}"
             f" {row['share_of_peak']:8.1%}"
         )

@@ -24,7 +24,7 @@ from affect_jax.train.classification import predict_split
 from affect_jax.train.loop import train_and_evaluate
 from affect_jax.train.mesh import data_mesh, replicated, split_over_devices, to_devices
 from affect_jax.train.state import create_state, init_variables, make_apply
-from affect_jax.train.steps import make_train_step
+from affect_jax.train.steps import Batch, make_train_step
 
 Work = Callable[[], None]
 """Does its work once and returns when it is done."""
@@ -43,7 +43,7 @@ def seconds_in_turn(works: dict[str, Work], rounds: int) -> dict[str, list[float
     return seconds
 
 
-def row(work: str, implementation: str, images: int, seconds: list[float], flop: float, peak: float) -> dict:
+def row(work: str, implementation: str, images: int, seconds: list[float], flop: float) -> dict:
     """A row of the table: the median over calls that each took `images` images of `flop` operations."""
     median = statistics.median(seconds)
     return {
@@ -53,14 +53,17 @@ def row(work: str, implementation: str, images: int, seconds: list[float], flop:
         "images_per_second_best": images / min(seconds),
         "ms": 1000 * median,
         "flop_per_second": images * flop / median,
-        "share_of_peak": images * flop / median / peak,
     }
 
 
-def step_work(config: ConfigDict, updates: int) -> Work:
-    """`updates` updates of the config's network on a batch of noise on the devices, augmentation and mixup off."""
+def step_work(config: ConfigDict, batch: Batch, updates: int) -> tuple[Work, dict[str, int]]:
+    """`updates` updates of the config's network on a batch on the devices, augmentation and mixup off.
+
+    And the bytes that an update needs: "arguments" and, beside them, "temporaries".
+    """
     config = ConfigDict(config.to_dict())
-    config.augment, config.mixup_alpha = {}, 0.0
+    if config.task == "classification":
+        config.augment, config.mixup_alpha = {}, 0.0
     mesh = data_mesh()
     split = builders.build_split(config, "train")
     num_classes = len(split.class_names)
@@ -71,8 +74,9 @@ def step_work(config: ConfigDict, updates: int) -> Work:
     state = jax.device_put(create_state(variables, tx, config.ema_decay > 0), replicated(mesh))
     loss_fn = builders.build_loss_fn(config, apply, num_classes)
     train_step = make_train_step(loss_fn, tx, jax.random.key(1), config.accumulate_steps, config.ema_decay)
-    batch = to_devices(noise_batch(config.batch_size, split.image_shape, num_classes), split_over_devices(mesh))
+    batch = to_devices(batch, split_over_devices(mesh))
     compiled = jax.jit(train_step, donate_argnums=0).lower(state, batch).compile()
+    memory = compiled.memory_analysis()
 
     def work() -> None:
         nonlocal state
@@ -80,7 +84,7 @@ def step_work(config: ConfigDict, updates: int) -> Work:
             state, sums = compiled(state, batch)
         jax.block_until_ready(sums)
 
-    return work
+    return work, {"arguments": memory.argument_size_in_bytes, "temporaries": memory.temp_size_in_bytes}
 
 
 def noise_batch(batch_size: int, image_shape: tuple[int, int, int], num_classes: int) -> dict[str, np.ndarray]:
@@ -112,7 +116,8 @@ def loop_seconds(config: ConfigDict, data_input: str, windows: int, steps_a_wind
     """Seconds of each window of `steps_a_window` updates of a real run with this config, from the record it leaves."""
     config = ConfigDict(config.to_dict())
     num_examples = len(builders.build_split(config, "train"))
-    config.data.input = data_input
+    if config.task == "classification":
+        config.data.input = data_input
     if data_input == "resident":
         config.data.num_workers = 0
     config.log_every_steps = steps_a_window
@@ -137,12 +142,14 @@ def matmul_peak(dtype: jnp.dtype) -> float:
 
 
 def forward_flop(config: ConfigDict) -> float:
-    """Operations that one image takes forward: two for each multiplication of convolutions and matrix products."""
+    """Operations that one image takes forward: two for each multiplication of convolutions and matrix products.
+
+    Of a detector, a picture of its first bucket; boxes, NMS and the like count nothing.
+    """
     split = builders.build_split(config, "train")
-    model = builders.build_network(config, len(split.class_names))
-    variables = jax.eval_shape(lambda: init_variables(model, jax.random.key(0), builders.network_inputs(config, split)))
-    images = jax.ShapeDtypeStruct((1, *split.image_shape), jnp.float32)
-    return _flop(jax.make_jaxpr(lambda variables, x: make_apply(model)(variables, x, False))(variables, images).jaxpr)
+    model, inputs = builders.build_network(config, len(split.class_names)), builders.network_inputs(config, split)
+    variables = jax.eval_shape(lambda: init_variables(model, jax.random.key(0), inputs))
+    return _flop(jax.make_jaxpr(lambda variables, x: make_apply(model)(variables, x, False))(variables, inputs).jaxpr)
 
 
 def _flop(jaxpr) -> float:

@@ -3,6 +3,7 @@
 PyTorch works in a process of its own: it comes with its own memory and threads, and ours change neither.
 """
 
+import contextlib
 import multiprocessing
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -90,16 +91,18 @@ def mobilenet_v2(
 
 NETWORKS = {"vgg_fer": vgg_fer, "mobilenet_v2": mobilenet_v2}
 OPTIMIZERS = ("adam", "adamw")
+OTHERWISE_IN_TORCHVISION = ("box_canonical_size", "box_canonical_level", "box_roi_aligned", "box_representation_size")
+"""Fields of a detector that are told to its parts, or that torchvision has none for."""
 
 
-def start(step: Step, batch: dict[str, np.ndarray], updates: int) -> Callable[[], None]:
-    """A process with this step in PyTorch; the function has it do `updates` updates on the batch and waits for them.
+def start(name: str, make_work: Callable[..., Callable[[], None]], *arguments) -> Callable[[], None]:
+    """A process with the work that make_work(*arguments) gives; the function has it done once and waits for it.
 
     RuntimeError, with PyTorch's own words, where it cannot. The process ends with this one.
     """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(theirs, step, batch, updates), daemon=True)
+    process = context.Process(target=_serve, args=(theirs, make_work, arguments), daemon=True)
     process.start()
     theirs.close()
 
@@ -110,16 +113,16 @@ def start(step: Step, batch: dict[str, np.ndarray], updates: int) -> Callable[[]
         except EOFError:
             problem = "its process ended"
         if problem:
-            raise RuntimeError(f"PyTorch cannot run {step.network}: {problem}")
+            raise RuntimeError(f"PyTorch cannot run {name}: {problem}")
 
     return work
 
 
-def _serve(connection, step: Step, batch: dict[str, np.ndarray], updates: int) -> None:
-    """Do the step's updates each time something comes in, and send None, or what went wrong."""
+def _serve(connection, make_work: Callable[..., Callable[[], None]], arguments: tuple) -> None:
+    """Do the work each time something comes in, and send None, or what went wrong."""
     problem = work = None
     try:
-        work = step_work(step, batch, updates)
+        work = make_work(*arguments)
     except Exception as error:
         problem = f"{type(error).__name__}: {error}"
     while True:
@@ -158,5 +161,110 @@ def step_work(step: Step, batch: dict[str, np.ndarray], updates: int) -> Callabl
             loss.backward()
             optimizer.step()
         loss.item()
+
+    return work
+
+
+def import_torchvision():
+    """torchvision; where only its operators for another build of torch are at hand, with those of `torchvision_cpu`."""
+    with contextlib.suppress(ImportError):
+        import torchvision_cpu  # noqa: F401
+    import torchvision
+
+    return torchvision
+
+
+def faster_rcnn(num_classes: int, options: dict):
+    """The network of affect_jax.models.faster_rcnn with a pyramid, by torchvision; pictures keep their size."""
+    torchvision = import_torchvision()
+    from torchvision.models.detection.anchor_utils import AnchorGenerator
+    from torchvision.models.detection.backbone_utils import BackboneWithFPN
+    from torchvision.models.detection.faster_rcnn import FasterRCNN, FastRCNNPredictor, TwoMLPHead
+    from torchvision.ops import MultiScaleRoIAlign
+    from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+    from torchvision.ops.misc import FrozenBatchNorm2d
+
+    resnet = getattr(torchvision.models, f"resnet{options['depth']}")(weights=None, norm_layer=FrozenBatchNorm2d)
+    channels, hidden = options["fpn_channels"], options["box_representation_size"]
+    backbone = BackboneWithFPN(
+        resnet,
+        {f"layer{stage}": str(stage - 1) for stage in range(1, 5)},
+        [resnet.inplanes // 2**halvings for halvings in (3, 2, 1, 0)],
+        channels,
+        LastLevelMaxPool(),
+    )
+    pool = MultiScaleRoIAlign(
+        ["0", "1", "2", "3"],
+        output_size=7,
+        sampling_ratio=2,
+        canonical_scale=options["box_canonical_size"],
+        canonical_level=options["box_canonical_level"],
+    )
+    same = {
+        name: value
+        for name, value in options.items()
+        if name.startswith(("rpn_", "box_")) and name not in OTHERWISE_IN_TORCHVISION
+    }
+    model = FasterRCNN(
+        backbone,
+        rpn_anchor_generator=AnchorGenerator(
+            options["anchor_sizes"], (options["aspect_ratios"],) * len(options["anchor_sizes"])
+        ),
+        box_roi_pool=pool,
+        box_head=TwoMLPHead(channels * 49, hidden),
+        box_predictor=FastRCNNPredictor(hidden, num_classes + 1),
+        **same,
+    )
+    model.transform.resize = lambda picture, target: (picture, target)
+    return model
+
+
+def detector_work(
+    num_classes: int, options: dict, learning_rate: float, momentum: float, batch: dict[str, np.ndarray], train: bool
+) -> Callable[[], None]:
+    """One update, or where not `train` detection, of the batch by torchvision's detector; for `start`."""
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = faster_rcnn(num_classes, options).to(device).train(train)
+    pictures = list(torch.tensor(batch["image"]).permute(0, 3, 1, 2).float().div(255).to(device))
+    targets = [
+        {"boxes": torch.tensor(boxes[mask]).to(device), "labels": torch.tensor(label[mask]).long().to(device) + 1}
+        for boxes, label, mask in zip(batch["boxes"], batch["label"], batch["box_mask"], strict=True)
+    ]
+    optimizer = torch.optim.SGD(model.parameters(), learning_rate, momentum, nesterov=True)
+
+    def update() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        sum(model(pictures, targets).values()).backward()
+        optimizer.step()
+
+    def detect() -> None:
+        with torch.no_grad():
+            model(pictures)
+
+    return update if train else detect
+
+
+def roi_align_work(
+    maps: Sequence[np.ndarray], rois: np.ndarray, stride: int, size: float, level: int, backward: bool
+) -> Callable[[], None]:
+    """RoIAlign of rois [1, R, 4] over four maps [1, H, W, C], the first of this stride, by torchvision; for `start`."""
+    import torch
+
+    import_torchvision()
+    from torchvision.ops import MultiScaleRoIAlign
+
+    pool = MultiScaleRoIAlign(["0", "1", "2", "3"], 7, 2, canonical_scale=size, canonical_level=level)
+    features = {str(i): torch.tensor(x).permute(0, 3, 1, 2).contiguous() for i, x in enumerate(maps)}
+    image_size = [tuple(side * stride for side in maps[0].shape[1:3])]
+    regions = [torch.tensor(rois[0])]
+    for one in features.values():
+        one.requires_grad_(backward)
+
+    def work() -> None:
+        pooled = pool(features, regions, image_size)
+        if backward:
+            torch.autograd.grad((pooled**2).sum(), list(features.values()))
 
     return work

@@ -4,11 +4,14 @@ import sys
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 
 from affect_jax.models import build_model
-from affect_jax.train import torch_twin
-from affect_jax.train.benchmark import forward_flop
+from affect_jax.ops.nms import nms
+from affect_jax.train import builders, detector_benchmark, torch_twin
+from affect_jax.train.benchmark import forward_flop, seconds_in_turn
+from affect_jax.train.state import init_variables
 
 ROOT = Path(__file__).parents[2]
 
@@ -42,7 +45,7 @@ def test_torch_twin_has_our_parameters(name, image_shape, options):
 def test_torch_that_cannot_run_is_told_in_its_own_words():
     step = torch_twin.Step("vgg_fer", (48, 48, 1), 7, {"widths": "nonsense"}, "adam", 0.1, 0.0, False)
     with pytest.raises(RuntimeError, match=r"PyTorch cannot run vgg_fer: (TypeError|ModuleNotFoundError)"):
-        torch_twin.start(step, {}, 1)()
+        torch_twin.start("vgg_fer", torch_twin.step_work, step, {}, 1)()
 
 
 def test_one_command_writes_a_row_for_each_work(tmp_path):
@@ -59,3 +62,43 @@ def test_one_command_writes_a_row_for_each_work(tmp_path):
         assert 0 < row["images_per_second"] <= row["images_per_second_best"]
         assert row["flop_per_second"] > 0
         assert 0 < row["share_of_peak"] < 1
+
+
+def test_detectors_works_are_timed(tiny_detector_config):
+    """On small inputs; that what is timed is right is other tests' matter, but for NMS, held against OpenCV's here."""
+    config = tiny_detector_config
+    regions = detector_benchmark.regions_and_maps((96, 128), 2, 5, config.model.fpn_channels)
+    works = {**detector_benchmark.parts_of_step(config), **detector_benchmark.roi_align_works(config, *regions)}
+    seconds = seconds_in_turn(works, rounds=2)
+    assert set(seconds) == {"roi_align", "nms", "forward", "forward_backward"}
+    assert all(len(times) == 2 and min(times) > 0 for times in seconds.values())
+
+
+def test_our_nms_and_opencvs_do_the_same_work():
+    boxes, scores = detector_benchmark.clustered_boxes(2000)
+    ours = np.flatnonzero(nms(boxes, scores, np.ones(2000, bool), 0.5))
+    theirs = detector_benchmark.nms_works()["opencv"]()
+    assert 400 < len(ours) < 1600
+    np.testing.assert_array_equal(ours, np.sort(theirs))
+
+
+def test_torchvisions_twin_has_our_parameters_and_works(tiny_detector_config):
+    pytest.importorskip("torch")
+    try:
+        torch_twin.import_torchvision()
+    except (ImportError, RuntimeError) as error:
+        pytest.skip(f"no torchvision: {error}")
+    options = tiny_detector_config.model.to_dict()
+    split = builders.build_split(tiny_detector_config, "train")
+    model, inputs = (
+        builders.build_network(tiny_detector_config, 1),
+        builders.network_inputs(tiny_detector_config, split),
+    )
+    ours = jax.eval_shape(lambda: init_variables(model, jax.random.key(0), inputs))["params"]
+    theirs = torch_twin.faster_rcnn(1, options)
+    # torchvision keeps the frozen BatchNorms' values as buffers
+    values = [*theirs.parameters(), *(x for name, x in theirs.named_buffers() if name.endswith(("weight", "bias")))]
+    assert sorted(leaf.size for leaf in jax.tree.leaves(ours)) == sorted(value.numel() for value in values)
+    batch = detector_benchmark.first_batch(tiny_detector_config)
+    for train in (True, False):
+        torch_twin.detector_work(1, options, 0.01, 0.9, batch, train)()
