@@ -1,6 +1,7 @@
 """Show what the network sees: python scripts/show_augmentations.py --config=configs/fer_vgg.py --out=augmentations.png
 
-One picture a row: as it is in the training split, then as the config's augmentation changes it, each time anew.
+One picture a row: as it is in the training split, then as the config's augmentation changes it, each time anew. Of a
+detector with its boxes, those that training ignores in yellow.
 """
 
 import sys
@@ -12,7 +13,9 @@ CONFIG = config_flags.DEFINE_config_file("config", help_string="configs/NAME.py,
 OUT = flags.DEFINE_string("out", "augmentations.png", "The picture to write.")
 PICTURES = flags.DEFINE_integer("pictures", 8, "How many pictures, a row each.", lower_bound=1)
 DRAWS = flags.DEFINE_integer("draws", 11, "How many times each is changed.", lower_bound=1)
-ENLARGE = flags.DEFINE_integer("enlarge", 2, "Pixels a side that a pixel is shown with.", lower_bound=1)
+ENLARGE = flags.DEFINE_integer("enlarge", 2, "Pixels a side to show a pixel with, at most.", lower_bound=1)
+WIDEST = 4096
+"""Pixels of a sheet: a wider one is shrunk."""
 
 
 def main(argv):
@@ -22,17 +25,20 @@ def main(argv):
     import numpy as np
 
     from affect_jax.config import validate
-    from affect_jax.train.builders import augmented_samples, build_split
+    from affect_jax.train.builders import build_split, changed_samples
 
     logging.set_verbosity(logging.ERROR)  # tfds tells of every file
     try:
         validate(CONFIG.value)
-        rows = augmented_samples(CONFIG.value, build_split(CONFIG.value, "train"), PICTURES.value, DRAWS.value)
+        rows = changed_samples(CONFIG.value, build_split(CONFIG.value, "train"), PICTURES.value, DRAWS.value)
     except (ValueError, FileNotFoundError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
     framed = np.pad(rows, [(0, 0), (0, 0), (1, 1), (1, 1), (0, 0)])
     sheet = np.concatenate([np.concatenate(row, axis=1) for row in framed])
-    sheet = sheet.repeat(ENLARGE.value, axis=0).repeat(ENLARGE.value, axis=1)
+    scale = min(ENLARGE.value, WIDEST / sheet.shape[1])
+    interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST
+    sheet = cv2.resize(sheet, None, fx=scale, fy=scale, interpolation=interpolation)
+    sheet = sheet.reshape(*sheet.shape[:2], rows.shape[-1])  # OpenCV drops a single channel
     if not cv2.imwrite(OUT.value, sheet if sheet.shape[-1] == 1 else sheet[..., ::-1]):
         sys.exit(f"{OUT.value}: could not be written; is its folder there, and does it end in .png or .jpg?")
     print(f"{OUT.value}: {PICTURES.value} pictures, each as it is and changed {DRAWS.value} times")

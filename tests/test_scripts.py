@@ -90,6 +90,10 @@ def test_sheet_of_augmentations_shows_each_picture_as_it_is_and_changed(tmp_path
     done = run("show_augmentations", DEMO, f"--out={tmp_path / 'sheet.png'}", "--pictures=3", "--draws=4")
     assert done.returncode == 0, done.stderr
     assert cv2.imread(str(tmp_path / "sheet.png")).shape == (3 * 50 * 2, 5 * 50 * 2, 3)
+    scenes = "--config=configs/widerface_rcnn.py:demo"
+    done = run("show_augmentations", scenes, f"--out={tmp_path / 'scenes.png'}", "--pictures=2", "--draws=2")
+    assert done.returncode == 0, done.stderr
+    assert cv2.imread(str(tmp_path / "scenes.png")).shape == (2 * 258 * 2, 3 * 322 * 2, 3)
 
 
 @pytest.mark.parametrize(

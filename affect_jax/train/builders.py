@@ -14,8 +14,9 @@ from ml_collections import ConfigDict
 from affect_jax.config import SELECT_ON, epochs_to_steps
 from affect_jax.data import open_split
 from affect_jax.data.boxes_pipeline import choose_buckets, padded_box_batches
-from affect_jax.data.transforms import fitting_scale
+from affect_jax.data.transforms import fitting_scale, transform
 from affect_jax.evaluate.anchor_coverage import best_anchor_iou, coverage_by_height
+from affect_jax.evaluate.figures import draw_boxes
 from affect_jax.models import build_model
 from affect_jax.models.faster_rcnn import ANCHOR_STRIDES
 from affect_jax.models.pretrained import Preprocess, check_options, load_pretrained, merge, named_weights
@@ -171,8 +172,31 @@ def anchor_coverage(config: ConfigDict, split) -> dict[str, dict[str, float]]:
     return coverage_by_height(np.concatenate(boxes), np.concatenate(best))
 
 
+def changed_samples(config: ConfigDict, split, count: int, draws: int) -> np.ndarray:
+    """The split's first pictures as they are and then as training sees them, `draws` times each.
+
+    uint8 [count, 1 + draws, H, W, C]; of a detector in its first bucket, with boxes drawn, ignored ones yellow.
+    """
+    return (transformed_samples if config.task == "detection" else augmented_samples)(config, split, count, draws)
+
+
+def transformed_samples(config: ConfigDict, split, count: int, draws: int) -> np.ndarray:
+    """changed_samples of a detector."""
+    rows = []
+    for index in range(min(count, len(split))):
+        picture = split.read_picture(index)
+        rows.append([])
+        for draw in range(1 + draws):
+            settings = config.transform.to_dict() if draw else {}
+            rng = np.random.default_rng((config.seed, index, draw))
+            seen = transform(**picture, bucket=tuple(config.data.buckets[0]), rng=rng, **settings)
+            boxes, ignore = seen["boxes"], seen["ignore"]
+            rows[-1].append(draw_boxes(seen["image"], right=boxes[~ignore], wrong=boxes[:0], missed=boxes[ignore]))
+    return np.array(rows)
+
+
 def augmented_samples(config: ConfigDict, split, count: int, draws: int) -> np.ndarray:
-    """The first images as they are and then as augmented, `draws` times each: uint8 [count, 1 + draws, H, W, C]."""
+    """changed_samples of a classifier."""
     images = split.read(np.arange(min(count, len(split))))["image"]
     repeated = jnp.repeat(jnp.asarray(images, jnp.float32), draws, axis=0)
     changed = jax.jit(lambda key, x: augment(key, x, **config.augment))(jax.random.key(config.seed), repeated)
