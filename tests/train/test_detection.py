@@ -8,12 +8,12 @@ import shutil
 import cv2
 import numpy as np
 import pytest
+from run_records import assert_same_bits, history, saved_state, stop_behind
 
 from affect_jax.train.builders import build_split, evaluation_box_batches
 from affect_jax.train.evaluation import evaluate_function, evaluate_run
 from affect_jax.train.loop import train_and_evaluate
 from affect_jax.train.signals import Interrupted
-from runs import assert_same_bits, history, saved_state, stop_behind
 
 
 @pytest.fixture(scope="module")

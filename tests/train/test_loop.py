@@ -4,12 +4,12 @@ import json
 
 import numpy as np
 import pytest
+from run_records import assert_same_bits, history, saved_state, stop_behind
 
 from affect_jax.train import loop
 from affect_jax.train.evaluation import evaluate_run
 from affect_jax.train.loop import train_and_evaluate
 from affect_jax.train.signals import Interrupted
-from runs import assert_same_bits, history, saved_state, stop_behind
 
 
 @pytest.mark.parametrize("source", ["resident", "stream"])
