@@ -22,8 +22,8 @@ def get_config(arg=""):
     config.dtype = "bfloat16"
     config.init_excuse = ("fpn/.*", "rpn_head/.*", "box_head/.*", "box_predictor/.*", ".*/layer4_.*", "fc/.*")
     config.init_from = "hf-hub:timm/resnet50.tv_in1k"
-    # faces are upright and a third taller than wide; dense at each level, for scripts/show_anchors.py says that an octave
-    # apart they reach IoU 0.7 with one face in twelve
+    # faces are a third taller than wide; three sizes a level, for one covers but a twelfth of them at IoU 0.7, as
+    # scripts/show_anchors.py says
     config.model.anchor_sizes = (
         (6.0, 10.0, 16.0),
         (24.0, 34.0, 48.0),
