@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -94,6 +96,37 @@ def test_sheet_of_augmentations_shows_each_picture_as_it_is_and_changed(tmp_path
     done = run("show_augmentations", scenes, f"--out={tmp_path / 'scenes.png'}", "--pictures=2", "--draws=2")
     assert done.returncode == 0, done.stderr
     assert cv2.imread(str(tmp_path / "scenes.png")).shape == (2 * 258 * 2, 3 * 322 * 2, 3)
+
+
+def test_own_boxes_are_prepared_and_told_how_the_anchors_cover_them(tmp_path, shared_data):
+    """WIDER FACE's real pictures as COCO's json."""
+    images, rows = [], []
+    wider = open_wider_lists(shared_data / "wider_face" / "wider_face_split" / "wider_face_train_bbx_gt.txt")
+    (tmp_path / "mine").mkdir()
+    for number, (place, boxes) in zip(range(6), wider, strict=False):
+        file = shared_data / "wider_face" / "WIDER_train" / "images" / place
+        height, width = cv2.imread(str(file)).shape[:2]
+        images.append({"id": number, "file_name": Path(place).name, "height": height, "width": width})
+        rows += [{"id": len(rows) + i, "image_id": number, "category_id": 1, "bbox": b} for i, b in enumerate(boxes)]
+        shutil.copy(file, tmp_path / "mine")
+    coco = {"images": images, "annotations": rows, "categories": [{"id": 1, "name": "face"}]}
+    for split in ("train", "val"):
+        (tmp_path / "mine" / f"{split}.json").write_text(json.dumps(coco))
+    done = run("prepare_data", "coco_json", f"--source={tmp_path / 'mine'}", f"--data_dir={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    config = ("--config=configs/widerface_rcnn.py:two_cores", "--config.data.name=coco_json")
+    done = run("show_anchors", *config, f"--config.data.data_dir={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    assert re.search(rf"all +{len(rows)} +\d", done.stdout)
+
+
+def open_wider_lists(file: Path):
+    """(picture, boxes [x, y, width, height]) of those with one to five faces."""
+    lines = iter(file.read_text().splitlines())
+    for place in lines:
+        boxes = [[int(side) for side in next(lines).split()[:4]] for _ in range(max(1, int(next(lines))))]
+        if len(boxes) <= 5 and all(min(box[2:]) > 0 for box in boxes):
+            yield place, boxes
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,9 @@ import base64
 import json
 import re
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -11,9 +14,11 @@ import pytest
 from run_records import assert_same_bits, history, saved_state, stop_behind
 
 from affect_jax.train.builders import build_split, evaluation_box_batches
-from affect_jax.train.evaluation import evaluate_function, evaluate_run
+from affect_jax.train.evaluation import evaluate_function
 from affect_jax.train.loop import train_and_evaluate
 from affect_jax.train.signals import Interrupted
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -48,14 +53,31 @@ def test_record_has_the_four_losses_of_both_splits(finished_run):
     assert losses[-1] < losses[0]
 
 
+def evaluate(run, *arguments) -> subprocess.CompletedProcess:
+    """scripts/evaluate.py on a run, as a user runs it."""
+    command = [sys.executable, str(ROOT / "scripts" / "evaluate.py"), f"--workdir={run}", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"), [("--tta=flip", "--tta is not for detection"), ("--centerface=/nowhere", "no ONNX file")]
+)
+def test_evaluation_that_cannot_be_had_is_refused_in_words(finished_run, option, message):
+    done = evaluate(finished_run[0], option)
+    assert done.returncode != 0
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_evaluations_stand_beside_one_another_and_the_report_shows_pictures(finished_run, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(finished_run[0], run)
-    plain = evaluate_run(run, "val")
-    dark = evaluate_run(run, "val", dark=True, brighten="clahe")
+    done = evaluate(run, "--dark", "--brighten=clahe")
+    assert done.returncode == 0, done.stderr
     metrics = json.loads((run / "metrics.json").read_text())
-    assert metrics["val"]["ap50"] == plain["ap50"]
-    assert metrics["val_dark_clahe"]["num_boxes"] == dark["num_boxes"] == plain["num_boxes"]
+    plain, dark = metrics["val"], metrics["val_dark_clahe"]
+    assert f"drawn_scenes, val, dark, clahe: {plain['num_boxes']} boxes in 4 pictures" in done.stdout
+    assert dark["num_boxes"] == plain["num_boxes"]
     assert dark["losses"] != plain["losses"]
     with np.load(run / "predictions" / "val_dark_clahe.npz") as arrays:
         assert arrays["count"].sum() == len(arrays["scores"]) == len(arrays["boxes"])
