@@ -55,6 +55,8 @@ def cut_to_two_updates(config: ConfigDict) -> None:
         config.model.widths = tuple(width // 8 for width in config.model.widths)
     if config.model.name.startswith("mobilenet"):
         config.model.width_multiplier = 0.25
+    if "depth" in config.model:
+        config.model.depth = 18
 
 
 def cut_detector_to_two_updates(config: ConfigDict) -> None:
