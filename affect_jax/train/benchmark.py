@@ -70,7 +70,7 @@ def step_work(config: ConfigDict, batch: Batch, updates: int) -> tuple[Work, dic
     model = builders.build_network(config, num_classes)
     apply = make_apply(model)
     tx = builders.build_optimizer(config, builders.build_schedule(config, len(split)))
-    variables = init_variables(model, jax.random.key(0), builders.network_inputs(config, split))
+    variables = init_variables(model, jax.random.key(0), builders.network_inputs(config, split.image_shape))
     state = jax.device_put(create_state(variables, tx, config.ema_decay > 0), replicated(mesh))
     loss_fn = builders.build_loss_fn(config, apply, num_classes)
     train_step = make_train_step(loss_fn, tx, jax.random.key(1), config.accumulate_steps, config.ema_decay)
@@ -106,7 +106,7 @@ def evaluate_work(config: ConfigDict, batches: int) -> tuple[Work, int]:
     split.arrays = {key: array[: batches * config.eval_batch_size] for key, array in split.arrays.items()}
     model = builders.build_network(config, len(split.class_names))
     variables = jax.device_put(
-        init_variables(model, jax.random.key(0), builders.network_inputs(config, split)), replicated(mesh)
+        init_variables(model, jax.random.key(0), builders.network_inputs(config, split.image_shape)), replicated(mesh)
     )
     predict = builders.build_predict(config, make_apply(model), len(split.class_names), mesh)
     return lambda: predict_split(predict, variables, split, config.eval_batch_size, mesh), len(split)
@@ -147,7 +147,8 @@ def forward_flop(config: ConfigDict) -> float:
     Of a detector, a picture of its first bucket; boxes, NMS and the like count nothing.
     """
     split = builders.build_split(config, "train")
-    model, inputs = builders.build_network(config, len(split.class_names)), builders.network_inputs(config, split)
+    model = builders.build_network(config, len(split.class_names))
+    inputs = builders.network_inputs(config, split.image_shape)
     variables = jax.eval_shape(lambda: init_variables(model, jax.random.key(0), inputs))
     return _flop(jax.make_jaxpr(lambda variables, x: make_apply(model)(variables, x, False))(variables, inputs).jaxpr)
 

@@ -49,12 +49,12 @@ def build_checkpoints(config: ConfigDict, run: Workdir) -> Checkpoints:
     )
 
 
-def network_inputs(config: ConfigDict, split):
-    """Shapes of what the config's network takes, of one picture; parameters do not depend on a detector's sizes."""
+def network_inputs(config: ConfigDict, image_shape: tuple[int, ...] = ()):
+    """Shapes of what the config's network takes, of one picture; a detector's parameters do not depend on its size."""
     if config.task == "detection":
         image = jax.ShapeDtypeStruct((1, *config.data.buckets[0], 3), jnp.float32)
         return {"image": image, "image_size": jax.ShapeDtypeStruct((1, 2), jnp.int32)}
-    return jax.ShapeDtypeStruct((1, *split.image_shape), jnp.float32)
+    return jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
 
 
 def build_variables(config: ConfigDict, model: Network, key: jax.Array, inputs) -> dict:

@@ -20,7 +20,7 @@ SAMPLES_OF = {"objectness": "rpn_count", "rpn_box_reg": "rpn_count", "classifier
 """The parts of the loss, and the count of samples that each is a mean over."""
 
 Detect = Callable[[dict, Batch], dict[str, dict[str, jax.Array]]]
-"""(variables, batch) -> "detections" and "losses", with B in front."""
+"""(variables, batch) -> "detections" and, where the batch has boxes, "losses", with B in front."""
 
 
 def prepare(batch: Batch, mean: Sequence[float], std: Sequence[float]) -> dict[str, jax.Array]:
@@ -30,7 +30,7 @@ def prepare(batch: Batch, mean: Sequence[float], std: Sequence[float]) -> dict[s
         jnp.arange(width) < batch["image_size"][:, 1, None, None]
     )
     image = jnp.where(inside[..., None], normalize(batch["image"], mean, std), 0.0)
-    return {**{name: batch[name] for name in NETWORK_INPUTS}, "image": image}
+    return {**{name: batch[name] for name in NETWORK_INPUTS if name in batch}, "image": image}
 
 
 def mean_losses(losses: dict) -> dict:
@@ -52,7 +52,7 @@ def make_loss_fn(apply: Apply, mean: Sequence[float], std: Sequence[float]) -> L
 
 
 def make_detect(apply: Apply, mean: Sequence[float], std: Sequence[float], mesh: Mesh) -> Detect:
-    """Compiled `detect(variables, batch)`; losses and detections come from the same forward."""
+    """Compiled `detect(variables, batch)`; detections, and losses where the batch has boxes, of the same forward."""
 
     def detect(variables: dict, batch: Batch) -> dict[str, dict[str, jax.Array]]:
         return apply(variables, prepare(batch, mean, std), False)[0]

@@ -34,7 +34,7 @@ def forward_work(config: ConfigDict, batch: dict[str, np.ndarray]) -> Work:
     mesh = data_mesh()
     split = builders.build_split(config, "train")
     model = builders.build_network(config, len(split.class_names))
-    variables = init_variables(model, jax.random.key(0), builders.network_inputs(config, split))
+    variables = init_variables(model, jax.random.key(0), builders.network_inputs(config))
     variables = jax.device_put(variables, replicated(mesh))
     detect = builders.build_detect(config, make_apply(model), mesh)
     batch = to_devices(batch, split_over_devices(mesh))

@@ -1,7 +1,7 @@
 """Evaluation of a run's checkpoint: metrics, predictions, figures and the report, all in its folder."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,7 +48,7 @@ def evaluate_classifier(path: str | Path, split_name: str, tta: str = "none") ->
     config = workdir.load_config(run)
     mesh = data_mesh()
     split = InMemorySplit(builders.build_split(config, split_name), split_name)
-    step, apply, variables = load_best(run, config, split)
+    step, apply, variables = load_best(run, config, split.class_names, split.image_shape)
     predict = builders.build_predict(config, apply, len(split.class_names), mesh, tta)
     predictions = predict_split(predict, variables, split, config.eval_batch_size, mesh)
     metrics = {"split": split_name, "tta": tta, "checkpoint_step": step, **prediction_metrics(predictions, split)}
@@ -72,7 +72,7 @@ def evaluate_detector(path: str | Path, split_name: str, **options) -> dict:
     mesh = data_mesh()
     pictures = choose_pictures(config, split_name, **options)
     split, settings, name = pictures.split, pictures.settings, pictures.name
-    step, apply, variables = load_best(run, config, split)
+    step, apply, variables = load_best(run, config, split.class_names)
     batches = builders.evaluation_box_batches(config, split, settings)
     found, losses = detect_split(builders.build_detect(config, apply, mesh), variables, batches, len(split), mesh)
     metrics = {"split": pictures.shown, "checkpoint_step": step, **found_metrics(found, losses, split)}
@@ -147,11 +147,13 @@ BRIGHTENINGS = {
 """What may be done to a picture before faces are looked for in it, as settings of transforms.transform."""
 
 
-def load_best(run: workdir.Workdir, config: ConfigDict, split) -> tuple[int, Apply, dict]:
+def load_best(
+    run: workdir.Workdir, config: ConfigDict, class_names: Sequence[str], image_shape: tuple[int, ...] = ()
+) -> tuple[int, Apply, dict]:
     """Step of the run's best checkpoint, its network and variables."""
-    model = builders.build_network(config, len(split.class_names))
+    model = builders.build_network(config, len(class_names))
     step, variables = builders.load_best_variables(run)
-    inputs = builders.network_inputs(config, split)
+    inputs = builders.network_inputs(config, image_shape)
     shapes = jax.eval_shape(lambda key: init_variables(model, key, inputs), jax.random.key(0))
     check_fit(shapes, variables, f"checkpoint {step}")
     return step, make_apply(model), variables

@@ -49,10 +49,11 @@ def train_and_evaluate(config: ConfigDict, path: str | Path) -> dict[str, float]
 
     # one seed, three streams: what draws the weights does not draw the order or the augmentation
     init_key, step_key = jax.random.split(jax.random.key(config.seed))
-    model = builders.build_network(config, len(task.class_names))
+    num_classes, inputs = len(task.data_facts.class_names), builders.network_inputs(config, task.data_facts.image_shape)
+    model = builders.build_network(config, num_classes)
     schedule = builders.build_schedule(config, task.num_examples)
     tx = builders.build_optimizer(config, schedule)
-    variables = builders.build_variables(config, model, init_key, task.network_inputs())
+    variables = builders.build_variables(config, model, init_key, inputs)
     state = jax.device_put(create_state(variables, tx, config.ema_decay > 0), replicated(mesh))
 
     total_steps = epochs_to_steps(config.total_epochs, task.num_examples, config.batch_size)
@@ -61,7 +62,7 @@ def train_and_evaluate(config: ConfigDict, path: str | Path) -> dict[str, float]
     evaluate = task.evaluator(make_apply(model), mesh)
 
     def compiled_steps(frozen: Selects | None):
-        loss_fn = builders.build_loss_fn(config, make_apply(model, frozen), len(task.class_names))
+        loss_fn = builders.build_loss_fn(config, make_apply(model, frozen), num_classes)
         train_step = make_train_step(loss_fn, tx, step_key, config.accumulate_steps, config.ema_decay, frozen=frozen)
         return jax.jit(make_train_steps(train_step), donate_argnums=0)
 
@@ -72,7 +73,7 @@ def train_and_evaluate(config: ConfigDict, path: str | Path) -> dict[str, float]
     examples, iterator = task.batches(total_steps, mesh)
 
     run = workdir.Workdir(path)
-    workdir.claim(run, config)  # nothing is written before all has been built
+    workdir.claim(run, config, task.data_facts)  # nothing is written before all has been built
     checkpoints = builders.build_checkpoints(config, run)
     step, seconds = 0, 0.0
     if checkpoints.newest is not None:

@@ -1,6 +1,6 @@
 """What differs between runs that classify faces and runs that detect them, built from a config: data and evaluation.
 
-Every task has `class_names`, `num_examples` (of train), `updates_at_once` per call to the device, SHOWN figures by
+Every task has `data_facts`, `num_examples` (of train), `updates_at_once` per call to the device, SHOWN figures by
 their metric's name, and the methods of Classification.
 """
 
@@ -15,6 +15,7 @@ from affect_jax.data import boxes_pipeline, pipeline
 from affect_jax.train import builders, classification, detection, evaluation
 from affect_jax.train.mesh import process_rows, replicated, to_devices
 from affect_jax.train.state import Apply
+from affect_jax.train.workdir import DataFacts
 
 Evaluate = Callable[[dict], dict[str, float]]
 """Variables of the network to what a run writes of them, "val/...", "val/loss" among it."""
@@ -28,15 +29,12 @@ class Classification:
     def __init__(self, config: ConfigDict):
         self.config = config
         self.train_split, val_split = (builders.build_split(config, name) for name in ("train", "val"))
-        self.class_names, self.num_examples = self.train_split.class_names, len(self.train_split)
+        self.data_facts = DataFacts(self.train_split.class_names, self.train_split.image_shape)
+        self.num_examples = len(self.train_split)
         self.resident = is_resident(config, self.train_split)
         self.updates_at_once = config.steps_per_dispatch or (1 if jax.default_backend() == "cpu" else 32)
         check_targets(config, self.train_split)
         self.val_split = pipeline.InMemorySplit(val_split, "val")
-
-    def network_inputs(self) -> jax.ShapeDtypeStruct:
-        """What the network takes, of one example."""
-        return builders.network_inputs(self.config, self.train_split)
 
     def batches(self, total_steps: int, mesh: Mesh) -> tuple[dict[str, jax.Array] | None, Iterator]:
         """The run's examples where they lie on the device, and a grain iterator over its batches."""
@@ -57,7 +55,7 @@ class Classification:
 
     def evaluator(self, apply: Apply, mesh: Mesh) -> Evaluate:
         """Evaluation on val."""
-        predict = builders.build_predict(self.config, apply, len(self.class_names), mesh)
+        predict = builders.build_predict(self.config, apply, len(self.data_facts.class_names), mesh)
 
         def evaluate(variables: dict) -> dict[str, float]:
             size = self.config.eval_batch_size
@@ -78,7 +76,7 @@ class Classification:
         where = "resident on the device" if self.resident else "streamed"
         return [
             f"train: {self.num_examples} images, {where}; val: {len(self.val_split)} images;"
-            f" classes: {', '.join(self.class_names)}",
+            f" classes: {', '.join(self.data_facts.class_names)}",
             f"batch: [{self.config.batch_size}, {height}, {width}, {channels}]",
         ]
 
@@ -91,12 +89,9 @@ class Detection:
     def __init__(self, config: ConfigDict):
         self.config = config
         self.train_split, self.val_split = (builders.build_split(config, name) for name in ("train", "val"))
-        self.class_names, self.num_examples = self.train_split.class_names, len(self.train_split)
+        self.data_facts = DataFacts(self.train_split.class_names, ())
+        self.num_examples = len(self.train_split)
         self.updates_at_once = 1  # batches differ in size
-
-    def network_inputs(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """What the network takes, of one example."""
-        return builders.network_inputs(self.config, self.train_split)
 
     def batches(self, total_steps: int, mesh: Mesh) -> tuple[None, Iterator]:
         """A grain iterator over the run's batches."""
@@ -142,7 +137,7 @@ class Detection:
         boxes = [int(split.box_counts().sum()) for split in (self.train_split, self.val_split)]
         return [
             f"train: {self.num_examples} pictures with {boxes[0]} boxes; val: {len(self.val_split)} with {boxes[1]};"
-            f" classes: {', '.join(self.class_names)}",
+            f" classes: {', '.join(self.data_facts.class_names)}",
             f"batch: {sizes}",
         ]
 

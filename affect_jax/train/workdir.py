@@ -6,12 +6,21 @@ import platform
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 from ml_collections import ConfigDict
 
 from affect_jax.config import DEFAULTS
 from affect_jax.files import write_atomically
+
+
+class DataFacts(NamedTuple):
+    """What a network's shape takes from its data."""
+
+    class_names: tuple[str, ...]
+    image_shape: tuple[int, ...]
+    """(H, W, C) of a classifier's pictures; () of a detector, whose pictures are of any size."""
 
 
 class Workdir:
@@ -28,7 +37,7 @@ class Workdir:
         self.report = self.path / "report.html"
 
 
-def claim(workdir: Workdir, config: ConfigDict) -> None:
+def claim(workdir: Workdir, config: ConfigDict, data: DataFacts) -> None:
     """Make the folder this config's: write config.json, or ValueError where the one there says something else."""
     wanted = json.loads(config.to_json())
     if workdir.config.exists():
@@ -40,15 +49,24 @@ def claim(workdir: Workdir, config: ConfigDict) -> None:
             )
     elif jax.process_index() == 0:
         workdir.path.mkdir(parents=True, exist_ok=True)
-        write_atomically(workdir.config, json.dumps({"config": wanted, "environment": environment()}, indent=2))
+        record = {"config": wanted, "data": data._asdict(), "environment": environment()}
+        write_atomically(workdir.config, json.dumps(record, indent=2))
 
 
 def load_config(workdir: Workdir) -> ConfigDict:
     """The config of the run in `workdir`; a field that is younger than the run has its default, which is off."""
-    record = _tuples(_read_record(workdir)["config"])
+    record = tuples(_read_record(workdir)["config"])
     config = DEFAULTS[record.get("task", "classification")]()
     config.update(record)
     return config
+
+
+def load_data_facts(workdir: Workdir) -> DataFacts:
+    """What the run in `workdir` took from its data."""
+    record = _read_record(workdir)
+    if "data" not in record:
+        raise ValueError(f"{workdir.config} is of an older version: it does not name the classes")
+    return DataFacts(**tuples(record["data"]))
 
 
 def load_environment(workdir: Workdir) -> dict[str, str]:
@@ -97,11 +115,11 @@ def _read_record(workdir: Workdir) -> dict:
     return json.loads(workdir.config.read_text())
 
 
-def _tuples(value):
+def tuples(value):
     """JSON's lists as the tuples that configs hold."""
     if isinstance(value, dict):
-        return {key: _tuples(item) for key, item in value.items()}
-    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+        return {key: tuples(item) for key, item in value.items()}
+    return tuple(tuples(item) for item in value) if isinstance(value, list) else value
 
 
 def _commit() -> str:

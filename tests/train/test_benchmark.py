@@ -89,10 +89,9 @@ def test_torchvisions_twin_has_our_parameters_and_works(tiny_detector_config):
     except (ImportError, RuntimeError) as error:
         pytest.skip(f"no torchvision: {error}")
     options = tiny_detector_config.model.to_dict()
-    split = builders.build_split(tiny_detector_config, "train")
     model, inputs = (
         builders.build_network(tiny_detector_config, 1),
-        builders.network_inputs(tiny_detector_config, split),
+        builders.network_inputs(tiny_detector_config),
     )
     ours = jax.eval_shape(lambda: init_variables(model, jax.random.key(0), inputs))["params"]
     theirs = torch_twin.faster_rcnn(1, options)

@@ -93,9 +93,9 @@ def test_records_behind_the_checkpoint_that_is_gone_on_from_are_dropped(tiny_con
 
 def test_changed_config_in_an_old_workdir_is_an_error_that_shows_the_difference(tiny_config, tmp_path):
     (tmp_path / "run").mkdir()
-    from affect_jax.train.workdir import Workdir, claim
+    from affect_jax.train.workdir import DataFacts, Workdir, claim
 
-    claim(Workdir(tmp_path / "run"), tiny_config)
+    claim(Workdir(tmp_path / "run"), tiny_config, DataFacts(("happy", "sad"), (48, 48, 1)))
     tiny_config.optim.learning_rate = 0.5
     with pytest.raises(ValueError, match=r"optim\.learning_rate: 0\.01 there, 0\.5 now"):
         train_and_evaluate(tiny_config, tmp_path / "run")
