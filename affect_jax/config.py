@@ -74,7 +74,7 @@ def detection_config() -> ConfigDict:
     config.model = {
         "name": "faster_rcnn",
         "depth": 50,
-        "neck": "fpn",  # or "c4"
+        "neck": "fpn",  # or "fpn_c4", whose backbone ends at C4, or "c4"
         "stride_in_1x1": False,
         "bn_epsilon": 1e-5,
         "fpn_channels": 256,
@@ -298,7 +298,7 @@ def _check_detection(config: ConfigDict, problems: Problems) -> None:
         config.steps_per_dispatch in (0, 1),
         f"steps_per_dispatch is {config.steps_per_dispatch}; batches of several sizes go to the device one by one",
     )
-    levels = {"fpn": 5, "c4": 1}
+    levels = {"fpn": 5, "fpn_c4": 4, "c4": 1}
     neck, sizes = config.model.neck, config.model.anchor_sizes
     problems.one_of("model.neck", neck, levels)
     problems.require(

@@ -28,6 +28,7 @@ VARIANTS = [
     "affectnet_resnet.py",
     "widerface_rcnn.py",
     "widerface_rcnn.py:two_cores",
+    "widerface_rcnn.py:two_cores_imagenet",
     "widerface_rcnn.py:demo",
     "darkface_rcnn.py",
     "darkface_rcnn.py:two_cores",

@@ -29,15 +29,16 @@ from affect_jax.ops.roi_align import roi_align, roi_levels
 
 FINEST_LEVEL, FINEST_STRIDE = 2, 4
 """Of the pyramid: P2."""
-ANCHOR_STRIDES = {"fpn": (4, 8, 16, 32, 64), "c4": (16,)}
+ANCHOR_STRIDES = {"fpn": (4, 8, 16, 32, 64), "fpn_c4": (4, 8, 16, 32), "c4": (16,)}
 """Pixels between the cells of the maps that proposals are made from, by neck."""
 
 
 class FasterRCNN(nn.Module):
     """Detector of `num_classes` classes: pictures and, where there are any, their true boxes -> detections and losses.
 
-    `depth` is the ResNet's, `neck` "fpn" or "c4". anchor_sizes holds the sizes of each level (five of "fpn": P2 to P5
-    and "pool"; one of "c4"), pixels. H and W are multiples of 32.
+    `depth` is the ResNet's; `neck` is "fpn", "fpn_c4" (a pyramid of a backbone that ends at C4) or "c4". anchor_sizes
+    holds the sizes of each level (five of "fpn": P2 to P5 and "pool"; four of "fpn_c4"; one of "c4"), pixels. H and W
+    are multiples of 32.
     """
 
     num_classes: int
@@ -133,14 +134,14 @@ class FasterRCNN(nn.Module):
         """The maps that the proposals are made from, finest first."""
         if images.shape[1] % 32 or images.shape[2] % 32:
             raise ValueError(f"pictures are {images.shape[1]}x{images.shape[2]}; both sides must be multiples of 32")
-        last = {"fpn": "C5", "c4": "C4"}[self.neck]
+        last = "C5" if self.neck == "fpn" else "C4"
         backbone = ResNetBackbone(self.depth, last, self.stride_in_1x1, self.bn_epsilon, self.dtype, name="backbone")
         maps = backbone(images.astype(self.dtype), train)
-        return FeaturePyramid(self.fpn_channels, self.dtype, name="fpn")(maps) if self.neck == "fpn" else [maps["C4"]]
+        return FeaturePyramid(self.fpn_channels, self.dtype, name="fpn")(maps) if self.neck != "c4" else [maps["C4"]]
 
     def _box_classifier(self, features: list[jax.Array], train: bool):
         """The function rois [B, R, 4] -> class logits [B, R, K + 1] and offsets [B, R, K + 1, 4]."""
-        if self.neck == "fpn":
+        if self.neck != "c4":
             features, output_size = features[:-1], POOLED_SIDE  # no RoI is pooled from "pool"
             strides = [FINEST_STRIDE * 2**level for level in range(len(features))]
             head = TwoMLPHead(self.box_representation_size, self.dtype, name="box_head")

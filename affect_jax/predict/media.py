@@ -96,10 +96,10 @@ def read_video(source: Source, report: Report) -> Iterator[Frame]:
             return
         number = 0
         while True:
-            seconds = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
             more, image = capture.read()
             if not more:
                 break
+            seconds = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000  # of the frame just read
             yield Frame(source.file, number, round(seconds, 3), cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
             number += 1
         if source.num_frames and number < LEAST_SHARE_READ * source.num_frames:

@@ -144,3 +144,39 @@ def test_torchvisions_resnet50_weights_fit_name_by_name(tmp_path):
     ):
         merge(shapes, pretrained.values)
     merge(shapes, pretrained.values, excuse=("box_predictor/.*",))
+
+
+@pytest.mark.parametrize(("neck", "levels"), [("fpn_c4", 4), ("c4", 1)])
+def test_shorter_necks_learn_with_every_parameter_and_detect(neck, levels):
+    """The pyramid over C2 to C5 is torchvision's, above; these are other places of the same parts."""
+    options = {"depth": 18, "fpn_channels": 8, "box_representation_size": 8, "aspect_ratios": (1.0,)}
+    tops = {f"rpn_{when}_nms_top_n_{mode}": 32 for when in ("pre", "post") for mode in ("train", "test")}
+    sizes = [(8.0 * 2**level,) for level in range(levels)]
+    model = build_model(
+        "faster_rcnn", num_classes=1, neck=neck, anchor_sizes=sizes, box_score_thresh=0.0, **options, **tops
+    )
+    picture = jax.random.normal(jax.random.key(0), (2, 64, 96, 3))
+    boxes = jnp.array([[[10.0, 12, 26, 30], [40, 20, 80, 60]], [[50, 5, 60, 16], [0, 0, 0, 0]]])
+    batch = {"image": picture, "image_size": jnp.array([[64, 96], [60, 90]]), "boxes": boxes}
+    batch |= {"label": jnp.zeros((2, 2), int), "box_mask": boxes[..., 2] > 0, "ignore": jnp.zeros((2, 2), bool)}
+    variables = model.init(jax.random.key(1), batch, False)
+
+    @jax.jit
+    def loss_and_gradient(params):
+        def loss(params):
+            apply = make_apply(model)
+            outputs, _ = apply({**variables, "params": params}, batch, True, jax.random.key(2))
+            return sum(mean_losses(outputs["losses"]).values())
+
+        return jax.value_and_grad(loss)(params)
+
+    loss, gradient = loss_and_gradient(variables["params"])
+    assert np.isfinite(loss)
+    still = [name for name, value in named_weights({"params": gradient}).items() if not np.abs(value).max() > 0]
+    # an offset of a class, or of an anchor, that no sample has is not learned from
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+    assert not [name for name in still if name.startswith(("backbone", "fpn", "box_head"))]
+    detections = jax.jit(lambda: model.apply(variables, batch, False)["detections"])()
+    assert detections["valid"].any(axis=1).all()
+    boxes = np.asarray(detections["boxes"])[np.asarray(detections["valid"])]
+    assert (boxes[:, :2] <= boxes[:, 2:]).all() and boxes.min() >= 0 and boxes.max() <= 96

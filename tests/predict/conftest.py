@@ -1,0 +1,33 @@
+import jax
+import numpy as np
+import pytest
+
+from affect_jax.predict.model_file import Trained
+from affect_jax.train import builders
+from affect_jax.train.state import init_variables
+from affect_jax.train.workdir import DataFacts
+
+
+def untrained(config, data: DataFacts) -> Trained:
+    """A config's network as it starts, with every value moved off its round one."""
+    model = builders.build_network(config, len(data.class_names))
+    variables = init_variables(model, jax.random.key(0), builders.network_inputs(config, data.image_shape))
+    leaves, tree = jax.tree.flatten(variables)
+    rng = np.random.default_rng(1)
+    moved = [leaf * rng.uniform(0.8, 1.2, leaf.shape).astype(np.float32) for leaf in leaves]
+    return Trained(config, data, jax.tree.unflatten(tree, moved), {"source": "untrained"})
+
+
+@pytest.fixture
+def classifier(tiny_config) -> Trained:
+    """A small one for gray faces of 48 pixels."""
+    return untrained(tiny_config, DataFacts(("happy", "sad", "neutral"), (48, 48, 1)))
+
+
+@pytest.fixture
+def detector(tiny_detector_config) -> Trained:
+    """A small one, whose pictures are brought to 96x128 or 128x96."""
+    config = tiny_detector_config.copy_and_resolve_references()
+    config.data.eval_buckets = ((96, 128), (128, 96))
+    config.model.box_score_thresh = 0.0
+    return untrained(config, DataFacts(("face",), ()))

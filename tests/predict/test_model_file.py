@@ -1,0 +1,52 @@
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from affect_jax.models.pretrained import named_weights
+from affect_jax.predict.model_file import read, write
+from affect_jax.predict.reader import Classifier
+
+
+def test_file_gives_back_the_network_to_the_precision_of_float16(classifier, tmp_path):
+    write(classifier, tmp_path / "model.safetensors", "nobody may use it")
+    again = read(tmp_path / "model.safetensors")
+    assert again.config.to_dict() == classifier.config.to_dict()
+    assert again.data == classifier.data
+    assert again.about == {"source": "untrained", "licence": "nobody may use it"}
+    old, new = named_weights(classifier.variables), named_weights(again.variables)
+    assert old.keys() == new.keys()
+    for name, value in new.items():
+        assert value.dtype == old[name].dtype
+        np.testing.assert_array_equal(value, np.asarray(old[name], np.float16), err_msg=name)
+    faces = list(np.random.default_rng(0).integers(0, 256, (3, 60, 50, 3), np.uint8))
+    np.testing.assert_allclose(Classifier(again, 2)(faces), Classifier(classifier, 2)(faces), atol=5e-3)
+
+
+def test_file_is_half_the_size_of_its_weights(classifier, tmp_path):
+    write(classifier, tmp_path / "model.safetensors", "")
+    size = sum(leaf.size for leaf in jax.tree.leaves(classifier.variables))
+    assert 2 * size < (tmp_path / "model.safetensors").stat().st_size < 2 * size + 20_000
+
+
+def test_value_beyond_float16_is_refused_by_name_and_nothing_is_written(classifier, tmp_path):
+    variables = jax.tree.map(np.asarray, classifier.variables)
+    variables["params"]["logits"]["bias"] = np.full(3, 1e5, np.float32)
+    with pytest.raises(ValueError, match="float16 cannot hold logits/bias"):
+        write(classifier._replace(variables=variables), tmp_path / "model.safetensors", "")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_no_model_is_refused_in_words(classifier, tmp_path):
+    with pytest.raises(FileNotFoundError, match="neither a model file nor a run's folder"):
+        read(tmp_path / "absent.safetensors")
+    with pytest.raises(FileNotFoundError, match="holds no run"):
+        read(tmp_path)
+    safetensors.numpy.save_file({"a": np.zeros(3)}, tmp_path / "weights.safetensors")
+    with pytest.raises(ValueError, match="holds weights alone"):
+        read(tmp_path / "weights.safetensors")
+    write(classifier, tmp_path / "model.safetensors", "")
+    whole = (tmp_path / "model.safetensors").read_bytes()
+    (tmp_path / "cut.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match="not a whole safetensors file"):
+        read(tmp_path / "cut.safetensors")

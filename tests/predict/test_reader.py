@@ -1,0 +1,120 @@
+import numpy as np
+import pytest
+
+from affect_jax.data import open_split
+from affect_jax.data.pictures import crop_box, fit, to_channels
+from affect_jax.predict.media import Frame
+from affect_jax.predict.model_file import write
+from affect_jax.predict.reader import Classifier, Detector, FaceReader, load
+from affect_jax.train import builders
+from affect_jax.train.detection import detect_split
+from affect_jax.train.mesh import data_mesh
+from affect_jax.train.state import make_apply
+
+
+@pytest.fixture
+def pictures():
+    """Five drawn scenes, of two shapes."""
+    split = open_split("drawn_scenes", "val", num_examples={"train": 1, "val": 5, "test": 1}, image_size=(192, 256))
+    images = [split.read_picture(index)["image"] for index in range(5)]
+    return [
+        np.ascontiguousarray(image.transpose(1, 0, 2)) if place in (1, 2) else image
+        for place, image in enumerate(images)
+    ]
+
+
+class Finder:
+    """In a detector's place: boxes that are known, by the picture's first bytes."""
+
+    def __init__(self, pictures, boxes):
+        self.known = {picture.tobytes()[:99]: one for picture, one in zip(pictures, boxes, strict=True)}
+
+    def __call__(self, images):
+        found = [np.array(self.known[image.tobytes()[:99]], np.float32).reshape(-1, 4) for image in images]
+        return [{"boxes": boxes, "scores": np.linspace(0.9, 0.6, len(boxes))} for boxes in found]
+
+
+def test_every_face_has_the_probabilities_of_its_own_crop_whatever_the_batch(classifier, pictures):
+    boxes = [
+        [[10, 20, 60, 90], [100, 5, 130, 40]],
+        [],
+        [[-5, 0, 40, 60]],
+        [[20, 20, 90, 90]] * 4,
+        [[150, 80, 250, 180]],
+    ]
+    readers = [FaceReader(Classifier(classifier, size), Finder(pictures, boxes), size, 0.1, 0.0) for size in (2, 3, 64)]
+    outcomes = [reader(pictures) for reader in readers]
+    assert [len(faces) for faces in outcomes[0]] == [2, 0, 1, 4, 1]
+    for picture, faces, places in zip(pictures, outcomes[0], boxes, strict=True):
+        for face, box in zip(faces, places, strict=True):
+            crop = to_channels(fit(crop_box(picture, box, 0.1), (48, 48)), 1).reshape(1, 48, 48, 1)
+            apply, mesh = make_apply(builders.build_network(classifier.config, 3)), data_mesh()
+            expected = builders.build_predict(classifier.config, apply, 3, mesh)(classifier.variables, crop)["probs"][0]
+            np.testing.assert_allclose(list(face.probabilities.values()), expected, atol=1e-5)
+            assert face.expression == ("happy", "sad", "neutral")[int(np.argmax(expected))]
+            assert face.box == tuple(box)
+    for other in outcomes[1:]:
+        for faces, others in zip(outcomes[0], other, strict=True):
+            np.testing.assert_allclose(
+                [list(face.probabilities.values()) for face in faces],
+                [list(face.probabilities.values()) for face in others],
+                atol=1e-5,
+            )
+
+
+def test_detector_finds_what_evaluation_finds(detector):
+    options = {"num_examples": {"train": 1, "val": 5, "test": 1}, "image_size": (192, 256)}
+    split = open_split("drawn_scenes", "val", **options)
+    config = detector.config
+    mesh = data_mesh()
+    detect = builders.build_detect(config, make_apply(builders.build_network(config, 1)), mesh)
+    batches = builders.evaluation_box_batches(config, split)
+    expected, _ = detect_split(detect, detector.variables, batches, len(split), mesh)
+    scores = np.sort(np.concatenate([one["scores"] for one in expected]))
+    threshold = float(scores[len(scores) // 2])
+    images = [split.read_picture(index)["image"] for index in range(5)]
+    found = Detector(detector, 3, threshold)(images)
+    for one, wanted in zip(found, expected, strict=True):
+        kept = wanted["scores"] >= threshold
+        np.testing.assert_allclose(one["scores"], wanted["scores"][kept], atol=1e-5)
+        np.testing.assert_allclose(one["boxes"], wanted["boxes"][kept], atol=0.01)
+
+
+def test_unsure_faces_have_no_expression_but_all_their_probabilities(classifier, pictures):
+    sure = FaceReader(Classifier(classifier, 4), None, 4, 0.1, 0.0)(pictures)
+    unsure = FaceReader(Classifier(classifier, 4), None, 4, 0.1, 1.0)(pictures)
+    for (one,), (other,) in zip(sure, unsure, strict=True):
+        assert other.expression is None
+        assert one.expression in ("happy", "sad", "neutral")
+        assert one.probabilities == other.probabilities
+        assert sum(one.probabilities.values()) == pytest.approx(1, abs=1e-5)
+
+
+def test_stream_takes_no_frame_beyond_the_batch_it_works_on(classifier):
+    taken = []
+
+    def frames():
+        for number in range(50):
+            taken.append(number)
+            yield Frame("x.avi", number, 0.0, np.full((50, 50, 3), number, np.uint8))
+
+    results = FaceReader(Classifier(classifier, 4), None, 4, 0.1, 0.0).stream(frames())
+    for wanted in range(9):
+        frame, faces = next(results)
+        assert frame.frame == wanted and len(faces) == 1
+        assert len(taken) == 4 * (wanted // 4 + 1)
+
+
+def test_no_picture_and_no_face_are_empty_results(classifier, pictures):
+    reader = FaceReader(Classifier(classifier, 4), Finder(pictures, [[]] * 5), 4, 0.1, 0.0)
+    assert reader([]) == []
+    assert reader(pictures[:3]) == [[], [], []]
+
+
+def test_networks_in_each_others_place_are_refused(classifier, detector, tmp_path):
+    for name, trained in (("c", classifier), ("d", detector)):
+        write(trained, tmp_path / f"{name}.safetensors", "")
+    with pytest.raises(ValueError, match="made for detection; one for classification is wanted"):
+        load(tmp_path / "d.safetensors", tmp_path / "d.safetensors")
+    with pytest.raises(ValueError, match="made for classification; one for detection is wanted"):
+        load(tmp_path / "c.safetensors", tmp_path / "c.safetensors")
