@@ -20,7 +20,7 @@ from affect_jax.data.transforms import resize_to_fit
 from affect_jax.predict.media import Frame
 from affect_jax.predict.model_file import Trained, read
 from affect_jax.train import builders
-from affect_jax.train.state import make_apply
+from affect_jax.train.state import Network, make_apply
 
 SHIPPED = Path(__file__).parent / "weights"
 CLASSIFIER, DETECTOR = SHIPPED / "fer2013_mobilenet_v2.safetensors", SHIPPED / "widerface_rcnn.safetensors"
@@ -109,13 +109,12 @@ class Classifier:
         check_task(trained, "classification")
         self.class_names, self.image_shape = trained.data
         self._batch_size, self._variables = batch_size, trained.variables
-        apply, mesh = network(trained)
-        self._predict = builders.build_predict(trained.config, apply, len(self.class_names), mesh)
+        apply = make_apply(network(trained))
+        self._predict = builders.build_predict(trained.config, apply, len(self.class_names), one_device())
 
     def __call__(self, faces: Sequence[np.ndarray]) -> np.ndarray:
         """Probabilities of each face."""
-        height, width, channels = self.image_shape
-        inputs = [to_channels(fit(face, (height, width)), channels).reshape(self.image_shape) for face in faces]
+        inputs = [face_input(face, self.image_shape) for face in faces]
         pending = [
             (self._predict(self._variables, jnp.asarray(padded(batch, self._batch_size)))["probs"], len(batch))
             for batch in batched(inputs, self._batch_size)
@@ -132,7 +131,7 @@ class Detector:
         data = trained.config.data
         self._buckets, self._batch_size = data.eval_buckets or data.buckets, batch_size
         self._variables, self._min_score = trained.variables, min_score
-        self._detect = builders.build_detect(trained.config, *network(trained))
+        self._detect = builders.build_detect(trained.config, make_apply(network(trained)), one_device())
 
     def __call__(self, images: Sequence[np.ndarray]) -> list[dict[str, np.ndarray]]:
         """Boxes and scores of each picture."""
@@ -168,13 +167,23 @@ class Detector:
         return self._detect(self._variables, batch)["detections"], scales
 
 
-def network(trained: Trained):
-    """The network as a function, and the mesh of the one device it runs on."""
-    config = trained.config
+def network(trained: Trained) -> Network:
+    """Its network, for the device here."""
+    config = trained.config.copy_and_resolve_references()
     if jax.default_backend() == "cpu":
         config.dtype = "float32"  # bfloat16 is emulated there
-    model = builders.build_network(config, len(trained.data.class_names))
-    return make_apply(model), Mesh(jax.devices()[:1], ("data",))
+    return builders.build_network(config, len(trained.data.class_names))
+
+
+def one_device() -> Mesh:
+    """A mesh of the first device alone: a batch of any size fits it."""
+    return Mesh(jax.devices()[:1], ("data",))
+
+
+def face_input(face: np.ndarray, image_shape: tuple[int, int, int]) -> np.ndarray:
+    """A picture RGB uint8 [H, W, 3] of any size as a classifier's input, uint8 of image_shape."""
+    height, width, channels = image_shape
+    return to_channels(fit(face, (height, width)), channels).reshape(image_shape)
 
 
 def check_task(trained: Trained, wanted: str) -> None:

@@ -70,6 +70,43 @@ def make_apply(model: Network, frozen: Selects | None = None) -> Apply:
     return apply
 
 
+def feature_maps(model: Network, variables: dict, x: jax.Array) -> dict[str, jax.Array]:
+    """Outputs [B, H, W, C] of the network's parts by path, in order; where BatchNorm follows, what it makes of them."""
+    maps: dict[str, jax.Array] = {}
+
+    def keep(next_function, args, kwargs, context):
+        output = next_function(*args, **kwargs)
+        if context.method_name == "__call__" and getattr(output, "ndim", 0) == 4:
+            path = "/".join(context.module.path)
+            for inner in [name for name in maps if name.startswith(f"{path}/") or f"{name}_bn" == path]:
+                del maps[inner]
+            maps[path] = output
+        return output
+
+    @jax.jit
+    def values(variables: dict, x: jax.Array) -> list[jax.Array]:
+        with nn.intercept_methods(keep):
+            model.apply(variables, x, False)
+        return list(maps.values())
+
+    found = values(variables, x)  # tracing fills the dict, in order; jit alone would sort it
+    return dict(zip(maps, found, strict=True))
+
+
+def apply_beyond(model: Network, path: str) -> Callable[[dict, jax.Array, jax.Array], jax.Array]:
+    """The network as a function (variables, x, output of the part at `path`) -> outputs."""
+
+    def apply(variables: dict, x: jax.Array, features: jax.Array) -> jax.Array:
+        def replace(next_function, args, kwargs, context):
+            output = next_function(*args, **kwargs)
+            return features if context.method_name == "__call__" and "/".join(context.module.path) == path else output
+
+        with nn.intercept_methods(replace):
+            return model.apply(variables, x, False)
+
+    return apply
+
+
 def describe_parameters(variables: dict) -> str:
     """Table of names, shapes and sizes."""
     from clu import parameter_overview

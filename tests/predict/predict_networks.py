@@ -1,0 +1,19 @@
+"""Networks as they start, for tests of what is done with trained ones."""
+
+import jax
+import numpy as np
+
+from affect_jax.predict.model_file import Trained
+from affect_jax.train import builders
+from affect_jax.train.state import init_variables
+from affect_jax.train.workdir import DataFacts
+
+
+def untrained(config, data: DataFacts) -> Trained:
+    """A config's network as it starts, with every value moved off its round one."""
+    model = builders.build_network(config, len(data.class_names))
+    variables = init_variables(model, jax.random.key(0), builders.network_inputs(config, data.image_shape))
+    leaves, tree = jax.tree.flatten(variables)
+    rng = np.random.default_rng(1)
+    moved = [leaf * rng.uniform(0.8, 1.2, leaf.shape).astype(np.float32) for leaf in leaves]
+    return Trained(config, data, jax.tree.unflatten(tree, moved), {"source": "untrained"})
