@@ -9,6 +9,7 @@ import numpy as np
 
 from affect_jax.predict.model_file import Trained
 from affect_jax.predict.reader import face_input, network
+from affect_jax.train.builders import augmented_images
 from affect_jax.train.classification import normalize
 from affect_jax.train.state import apply_beyond, feature_maps
 
@@ -36,6 +37,11 @@ def class_activation(trained: Trained, face: np.ndarray, expression: str, part: 
     gradient = jax.grad(lambda features: beyond(trained.variables, x, features)[0, place])(maps[part])
     heat = jax.nn.relu((maps[part] * gradient.mean((1, 2), keepdims=True)).sum(-1))[0]
     return np.asarray(heat / jnp.maximum(heat.max(), 1e-12))
+
+
+def augmented_faces(trained: Trained, face: np.ndarray, draws: int) -> np.ndarray:
+    """The face as the network gets it, then `draws` times as its training changed faces: uint8 [1 + draws, H, W, C]."""
+    return augmented_images(trained.config, face_input(face, trained.data.image_shape)[None], draws)[0]
 
 
 def prepared(trained: Trained, face: np.ndarray) -> jax.Array:

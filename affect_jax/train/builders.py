@@ -197,7 +197,11 @@ def transformed_samples(config: ConfigDict, split, count: int, draws: int) -> np
 
 def augmented_samples(config: ConfigDict, split, count: int, draws: int) -> np.ndarray:
     """changed_samples of a classifier."""
-    images = split.read(np.arange(min(count, len(split))))["image"]
+    return augmented_images(config, split.read(np.arange(min(count, len(split))))["image"], draws)
+
+
+def augmented_images(config: ConfigDict, images: np.ndarray, draws: int) -> np.ndarray:
+    """Images uint8 [B, H, W, C], each as it is and then `draws` times as training sees it: [B, 1 + draws, H, W, C]."""
     repeated = jnp.repeat(jnp.asarray(images, jnp.float32), draws, axis=0)
     changed = jax.jit(lambda key, x: augment(key, x, **config.augment))(jax.random.key(config.seed), repeated)
     changed = np.asarray(jnp.clip(jnp.round(changed), 0, 255), np.uint8).reshape(len(images), draws, *images.shape[1:])
