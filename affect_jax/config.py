@@ -73,7 +73,7 @@ def detection_config() -> ConfigDict:
     )
     config.model = {
         "name": "faster_rcnn",
-        "depth": 50,
+        "backbone_name": "resnet50",  # or "resnet18", "resnet34", "mobilenet_v2"
         "neck": "fpn",  # or "fpn_c4", whose backbone ends at C4, or "c4"
         "stride_in_1x1": False,
         "bn_epsilon": 1e-5,

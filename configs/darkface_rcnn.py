@@ -55,7 +55,7 @@ def two_cores(config):
     config.optim.learning_rate = 0.02
     config.optim.schedule = "one_cycle"
     config.optim.warmup_epochs = 0.1
-    config.model.depth = 18
+    config.model.backbone_name = "resnet18"
     config.model.fpn_channels = 64
     config.model.box_representation_size = 256
     config.model.rpn_pre_nms_top_n_train = config.model.rpn_pre_nms_top_n_test = 500

@@ -62,7 +62,8 @@ def tiny_detector_config():
     config.data.options = {"num_examples": {"train": 12, "val": 4, "test": 4}, "image_size": (96, 128)}
     config.data.buckets = ((96, 128),)
     config.data.max_boxes = 8
-    config.model.depth, config.model.fpn_channels, config.model.box_representation_size = 18, 16, 16
+    config.model.backbone_name = "resnet18"
+    config.model.fpn_channels = config.model.box_representation_size = 16
     for name in config.model:
         if "nms_top_n" in name or name.endswith("per_image"):
             config.model[name] = 64

@@ -28,7 +28,7 @@ VARIANTS = [
     "affectnet_resnet.py",
     "widerface_rcnn.py",
     "widerface_rcnn.py:two_cores",
-    "widerface_rcnn.py:two_cores_imagenet",
+    "widerface_rcnn.py:mobilenet",
     "widerface_rcnn.py:demo",
     "darkface_rcnn.py",
     "darkface_rcnn.py:two_cores",
@@ -56,8 +56,6 @@ def cut_to_two_updates(config: ConfigDict) -> None:
         config.model.widths = tuple(width // 8 for width in config.model.widths)
     if config.model.name.startswith("mobilenet"):
         config.model.width_multiplier = 0.25
-    if "depth" in config.model:
-        config.model.depth = 18
 
 
 def cut_detector_to_two_updates(config: ConfigDict) -> None:
@@ -68,7 +66,9 @@ def cut_detector_to_two_updates(config: ConfigDict) -> None:
     config.batch_size = config.eval_batch_size = 2
     config.total_epochs, config.optim.warmup_epochs = 1.0, 0.0
     config.init_from, config.init_excuse, config.dtype = "", (), "float32"
-    config.model.depth, config.model.fpn_channels, config.model.box_representation_size = 18, 16, 16
+    config.model.fpn_channels = config.model.box_representation_size = 16
+    if config.model.backbone_name.startswith("resnet"):
+        config.model.backbone_name = "resnet18"
     for name in config.model:
         if "nms_top_n" in name or name.endswith("per_image"):
             config.model[name] = 64

@@ -1,4 +1,4 @@
-"""Faster R-CNN (Ren et al. 2015, arXiv:1506.01497) on a ResNet, with a feature pyramid or on the map C4.
+"""Faster R-CNN (Ren et al. 2015, arXiv:1506.01497) on a ResNet or MobileNetV2, with a feature pyramid or on the map C4.
 
 B batch, H W C height, width, channels, N true boxes padded, P proposals, S samples, D detections, K classes. The knobs
 have torchvision's names and, but for the anchors, its values.
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from affect_jax.models.fpn import FeaturePyramid
+from affect_jax.models.mobilenet import MobileNetV2Backbone
 from affect_jax.models.resnet import ResNetBackbone
 from affect_jax.models.roi_heads import (
     POOLED_SIDE,
@@ -27,8 +28,10 @@ from affect_jax.ops import matching
 from affect_jax.ops.anchors import grid_anchors
 from affect_jax.ops.roi_align import roi_align, roi_levels
 
-FINEST_LEVEL, FINEST_STRIDE = 2, 4
-"""Of the pyramid: P2."""
+FINEST_LEVEL, FINEST_TAP, FINEST_STRIDE = 2, "C2", 4
+"""Of the pyramid: P2, made from C2."""
+BACKBONES = {"mobilenet_v2": None, "resnet18": 18, "resnet34": 34, "resnet50": 50}
+"""Name -> depth of a ResNet, None of another network."""
 ANCHOR_STRIDES = {"fpn": (4, 8, 16, 32, 64), "fpn_c4": (4, 8, 16, 32), "c4": (16,)}
 """Pixels between the cells of the maps that proposals are made from, by neck."""
 
@@ -36,13 +39,13 @@ ANCHOR_STRIDES = {"fpn": (4, 8, 16, 32, 64), "fpn_c4": (4, 8, 16, 32), "c4": (16
 class FasterRCNN(nn.Module):
     """Detector of `num_classes` classes: pictures and, where there are any, their true boxes -> detections and losses.
 
-    `depth` is the ResNet's; `neck` is "fpn", "fpn_c4" (a pyramid of a backbone that ends at C4) or "c4". anchor_sizes
-    holds the sizes of each level (five of "fpn": P2 to P5 and "pool"; four of "fpn_c4"; one of "c4"), pixels. H and W
-    are multiples of 32.
+    `backbone_name` is one of BACKBONES, stride_in_1x1 a ResNet's; `neck` is "fpn", "fpn_c4" (a pyramid of a backbone
+    that ends at C4) or "c4" (a ResNet's, whose last stage is the head). anchor_sizes holds the sizes of each level
+    (five of "fpn": P2 to P5 and "pool"; four of "fpn_c4"; one of "c4"), pixels. H and W are multiples of 32.
     """
 
     num_classes: int
-    depth: int = 50
+    backbone_name: str = "resnet50"
     neck: str = "fpn"
     stride_in_1x1: bool = False
     bn_epsilon: float = 1e-5
@@ -71,6 +74,8 @@ class FasterRCNN(nn.Module):
     box_batch_size_per_image: int = 512
     box_positive_fraction: float = 0.25
     dtype: jnp.dtype = jnp.float32
+
+    padding = MobileNetV2Backbone.padding  # no knob here, but weights may want another
 
     @nn.compact
     def __call__(self, batch: Mapping[str, jax.Array], train: bool) -> dict[str, dict[str, jax.Array]]:
@@ -134,10 +139,20 @@ class FasterRCNN(nn.Module):
         """The maps that the proposals are made from, finest first."""
         if images.shape[1] % 32 or images.shape[2] % 32:
             raise ValueError(f"pictures are {images.shape[1]}x{images.shape[2]}; both sides must be multiples of 32")
-        last = "C5" if self.neck == "fpn" else "C4"
-        backbone = ResNetBackbone(self.depth, last, self.stride_in_1x1, self.bn_epsilon, self.dtype, name="backbone")
-        maps = backbone(images.astype(self.dtype), train)
+        maps = self._backbone(last="C5" if self.neck == "fpn" else "C4")(images.astype(self.dtype), train)
+        maps = {tap: maps[tap] for tap in maps if tap >= FINEST_TAP}
         return FeaturePyramid(self.fpn_channels, self.dtype, name="fpn")(maps) if self.neck != "c4" else [maps["C4"]]
+
+    def _backbone(self, last: str) -> nn.Module:
+        """The network that makes the maps up to tap `last`."""
+        if self.backbone_name not in BACKBONES:
+            raise ValueError(f"unknown backbone {self.backbone_name!r}; known are {', '.join(BACKBONES)}")
+        if self.neck == "c4" and BACKBONES[self.backbone_name] is None:
+            raise ValueError(f"neck 'c4' takes a ResNet's last stage as its head, which {self.backbone_name} has not")
+        shared = {"last": last, "bn_epsilon": self.bn_epsilon, "dtype": self.dtype, "name": "backbone"}
+        if self.backbone_name == "mobilenet_v2":
+            return MobileNetV2Backbone(**shared)
+        return ResNetBackbone(BACKBONES[self.backbone_name], stride_in_1x1=self.stride_in_1x1, **shared)
 
     def _box_classifier(self, features: list[jax.Array], train: bool):
         """The function rois [B, R, 4] -> class logits [B, R, K + 1] and offsets [B, R, K + 1, 4]."""
@@ -147,7 +162,9 @@ class FasterRCNN(nn.Module):
             head = TwoMLPHead(self.box_representation_size, self.dtype, name="box_head")
         else:
             output_size, strides = 2 * POOLED_SIDE, [16]
-            head = Res5Head(self.depth, self.stride_in_1x1, self.bn_epsilon, self.dtype, name="box_head")
+            head = Res5Head(
+                BACKBONES[self.backbone_name], self.stride_in_1x1, self.bn_epsilon, self.dtype, name="box_head"
+            )
         predictor = BoxPredictor(self.num_classes, name="box_predictor")
 
         def classify(rois: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -184,7 +184,7 @@ def faster_rcnn(num_classes: int, options: dict):
     from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
     from torchvision.ops.misc import FrozenBatchNorm2d
 
-    resnet = getattr(torchvision.models, f"resnet{options['depth']}")(weights=None, norm_layer=FrozenBatchNorm2d)
+    resnet = getattr(torchvision.models, options["backbone_name"])(weights=None, norm_layer=FrozenBatchNorm2d)
     channels, hidden = options["fpn_channels"], options["box_representation_size"]
     backbone = BackboneWithFPN(
         resnet,

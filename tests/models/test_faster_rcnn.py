@@ -60,7 +60,7 @@ def load(tmp_path, arrays, name="weights"):
 
 @cache
 def detector():
-    return build_model("faster_rcnn", num_classes=2, depth=18, **DETECTOR)
+    return build_model("faster_rcnn", num_classes=2, backbone_name="resnet18", **DETECTOR)
 
 
 @pytest.fixture(scope="module")
@@ -146,10 +146,12 @@ def test_torchvisions_resnet50_weights_fit_name_by_name(tmp_path):
     merge(shapes, pretrained.values, excuse=("box_predictor/.*",))
 
 
-@pytest.mark.parametrize(("neck", "levels"), [("fpn_c4", 4), ("c4", 1)])
-def test_shorter_necks_learn_with_every_parameter_and_detect(neck, levels):
-    """The pyramid over C2 to C5 is torchvision's, above; these are other places of the same parts."""
-    options = {"depth": 18, "fpn_channels": 8, "box_representation_size": 8, "aspect_ratios": (1.0,)}
+@pytest.mark.parametrize(
+    ("backbone", "neck", "levels"), [("resnet18", "fpn_c4", 4), ("resnet18", "c4", 1), ("mobilenet_v2", "fpn", 5)]
+)
+def test_other_backbones_and_necks_learn_with_every_parameter_and_detect(backbone, neck, levels):
+    """The pyramid over a ResNet's C2 to C5 is torchvision's, above; these are other places of the same parts."""
+    options = {"backbone_name": backbone, "fpn_channels": 8, "box_representation_size": 8, "aspect_ratios": (1.0,)}
     tops = {f"rpn_{when}_nms_top_n_{mode}": 32 for when in ("pre", "post") for mode in ("train", "test")}
     sizes = [(8.0 * 2**level,) for level in range(levels)]
     model = build_model(
