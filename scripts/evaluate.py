@@ -71,9 +71,8 @@ def print_detector(metrics: dict) -> None:
 
 
 def print_both(mine: dict, centerface: dict) -> None:
-    print(
-        f"{'on the same pictures':>20} {'AP50':>8} {'95 % interval':>18} {'COCO AP':>8} {'found':>8} {'precision':>10}"
-    )
+    headings = "".join(f"{heading:>10}" for heading in ("AP50", "COCO AP", "found", "precision"))
+    print(f"{'on the same pictures':>20}{headings}  AP50's 95 % interval")
     for name, metrics in (("this run", mine), ("CenterFace", centerface)):
         figures = "".join(f"{metrics[key]:10.2%}" for key in ("ap50", "coco_ap", "accuracy", "precision"))
         print(f"{name:>20}{figures}  " + " to ".join(f"{end:.2%}" for end in metrics["ap50_ci95"]))
