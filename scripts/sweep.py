@@ -4,7 +4,7 @@
         --run="C3 = configs/fer_mobilenet.py" --run="C4 = configs/fer_mobilenet.py --config.model.attach=C4"
 
 What is done is not done again, and what was stopped goes on: the same command adds seeds or runs. Two runs on the same
-pictures are compared by scripts/compare.py.
+pictures are compared by scripts/report.py.
 """
 
 import shlex

@@ -142,10 +142,11 @@ def open_wider_lists(file: Path):
         ("train", (DEMO, "--config.data.name=ferr"), "unknown data set 'ferr'; known are"),
         ("train", (DEMO, "--config.model.name=vgg"), "unknown model 'vgg'; known are"),
         ("evaluate", ("--workdir=/nowhere",), "/nowhere holds no run"),
+        ("report", ("/nowhere",), "/nowhere holds no run: neither config.json nor metrics.jsonl is in it"),
     ],
 )
 def test_wrong_use_is_told_in_words_without_a_traceback(tmp_path, name, arguments, message):
-    workdir = () if name == "evaluate" else (f"--workdir={tmp_path / 'run'}",)
+    workdir = (f"--workdir={tmp_path / 'run'}",) if name == "train" else ()
     done = run(name, *arguments, *workdir)
     assert done.returncode != 0
     assert message in done.stderr + done.stdout
@@ -170,8 +171,9 @@ def test_own_faces_are_prepared_swept_over_seeds_and_two_runs_compared(tmp_path)
     rows = (tmp_path / "runs" / "sweep.md").read_text().splitlines()
     assert rows[2].startswith("| one | 2 | ") and "±" in rows[2]
     seeds = [tmp_path / "runs" / "one" / f"seed{seed}" for seed in (0, 1)]
-    done = run("compare", f"--a={seeds[0]}", f"--b={seeds[1]}")
+    done = run("report", *seeds, f"--out={tmp_path / 'both.html'}")
     assert done.returncode == 0, done.stderr
-    assert "p = " in done.stdout
+    assert re.search(r"seed1 less seed0: .* 95 % interval .*; p = ", done.stdout)
+    assert "Against seed0 on the same pictures" in (tmp_path / "both.html").read_text()
     done = run("prepare_data", "fer2013", f"--source={tmp_path}", "--identity=(x)")
     assert done.returncode == 1 and "fer2013 has no option --identity" in done.stderr

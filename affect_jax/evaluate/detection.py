@@ -105,13 +105,35 @@ def area_under(precision: np.ndarray, recall: np.ndarray) -> float:
     return float(np.sum(np.diff(recall, prepend=0.0) * envelope))
 
 
-def bootstrap_interval(votes: Votes, resamples: int = RESAMPLES) -> tuple[float, float]:
-    """95 % interval of the area under the curve, over pictures drawn anew with replacement."""
+def resampled_areas(votes: Votes, resamples: int) -> np.ndarray:
+    """Areas under the curve [resamples] over pictures drawn anew with replacement, the same draws for equally many."""
     rng = np.random.default_rng(0)
     count = len(votes.num_true)
     draws = (rng.multinomial(count, np.full(count, 1 / count)) for _ in range(resamples))
-    low, high = np.percentile([area_under(*precision_recall(votes, draw)) for draw in draws], [2.5, 97.5])
+    return np.array([area_under(*precision_recall(votes, draw)) for draw in draws])
+
+
+def bootstrap_interval(votes: Votes, resamples: int = RESAMPLES) -> tuple[float, float]:
+    """95 % interval of the area under the curve, over pictures drawn anew with replacement."""
+    low, high = np.percentile(resampled_areas(votes, resamples), [2.5, 97.5])
     return float(low), float(high)
+
+
+def paired_bootstrap(
+    truths: Truths, detections_a: Detections, detections_b: Detections, resamples: int = RESAMPLES
+) -> dict[str, object]:
+    """Do two detectors of one class differ on the same pictures?
+
+    difference is the area under the curve of a less that of b, difference_ci95 its bootstrap interval: pictures are
+    drawn anew with replacement, the same for both.
+    """
+    if len(labels := {int(label) for truth in truths for label in truth["label"][~truth["ignore"]]}) != 1:
+        raise ValueError(f"boxes of {len(labels)} classes; detectors are compared on one")
+    votes = [vote(truths, detections, *labels) for detections in (detections_a, detections_b)]
+    a, b = (area_under(*precision_recall(one)) for one in votes)
+    areas_a, areas_b = (resampled_areas(one, resamples) for one in votes)
+    low, high = np.percentile(areas_a - areas_b, [2.5, 97.5])
+    return {"difference": a - b, "difference_ci95": [float(low), float(high)]}
 
 
 def tool_average_precision(truths: Truths, detections: Detections, label: int) -> float:

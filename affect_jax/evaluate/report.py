@@ -1,38 +1,24 @@
 """report.html: one page that stands alone, figures and pictures inside, the protocol beside the numbers."""
 
-import base64
-import io
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from affect_jax.evaluate import figures
+from affect_jax.evaluate import figures, page
 from affect_jax.evaluate.detection import mistakes_of
-from affect_jax.files import write_atomically
 
 PICTURE_SIDE = 900
-STYLE = """
-:root { color-scheme: light dark; --line: #8884; --quiet: #777; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 0 auto; padding: 1rem; }
-h1 { margin-bottom: 0; } h2 { margin-top: 2.5rem; border-bottom: 1px solid var(--line); }
-.headline { font-size: 1.5rem; margin: .6rem 0 0; } .quiet { color: var(--quiet); font-size: .85rem; }
-.protocol { border-left: 4px solid var(--line); padding-left: 1rem; margin: 1rem 0; }
-.figure { background: white; border-radius: 6px; padding: .3rem; display: inline-block; vertical-align: top; }
-.figure svg { max-width: 100%; height: auto; display: block; }
-.wide { overflow-x: auto; } table { border-collapse: collapse; margin: .8rem 0; }
-th, td { padding: .2rem .8rem; text-align: right; border-bottom: 1px solid var(--line); }
-th:first-child, td:first-child { text-align: left; }
-.faces { display: grid; grid-template-columns: repeat(auto-fill, minmax(7rem, 1fr)); gap: .8rem; }
-.faces figure { margin: 0; font-size: .8rem; line-height: 1.3; }
-.faces img { width: 100%; image-rendering: pixelated; border-radius: 4px; display: block; }
-.scenes { display: grid; grid-template-columns: repeat(auto-fill, minmax(22rem, 1fr)); gap: .8rem; }
-.scenes figure { margin: 0; font-size: .8rem; } .scenes img { width: 100%; border-radius: 4px; display: block; }
-pre { overflow-x: auto; font-size: .85rem; } summary { cursor: pointer; }
-"""
+CURVES_NOTE = (
+    "train: the loss that is minimized and the score in training, with its augmentation and dropout, each a mean over"
+    " the updates since the last point. val: the whole split as it is; "
+)
+CONFUSION_NOTE = (
+    "Rows of the matrix are the truth, its colors are shares of a row. A bar of the calibration above the dashed line:"
+    " the network is more often right than its confidence says; below: less often."
+)
 
 
 def write_report(
@@ -42,6 +28,7 @@ def write_report(
     protocol: Mapping[str, str],
     history: Sequence[dict],
     evaluations: Mapping[str, dict],
+    shown: str,
     mistakes: Sequence[dict],
     class_names: Sequence[str],
     config: Mapping,
@@ -51,27 +38,24 @@ def write_report(
     """Write the page of a run.
 
     history: the records of metrics.jsonl. evaluations: name -> classification_metrics with "tta" and "checkpoint_step".
-    mistakes: {image uint8 [H, W, C], true, predicted, confidence, id} each. samples: uint8 [rows, columns, H, W, C],
-    a picture a row, first as it is and then as the network sees it.
+    mistakes: {image uint8 [H, W, C], true, predicted, confidence, id} each, of the evaluation that is `shown`.
+    samples: uint8 [rows, columns, H, W, C], a picture a row, first as it is and then as the network sees it.
     """
-    selected = next((metrics["checkpoint_step"] for metrics in evaluations.values()), None)
-    parts = [f"<h1>{escape(title)}</h1>", *(_headline(name, metrics) for name, metrics in evaluations.items())]
-    parts.append(_protocol(protocol))
+    parts = _opening(title, evaluations, "classification", protocol)
     if history:
-        parts += ["<h2>Learning curves</h2>", _svg(figures.learning_curves(history, selected))]
+        parts += _learning_curves(history, evaluations, "accuracy", "its loss is the mean negative log likelihood.")
     for name, metrics in evaluations.items():
         parts += [
-            f"<h2>{escape(name)}</h2>",
-            '<p class="quiet">Rows are the truth; colours are shares of a row.</p><div class="wide">',
-            _svg(figures.confusion_matrix(metrics["confusion_matrix"], class_names)),
-            _svg(figures.calibration(metrics["calibration"], metrics["ece"])),
+            f"<h2>Confusion and calibration: {escape(name)}</h2>",
+            page.quiet(CONFUSION_NOTE),
+            page.svg(figures.confusion_matrix(metrics["confusion_matrix"], class_names)),
+            page.svg(figures.calibration(metrics["calibration"], metrics["ece"])),
             _class_table(metrics["per_class"]),
-            "</div>",
         ]
     if mistakes:
-        parts += ["<h2>Most confident mistakes</h2>", _mistakes(mistakes)]
+        parts += [f"<h2>Most confident mistakes: {escape(shown)}</h2>", _mistakes(mistakes)]
     parts += ["<h2>What the network sees</h2>", _samples(samples)]
-    _write_page(path, title, [*parts, _details("Config", config), _details("Environment", environment)])
+    page.write_page(path, title, [*parts, page.details("Config", config), page.details("Environment", environment)])
 
 
 def write_detection_report(
@@ -81,6 +65,7 @@ def write_detection_report(
     protocol: Mapping[str, str],
     history: Sequence[dict],
     evaluations: Mapping[str, dict],
+    shown: str,
     pictures: Sequence[dict],
     config: Mapping,
     environment: Mapping[str, str],
@@ -88,62 +73,120 @@ def write_detection_report(
     """Write the page of a detector's run.
 
     history: the records of metrics.jsonl. evaluations: name -> detection_metrics with "split" and "checkpoint_step".
-    pictures: {image uint8 [H, W, 3], truth and found as detection_metrics takes them, id} each.
+    pictures: {image uint8 [H, W, 3], truth and found as detection_metrics takes them, id} each, of the evaluation that
+    is `shown`.
     """
-    selected = next((metrics["checkpoint_step"] for metrics in evaluations.values()), None)
-    parts = [f"<h1>{escape(title)}</h1>", *(_detection_headline(name, one) for name, one in evaluations.items())]
-    parts.append(_protocol(protocol))
+    parts = _opening(title, evaluations, "detection", protocol)
     if history:
-        parts += ["<h2>Learning curves</h2>", _svg(figures.learning_curves(history, selected, "ap50"))]
-    parts += ["<h2>Precision and recall</h2>", _svg(figures.precision_recall_curves(evaluations))]
+        parts += _learning_curves(history, evaluations, "ap50", "its loss is the sum of the same four.")
+    parts += ["<h2>Precision and recall</h2>", page.svg(figures.precision_recall_curves(evaluations))]
     for name, metrics in evaluations.items():
         parts += [f"<h2>Recall by height: {escape(name)}</h2>", _height_table(metrics["recall_by_height"])]
+        if len(metrics["per_class"]) > 1:
+            parts.append(_ap_table(metrics["per_class"]))
     if pictures:
-        parts += ["<h2>Pictures with most mistakes</h2>", _boxed_pictures(pictures)]
-    _write_page(path, title, [*parts, _details("Config", config), _details("Environment", environment)])
+        parts += [f"<h2>Pictures with most mistakes: {escape(shown)}</h2>", _boxed_pictures(pictures)]
+    page.write_page(path, title, [*parts, page.details("Config", config), page.details("Environment", environment)])
 
 
-def _write_page(path: str | Path, title: str, parts: Sequence[str]) -> None:
-    write_atomically(
-        path,
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head>'
-        f"<body>{''.join(parts)}</body></html>",
-    )
+def numbers_table(first: str, rows: Sequence[tuple[str, dict]], task: str) -> str:
+    """The figures of evaluations, one a row: (its name in HTML, metrics); `first` heads the names."""
+    cells = {title: [cell(metrics) for _, metrics in rows] for title, cell in COLUMNS[task].items()}
+    cells = {title: column for title, column in cells.items() if any(column)}
+    body = zip((name for name, _ in rows), *cells.values(), strict=True)
+    return page.table([first, *cells], [[name, *(cell or "–" for cell in row)] for name, *row in body])
 
 
-def _headline(name: str, metrics: dict) -> str:
-    low, high = metrics["accuracy_ci95"]
-    return (
-        f'<p class="headline"><b>{escape(name)}</b> accuracy {metrics["accuracy"]:.2%}'
-        f' <span class="quiet">95 % interval {low:.2%} to {high:.2%} of {metrics["num_examples"]} images,'
-        f" checkpoint {metrics['checkpoint_step']}, test-time augmentation: {escape(metrics['tta'])}</span></p>"
-        f'<p class="quiet">macro-F1 {metrics["macro_f1"]:.4f}, NLL {metrics["nll"]:.4f}, ECE {metrics["ece"]:.4f}'
-        f"{_places(metrics)}</p>"
-    )
+def score_text(metrics: dict, task: str) -> str:
+    """The score that an evaluation is known by, with its 95 % interval: "66.01% (64.44% to 67.54%)"."""
+    score, interval = (cell(metrics) for cell in list(COLUMNS[task].values())[:2])
+    return f"{score} ({interval})" if interval else score
 
 
-def _detection_headline(name: str, metrics: dict) -> str:
-    low, high = metrics.get("ap50_ci95", (None, None))
-    interval = "" if low is None else f"95 % interval {low:.2%} to {high:.2%}, "
-    return (
-        f'<p class="headline"><b>{escape(name)}</b> AP50 {metrics["ap50"]:.2%} <span class="quiet">{interval}'
-        f"{metrics['num_boxes']} boxes in {metrics['num_pictures']} pictures of {escape(metrics['split'])},"
-        f" checkpoint {metrics['checkpoint_step']}</span></p>"
-        f'<p class="quiet">by the tools of WIDER FACE and DARK FACE {metrics["ap50_tool"]:.2%}, COCO AP'
-        f" {metrics['coco_ap']:.2%}; at score 0.5 {metrics['accuracy']:.2%} of the boxes are found, and"
-        f" {metrics['precision']:.2%} of the detections are right</p>"
-    )
+def _number(name: str, form: str) -> Callable[[dict], str]:
+    return lambda metrics: format(metrics[name], form) if name in metrics else ""
+
+
+def _interval(name: str) -> Callable[[dict], str]:
+    return lambda metrics: " to ".join(f"{end:.2%}" for end in metrics.get(name, ()))
+
+
+COLUMNS: Mapping[str, Mapping[str, Callable[[dict], str]]] = {
+    "classification": {
+        "Accuracy": _number("accuracy", ".2%"),
+        "95 % interval": _interval("accuracy_ci95"),
+        "Macro-F1": _number("macro_f1", ".2%"),
+        "NLL": _number("nll", ".4f"),
+        "ECE": _number("ece", ".4f"),
+        **{
+            f"{title} {name}": _number(f"{title.lower()}_{name}", ".3f")
+            for title in ("CCC", "RMSE")
+            for name in ("valence", "arousal")
+        },
+        "Images": _number("num_examples", ",d"),
+        "TTA": _number("tta", "s"),
+        "Checkpoint": _number("checkpoint_step", ",d"),
+    },
+    "detection": {
+        "AP50": _number("ap50", ".2%"),
+        "95 % interval": _interval("ap50_ci95"),
+        "AP50, tools": _number("ap50_tool", ".2%"),
+        "COCO AP": _number("coco_ap", ".2%"),
+        "Found": _number("accuracy", ".2%"),
+        "Right": _number("precision", ".2%"),
+        "Boxes": _number("num_boxes", ",d"),
+        "Pictures": _number("num_pictures", ",d"),
+        "Checkpoint": _number("checkpoint_step", ",d"),
+    },
+}
+"""By task, the columns of a table of evaluations: title -> the cell of an evaluation's metrics, "" where it has none.
+
+The first two are the score and its interval.
+"""
+NUMBERS_NOTES = {
+    "classification": "Macro-F1 is the mean of the classes' F1, NLL the mean negative log likelihood, ECE the expected"
+    " calibration error, TTA test-time augmentation; the checkpoint is named by the updates behind it.",
+    "detection": "AP50 is the area under precision over recall at IoU 0.5, also by WIDER FACE's and DARK FACE's tools."
+    " At score 0.5, Found is the share of boxes that are found, Right that of detections that are right. The checkpoint"
+    " is named by the updates behind it.",
+}
+"""By task, what the columns mean."""
+
+
+def _opening(title: str, evaluations: Mapping[str, dict], task: str, protocol: Mapping[str, str]) -> list[str]:
+    parts = [f"<h1>{escape(title)}</h1>"]
+    if evaluations:
+        rows = [(f"<b>{escape(name)}</b>", metrics) for name, metrics in evaluations.items()]
+        parts += [numbers_table("Evaluation", rows, task), page.quiet(NUMBERS_NOTES[task])]
+    return [*parts, page.pairs(protocol)]
+
+
+def _learning_curves(
+    history: Sequence[dict], evaluations: Mapping[str, dict], score: str, about_val_loss: str
+) -> list[str]:
+    selected = next((metrics["checkpoint_step"] for metrics in evaluations.values()), None)
+    curves = page.svg(figures.learning_curves(history, selected, score))
+    return ["<h2>Learning curves</h2>", curves, page.quiet(CURVES_NOTE + about_val_loss)]
+
+
+def _class_table(per_class: Mapping[str, dict]) -> str:
+    rows = [
+        [escape(name), *(f"{row[key]:.1%}" for key in ("recall", "precision", "f1")), f"{row['support']:,}"]
+        for name, row in per_class.items()
+    ]
+    return page.table(["Class", "Recall", "Precision", "F1", "Images"], rows)
+
+
+def _ap_table(per_class: Mapping[str, float]) -> str:
+    return page.table(["Class", "AP50"], [[escape(name), f"{ap:.1%}"] for name, ap in per_class.items()])
 
 
 def _height_table(groups: Mapping[str, dict]) -> str:
-    rows = "".join(
-        f"<tr><td>{escape(name)}</td><td>{row['boxes']}</td><td>{row['recall']:.1%}</td>"
-        f"<td>{row['recall_at_score_50']:.1%}</td></tr>"
+    rows = [
+        [escape(name), f"{row['boxes']:,}", f"{row['recall']:.1%}", f"{row['recall_at_score_50']:.1%}"]
         for name, row in groups.items()
-    )
-    heads = "<th>Height</th><th>Boxes</th><th>Found</th><th>Found at score 0.5</th>"
-    return f"<table><tr>{heads}</tr>{rows}</table>"
+    ]
+    return page.table(["Height", "Boxes", "Found", "Found at score 0.5"], rows)
 
 
 def _boxed_pictures(pictures: Sequence[dict]) -> str:
@@ -151,7 +194,7 @@ def _boxed_pictures(pictures: Sequence[dict]) -> str:
         f"<figure>{_boxed_picture(one)}<figcaption>{escape(one['id'])}</figcaption></figure>" for one in pictures
     )
     legend = "At score 0.5: green boxes are right, red ones wrong; yellow ones are missed, and ignored ones not drawn."
-    return f'<p class="quiet">{legend}</p><div class="scenes">{shown}</div>'
+    return f'{page.quiet(legend)}<div class="scenes">{shown}</div>'
 
 
 def _boxed_picture(picture: dict) -> str:
@@ -159,44 +202,12 @@ def _boxed_picture(picture: dict) -> str:
     scale = min(1.0, PICTURE_SIDE / max(image.shape[:2]))
     size = tuple(max(1, round(side * scale)) for side in image.shape[1::-1])
     image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    drawn = figures.draw_boxes(image, *(boxes[kind] * scale for kind in ("right", "wrong", "missed")))
-    jpeg = cv2.imencode(".jpg", drawn[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])[1]
-    return f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}">'
-
-
-def _places(metrics: dict) -> str:
-    """What is said of valence and arousal, where the network predicts them."""
-    return "".join(
-        f"; {name}: CCC {metrics[f'ccc_{name}']:.3f}, RMSE {metrics[f'rmse_{name}']:.3f}"
-        for name in ("valence", "arousal")
-        if f"ccc_{name}" in metrics
-    )
-
-
-def _protocol(protocol: Mapping[str, str]) -> str:
-    items = "; ".join(f"{escape(key)}: {escape(value)}" for key, value in protocol.items())
-    return f'<p class="protocol">{items}.</p>'
-
-
-def _svg(figure) -> str:
-    out = io.StringIO()
-    figure.savefig(out, format="svg", metadata={"Date": None})
-    svg = out.getvalue()
-    return f'<div class="figure">{svg[svg.index("<svg") :]}</div>'
-
-
-def _class_table(per_class: Mapping[str, dict]) -> str:
-    rows = "".join(
-        f"<tr><td>{escape(name)}</td><td>{row['recall']:.1%}</td><td>{row['precision']:.1%}</td>"
-        f"<td>{row['f1']:.1%}</td><td>{row['support']}</td></tr>"
-        for name, row in per_class.items()
-    )
-    return f"<table><tr><th>Class</th><th>Recall</th><th>Precision</th><th>F1</th><th>Images</th></tr>{rows}</table>"
+    return page.jpeg(figures.draw_boxes(image, *(boxes[kind] * scale for kind in ("right", "wrong", "missed"))))
 
 
 def _mistakes(mistakes: Sequence[dict]) -> str:
     faces = "".join(
-        f"<figure>{_img(mistake['image'])}<figcaption>{escape(mistake['true'])} taken for "
+        f"<figure>{page.png(mistake['image'])}<figcaption>{escape(mistake['true'])} taken for "
         f"<b>{escape(mistake['predicted'])}</b><br>{mistake['confidence']:.1%}"
         f' <span class="quiet">{escape(mistake["id"])}</span></figcaption></figure>'
         for mistake in mistakes
@@ -206,17 +217,5 @@ def _mistakes(mistakes: Sequence[dict]) -> str:
 
 def _samples(samples: np.ndarray) -> str:
     sheet = np.concatenate([np.concatenate(row, axis=1) for row in samples])
-    picture = _img(sheet, "width: 100%; max-width: 40rem")
-    return f'<p class="quiet">Left as it is, then as the training step changes it.</p>{picture}'
-
-
-def _img(image: np.ndarray, style: str = "") -> str:
-    """A picture uint8 [H, W, 1 or 3], RGB, as an inline PNG."""
-    png = cv2.imencode(".png", image if image.shape[-1] == 1 else image[..., ::-1])[1]
-    style = f' style="{style}; image-rendering: pixelated"' if style else ""
-    return f'<img alt=""{style} src="data:image/png;base64,{base64.b64encode(png).decode()}">'
-
-
-def _details(title: str, content: Mapping) -> str:
-    text = escape(json.dumps(content, indent=2))
-    return f"<h2>{title}</h2><details><summary>show</summary><pre>{text}</pre></details>"
+    picture = page.png(sheet, "width: 100%; max-width: 40rem")
+    return page.quiet("Left as it is, then as the training step changes it.") + picture

@@ -14,7 +14,6 @@ from affect_jax.data.transforms import transform
 from affect_jax.evaluate.classification import (
     classification_metrics,
     most_confident_mistakes,
-    paired_test,
     valence_arousal_metrics,
 )
 from affect_jax.evaluate.detection import detection_metrics, worst_pictures
@@ -57,15 +56,15 @@ def evaluate_classifier(path: str | Path, split_name: str, tta: str = "none") ->
         add_metrics(run, name, metrics)
         np.savez_compressed(run.predictions / f"{name}.npz", labels=split.arrays["label"], **predictions)
         save_figures(run.figures, name, metrics, split.class_names)
-        write_run_report(run, split, split_name, predictions["probs"])
+        write_run_report(run, split, name, predictions["probs"])
     return metrics
 
 
 def evaluate_detector(path: str | Path, split_name: str, **options) -> dict:
     """Metrics of the best checkpoint of the run in `path` on a split, by detection_metrics; written down there.
 
-    `options` are those of choose_pictures. They join metrics.json under its name; predictions/NAME.npz gets the
-    detections, figures/ the figures, and report.html is made anew.
+    `options` are those of choose_pictures. They join metrics.json under its name; predictions/NAME.npz gets detections
+    and true boxes, figures/ the figures, and report.html is made anew.
     """
     run = workdir.Workdir(path)
     config = workdir.load_config(run)
@@ -78,11 +77,10 @@ def evaluate_detector(path: str | Path, split_name: str, **options) -> dict:
     metrics = {"split": pictures.shown, "checkpoint_step": step, **found_metrics(found, losses, split)}
     if jax.process_index() == 0:
         add_metrics(run, name, metrics)
-        counts = [len(one["scores"]) for one in found]
-        arrays = {key: np.concatenate([one[key] for one in found]) for key in found[0]}
-        np.savez_compressed(run.predictions / f"{name}.npz", count=counts, **arrays)
+        truths = [split.annotations(picture) for picture in range(len(split))]
+        write_detections(run.predictions / f"{name}.npz", truths, found)
         save_detection_figures(run.figures, name, metrics)
-        write_detector_report(run, config, split, settings, found)
+        write_detector_report(run, config, pictures, truths, found)
     return metrics
 
 
@@ -179,31 +177,32 @@ def prediction_metrics(predictions: dict[str, np.ndarray], split: InMemorySplit)
     return metrics
 
 
-def compare_runs(path_a: str | Path, path_b: str | Path, name: str) -> dict:
-    """paired_test of two runs' predictions called `name` ("val", "test", "test_tta_flip"), with both accuracies.
-
-    FileNotFoundError, with the command to run, where one has none; ValueError where they are not of the same pictures.
-    """
-    right, labels = [], []
-    for path in (path_a, path_b):
-        file = workdir.Workdir(path).predictions / f"{name}.npz"
-        if not file.is_file():
-            split, _, tta = name.partition("_tta_")
-            views = f" --tta={tta}" if tta else ""
-            raise FileNotFoundError(
-                f"{file}: run\n  python scripts/evaluate.py --workdir={path} --split={split}{views}"
-            )
-        with np.load(file) as predictions:
-            right.append(predictions["probs"].argmax(axis=1) == predictions["labels"])
-            labels.append(predictions["labels"])
-    if not np.array_equal(*labels):
-        raise ValueError(f"{name} of {path_a} and of {path_b} are not the same pictures: their labels differ")
-    accuracies = {f"accuracy_{run}": float(correct.mean()) for run, correct in zip("ab", right, strict=True)}
-    return {"num_examples": len(labels[0]), **accuracies, **paired_test(*right)}
+def write_detections(file: Path, truths: Sequence[dict], found: Sequence[dict]) -> None:
+    """Detections and true boxes of a split's pictures in one file: read_detections gives them back."""
+    arrays = {}
+    for prefix, pictures in (("", found), ("true_", truths)):
+        arrays[f"{prefix}count"] = [len(one["boxes"]) for one in pictures]
+        arrays |= {prefix + key: np.concatenate([one[key] for one in pictures]) for key in pictures[0]}
+    np.savez_compressed(file, **arrays)
 
 
-def write_run_report(run: workdir.Workdir, split: InMemorySplit, split_name: str, probs: np.ndarray) -> None:
-    """report.html of the run, with the mistakes of these predictions on `split`."""
+def read_detections(file: Path) -> tuple[list[dict], list[dict]]:
+    """The truths and detections that write_detections wrote, a dict a picture; ValueError where it was not it."""
+    with np.load(file) as stored:
+        arrays = dict(stored)
+    if "true_count" not in arrays:
+        raise ValueError(f"{file} is of an older version, without true boxes; evaluate the run again")
+
+    def pictures(prefix: str, names: Sequence[str]) -> list[dict]:
+        ends = np.cumsum(arrays[f"{prefix}count"])[:-1]
+        columns = [np.split(arrays[prefix + name], ends) for name in names]
+        return [dict(zip(names, one, strict=True)) for one in zip(*columns, strict=True)]
+
+    return pictures("true_", ("boxes", "label", "ignore")), pictures("", ("boxes", "scores", "label"))
+
+
+def write_run_report(run: workdir.Workdir, split: InMemorySplit, name: str, probs: np.ndarray) -> None:
+    """report.html of the run, with the mistakes of these predictions on `split`, the evaluation called `name`."""
     config, environment = workdir.load_config(run), workdir.load_environment(run)
     history = workdir.load_history(run)
     labels = split.arrays["label"]
@@ -213,7 +212,7 @@ def write_run_report(run: workdir.Workdir, split: InMemorySplit, split_name: str
             "true": split.class_names[labels[index]],
             "predicted": split.class_names[int(np.argmax(probs[index]))],
             "confidence": float(np.max(probs[index])),
-            "id": f"{split_name} {index}",
+            "id": f"picture {index}",
         }
         for index in most_confident_mistakes(probs, labels, MISTAKES_SHOWN)
     ]
@@ -224,6 +223,7 @@ def write_run_report(run: workdir.Workdir, split: InMemorySplit, split_name: str
         protocol=protocol(config, history, environment),
         history=history,
         evaluations=workdir.load_metrics(run),
+        shown=name,
         mistakes=mistakes,
         class_names=split.class_names,
         config=config.to_dict(),
@@ -233,11 +233,11 @@ def write_run_report(run: workdir.Workdir, split: InMemorySplit, split_name: str
 
 
 def write_detector_report(
-    run: workdir.Workdir, config: ConfigDict, split, settings: dict, found: list[dict[str, np.ndarray]]
+    run: workdir.Workdir, config: ConfigDict, pictures: Pictures, truths: list[dict], found: list[dict]
 ) -> None:
-    """report.html of a detector's run, with the pictures of `split` on which it makes most mistakes."""
+    """report.html of a detector's run, with those of the pictures on which it makes most mistakes."""
     environment, history = workdir.load_environment(run), workdir.load_history(run)
-    truths = [split.annotations(picture) for picture in range(len(split))]
+    split = pictures.split
     worst = worst_pictures(truths, found, PICTURES_SHOWN)
     write_detection_report(
         run.report,
@@ -245,9 +245,10 @@ def write_detector_report(
         protocol=protocol(config, history, environment),
         history=history,
         evaluations=workdir.load_metrics(run),
+        shown=pictures.name,
         pictures=[
             {
-                "image": seen(split.read_picture(picture), settings, (config.seed, picture)),
+                "image": seen(split.read_picture(picture), pictures.settings, (config.seed, picture)),
                 "truth": truths[picture],
                 "found": found[picture],
                 "id": split.places([picture])[0],

@@ -75,8 +75,9 @@ def load_environment(workdir: Workdir) -> dict[str, str]:
 
 
 def load_history(workdir: Workdir) -> list[dict]:
-    """The records of metrics.jsonl."""
-    return [json.loads(line) for line in workdir.history.read_text().splitlines()]
+    """The records of metrics.jsonl, without one that is still being written; empty before the first."""
+    lines = workdir.history.read_text().splitlines(keepends=True) if workdir.history.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def load_metrics(workdir: Workdir) -> dict[str, dict]:

@@ -14,6 +14,7 @@ import pytest
 from run_records import assert_same_bits, history, saved_state, stop_behind
 
 from affect_jax.train.builders import build_split, evaluation_box_batches
+from affect_jax.train.comparison import compare_runs
 from affect_jax.train.evaluation import evaluate_function
 from affect_jax.train.loop import train_and_evaluate
 from affect_jax.train.signals import Interrupted
@@ -82,6 +83,7 @@ def test_evaluations_stand_beside_one_another_and_the_report_shows_pictures(fini
     with np.load(run / "predictions" / "val_dark_clahe.npz") as arrays:
         assert arrays["count"].sum() == len(arrays["scores"]) == len(arrays["boxes"])
         assert len(arrays["count"]) == dark["num_pictures"]
+    assert compare_runs(run, finished_run[0], "val") == {"difference": 0.0, "difference_ci95": [0.0, 0.0]}
     report = (run / "report.html").read_text()
     pictures = [base64.b64decode(text) for text in re.findall(r"data:image/\w+;base64,([^\"']+)", report)]
     drawn = [cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR) for picture in pictures]

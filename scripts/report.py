@@ -1,0 +1,51 @@
+"""Show runs side by side on one page: python scripts/report.py RUN [RUN ...] [--out=runs/comparison.html]
+
+    python scripts/report.py runs/fer_vgg runs/fer_mobilenet
+    python scripts/report.py runs/heads/*/seed0 --out=heads.html
+
+Each RUN is the folder of a run: finished, going on, or a record of it (metrics.jsonl and metrics.json). The page has
+their curves, every evaluation with its 95 % intervals, and what differs in their configs. Each is tested against the
+first on the same pictures, from the predictions that scripts/evaluate.py left: classifiers by McNemar's exact test,
+detectors by a bootstrap over pictures.
+"""
+
+import sys
+
+from absl import app, flags
+
+OUT = flags.DEFINE_string("out", "runs/comparison.html", "Where the page goes.")
+
+
+def print_evaluation(evaluation, task: str) -> None:
+    from affect_jax.evaluate.report import score_text
+
+    print(f"{evaluation.name}, {evaluation.pictures}")
+    first = next(iter(evaluation.metrics))
+    for name, metrics in evaluation.metrics.items():
+        print(f"  {name}: {score_text(metrics, task)}")
+    for name, found in evaluation.against_first.items():
+        if isinstance(found, str):
+            print(f"  {name} and {first} cannot be tested: {found}")
+            continue
+        low, high = found["difference_ci95"]
+        p = f"; p = {found['p_value']:.2g}" if "p_value" in found else ""
+        print(f"  {name} less {first}: {found['difference']:+.2%}, 95 % interval {low:+.2%} to {high:+.2%}{p}")
+
+
+def main(argv):
+    if len(argv) < 2:
+        raise app.UsageError("which runs? For example scripts/report.py runs/fer_vgg runs/fer_mobilenet")
+    from affect_jax.train.comparison import write_runs
+
+    try:
+        comparisons = write_runs(OUT.value, argv[1:])
+    except (ValueError, FileNotFoundError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+    for comparison in comparisons:
+        for evaluation in comparison.evaluations:
+            print_evaluation(evaluation, comparison.runs[0].task)
+    print(OUT.value)
+
+
+if __name__ == "__main__":
+    app.run(main)
