@@ -117,10 +117,10 @@ def _comparison(comparison: Comparison, task: str) -> list[str]:
         parts += _evaluation(evaluation, task, styles, labels, apart=names.count(evaluation.name) > 1)
     if comparison.evaluations:
         parts.append(page.quiet(NUMBERS_NOTES[task]))
-    if comparison.differing:
+    if len(comparison.with_config) > 1:
         rows = [[escape(field), *(escape(str(v)) for v in values)] for field, values in comparison.differing.items()]
-        heads = ["Field", *comparison.with_config]
-        parts += ["<h2>What differs in config and versions</h2>", page.table(heads, rows, "words")]
+        told = page.table(["Field", *comparison.with_config], rows, "words") if rows else page.quiet("Nothing.")
+        parts += ["<h2>What differs in config and versions</h2>", told]
     if commands := {run.name: run.command for run in runs if run.command}:
         parts += ["<h2>Commands</h2>", page.pairs(commands)]
     return parts

@@ -194,7 +194,7 @@ def precision_recall_curves(evaluations: Mapping[str, dict]):
         axes.plot(recall, precision, label=f"{name}: AP50 {100 * metrics['ap50']:.1f} %")
     axes.set(xlabel="Recall", ylabel="Precision", xlim=(0, 1), ylim=(0, 1.02))
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False, loc="lower left")
+    axes.legend(frameon=False)
     return figure
 
 

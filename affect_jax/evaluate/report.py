@@ -11,10 +11,12 @@ from affect_jax.evaluate import figures, page
 from affect_jax.evaluate.detection import mistakes_of
 
 PICTURE_SIDE = 900
-CURVES_NOTE = (
-    "train: the loss that is minimized and the score in training, with its augmentation and dropout, each a mean over"
-    " the updates since the last point. val: the whole split as it is; "
-)
+CURVES_NOTES = {
+    "classification": "train: means over the updates since the last point, with augmentation and dropout, of what is"
+    " minimized. val: the whole split as it is; its loss is the mean negative log likelihood.",
+    "detection": "train: means over the updates since the last point, pictures changed as for training. val: the whole"
+    " split as it is. The loss is the sum of the four: objectness, proposals' boxes, classes, boxes.",
+}
 CONFUSION_NOTE = (
     "Rows of the matrix are the truth, its colors are shares of a row. A bar of the calibration above the dashed line:"
     " the network is more often right than its confidence says; below: less often."
@@ -43,7 +45,7 @@ def write_report(
     """
     parts = _opening(title, evaluations, "classification", protocol)
     if history:
-        parts += _learning_curves(history, evaluations, "accuracy", "its loss is the mean negative log likelihood.")
+        parts += _learning_curves(history, evaluations, "classification", "accuracy")
     for name, metrics in evaluations.items():
         parts += [
             f"<h2>Confusion and calibration: {escape(name)}</h2>",
@@ -78,7 +80,7 @@ def write_detection_report(
     """
     parts = _opening(title, evaluations, "detection", protocol)
     if history:
-        parts += _learning_curves(history, evaluations, "ap50", "its loss is the sum of the same four.")
+        parts += _learning_curves(history, evaluations, "detection", "ap50")
     parts += ["<h2>Precision and recall</h2>", page.svg(figures.precision_recall_curves(evaluations))]
     for name, metrics in evaluations.items():
         parts += [f"<h2>Recall by height: {escape(name)}</h2>", _height_table(metrics["recall_by_height"])]
@@ -161,12 +163,10 @@ def _opening(title: str, evaluations: Mapping[str, dict], task: str, protocol: M
     return [*parts, page.pairs(protocol)]
 
 
-def _learning_curves(
-    history: Sequence[dict], evaluations: Mapping[str, dict], score: str, about_val_loss: str
-) -> list[str]:
+def _learning_curves(history: Sequence[dict], evaluations: Mapping[str, dict], task: str, score: str) -> list[str]:
     selected = next((metrics["checkpoint_step"] for metrics in evaluations.values()), None)
     curves = page.svg(figures.learning_curves(history, selected, score))
-    return ["<h2>Learning curves</h2>", curves, page.quiet(CURVES_NOTE + about_val_loss)]
+    return ["<h2>Learning curves</h2>", curves, page.quiet(CURVES_NOTES[task])]
 
 
 def _class_table(per_class: Mapping[str, dict]) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from affect_jax.data import SPLITS
 from affect_jax.evaluate.classification import paired_test
 from affect_jax.evaluate.comparison import SCORES, Comparison, Evaluation, Run, same_pictures, write_comparison
 from affect_jax.evaluate.detection import paired_bootstrap
@@ -126,9 +127,12 @@ def _predictions(path: str | Path, name: str) -> Path:
     file = run.predictions / f"{name}.npz"
     if not file.is_file():
         split, _, tta = name.partition("_tta_")
-        views = f" --tta={tta}" if tta else ""
-        command = f"python scripts/evaluate.py --workdir={path} --split={split}{views}"
-        hint = f"run\n  {command}" if run.config.exists() else "only a record of the run is kept"
+        if not run.config.exists():
+            hint = "only a record of the run is kept"
+        elif split in SPLITS:
+            hint = f"run\n  python scripts/evaluate.py --workdir={path} --split={split}{f' --tta={tta}' if tta else ''}"
+        else:
+            hint = "run scripts/evaluate.py with the options of this name"
         raise FileNotFoundError(f"{file} is absent: {hint}")
     return file
 
