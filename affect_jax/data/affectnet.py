@@ -46,6 +46,7 @@ class Affectnet(PreparedBuilder):
 
     OPTIONS = ("image_size", "num_classes", "margin", "val_per_class")
     DESCRIPTION = "AffectNet, faces in eight or seven classes with valence and arousal (Mollahosseini et al., 2017)."
+    LICENCE = "AffectNet: for research alone, under an agreement with its publishers"
 
     def __init__(
         self,

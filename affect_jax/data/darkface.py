@@ -32,6 +32,7 @@ class Darkface(BoxesBuilder):
     OPTIONS = ("as_split",)
     CLASS_NAMES = ("face",)
     DESCRIPTION = "DARK FACE, faces on streets at night (Yang et al., 2020)."
+    LICENCE = "DARK FACE: for academic research"
     CONFIG = "darkface_rcnn"
     TEST_IS_VAL = True
 

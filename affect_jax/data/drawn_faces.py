@@ -401,6 +401,7 @@ class DrawnFaces:
     """A split of drawn faces: example i of a split and seed is always the same picture; splits share none."""
 
     class_names = labels.FER2013
+    LICENCE = "drawn by affect_jax: no data of anybody's"
 
     def __init__(self, split: str, num_examples: int, seed: int = 0, image_size: tuple[int, int] = (48, 48)):
         if split not in SPLITS:

@@ -38,6 +38,7 @@ class DrawnScenes:
     """
 
     class_names = ("face",)
+    LICENCE = "drawn by affect_jax: no data of anybody's"
 
     def __init__(
         self,

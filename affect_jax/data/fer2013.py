@@ -155,6 +155,7 @@ class Fer2013(PreparedBuilder):
     DESCRIPTION = (
         "FER2013, 48x48 gray faces in seven classes (Goodfellow et al., 2013); val PublicTest, test PrivateTest."
     )
+    LICENCE = "FER2013: no open licence; data of the ICML 2013 challenge, for research"
 
     def read_source(self, bad_rows: BadRows) -> Iterator[dict]:
         """Every face."""

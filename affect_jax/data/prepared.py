@@ -52,6 +52,8 @@ class SourceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     REQUIRED_SPLITS: ClassVar[tuple[str, ...]] = ("train", "val", "test")
     CLASS_NAMES: ClassVar[tuple[str, ...]]
     DESCRIPTION: ClassVar[str]
+    LICENCE: ClassVar[str] = ""
+    """What its publishers allow, as an exported model tells it; "" where only the user knows."""
     UNIT: ClassVar[str] = "faces"
     """What an example is called."""
     CONFIG: ClassVar[str] = "fer_vgg"

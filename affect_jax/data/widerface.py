@@ -24,6 +24,7 @@ class Widerface(BoxesBuilder):
 
     CLASS_NAMES = ("face",)
     DESCRIPTION = "WIDER FACE, faces at 61 kinds of event (Yang et al., 2016)."
+    LICENCE = "WIDER FACE: for research, not commercial"
     TEST_IS_VAL = True
 
     def published(self) -> dict[str, int]:

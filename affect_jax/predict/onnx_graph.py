@@ -1,0 +1,417 @@
+"""Networks as ONNX: the trace of a function, primitive by primitive, its batch of any size.
+
+Parameters are constants of the graph, and what follows from them alone is computed here, once. ONNX convolves
+[B, C, H, W]: what comes out of a convolution stays in that order until something needs another.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from string import ascii_letters
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import onnx
+from jax import export
+from jax.extend import core
+
+BATCH = "batch"
+"""The one dimension whose size the graph leaves open."""
+OPSET, IR_VERSION = 18, 8
+"""Of December 2022: what a runtime of today reads, and one that is a few years old."""
+
+
+class Tensor(NamedTuple):
+    """What a node of the graph gives."""
+
+    name: str
+    shape: tuple[int | str, ...]
+    """In jax's order of axes; 1 where jax has broadcast it to more, as ONNX' own operators do."""
+    order: tuple[int, ...]
+    """jax's axis behind each axis of the tensor."""
+
+
+Value = Tensor | np.ndarray
+"""An array is known now."""
+
+
+def to_onnx(
+    function: Callable[[jax.Array], Mapping[str, jax.Array]], name: str, shape: Sequence[int], dtype
+) -> onnx.ModelProto:
+    """The function as a model: from an input `name` [batch, *shape] to outputs by name, batch foremost.
+
+    ValueError, naming it, on a primitive of jax that has no form here.
+    """
+    (batch,) = export.symbolic_shape(BATCH)
+    inputs = jax.ShapeDtypeStruct((batch, *shape), dtype)
+    traced, outputs = jax.make_jaxpr(function, return_shape=True)(inputs)
+    graph = Graph()
+    known = [np.asarray(value) for value in traced.consts]
+    given = Tensor(name, (BATCH, *shape), tuple(range(1 + len(shape))))
+    results = graph.run(traced.jaxpr, known, [given])
+    for output, result in zip(sorted(outputs), results, strict=True):
+        graph.nodes.append(onnx.helper.make_node("Identity", [graph.in_order(result)], [output]))
+    described = onnx.helper.make_graph(
+        graph.nodes,
+        "network",
+        [tensor_info(name, inputs)],
+        [tensor_info(output, outputs[output]) for output in sorted(outputs)],
+        [onnx.numpy_helper.from_array(value, constant) for constant, value in graph.constants.items()],
+    )
+    opset = onnx.helper.make_opsetid("", OPSET)
+    return onnx.helper.make_model(described, opset_imports=[opset], ir_version=IR_VERSION)
+
+
+class Graph:
+    """Nodes and constants, in the order in which they are made."""
+
+    def __init__(self):
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: dict[str, np.ndarray] = {}
+        self._transposed: dict[tuple, str] = {}
+
+    def run(
+        self, jaxpr: core.Jaxpr, consts: Sequence[Value], arguments: Sequence[Value], wanted: Sequence[bool] = ()
+    ) -> list[Value | None]:
+        """What the jaxpr gives for the arguments, by nodes that are added for all that is not known.
+
+        None in the place of an output that is not wanted; all are where nothing else is said.
+        """
+        values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *arguments], strict=True))
+
+        def read(var) -> Value:
+            return np.asarray(var.val, var.aval.dtype) if isinstance(var, core.Literal) else values.get(var)
+
+        wanted = wanted or [True] * len(jaxpr.outvars)
+        needed = {var for var, want in zip(jaxpr.outvars, wanted, strict=True) if want and isinstance(var, core.Var)}
+        equations = []
+        for equation in reversed(jaxpr.eqns):
+            if wanted_here := needed.intersection(equation.outvars):
+                needed |= {var for var in equation.invars if isinstance(var, core.Var)}
+                equations.append((equation, [var in wanted_here for var in equation.outvars]))
+        for equation, wanted_here in reversed(equations):
+            results = self._apply(equation, [read(var) for var in equation.invars], wanted_here)
+            values.update(zip(equation.outvars, results, strict=True))
+        return [read(var) if want else None for var, want in zip(jaxpr.outvars, wanted, strict=True)]
+
+    def _apply(self, equation: core.JaxprEqn, inputs: list[Value], wanted: list[bool]) -> list[Value | None]:
+        name, params = equation.primitive.name, equation.params
+        if name == "platform_index":  # of a form for each platform, that for every other
+            return [np.asarray(params["platforms"].index(None))]
+        if name == "cond" and not isinstance(inputs[0], Tensor):
+            return self._inline(params["branches"][int(inputs[0])], inputs[1:], wanted)
+        if inner := params.get("jaxpr") or params.get("call_jaxpr"):
+            return self._inline(inner, inputs, wanted)
+        shapes = [sizes(var.aval) for var in equation.outvars]
+        if not any(isinstance(value, Tensor) for value in inputs) and not any(BATCH in shape for shape in shapes):
+            results = equation.primitive.bind(*inputs, **params)
+            return [np.asarray(result) for result in (results if equation.primitive.multiple_results else [results])]
+        if name not in OPERATORS:
+            raise ValueError(f"{name} has no form in ONNX here; known are {', '.join(sorted(OPERATORS))}")
+        return [OPERATORS[name](self, equation, *inputs)]
+
+    def _inline(self, inner: core.ClosedJaxpr | core.Jaxpr, inputs: list[Value], wanted: list[bool]):
+        if isinstance(inner, core.ClosedJaxpr):
+            return self.run(inner.jaxpr, [np.asarray(value) for value in inner.consts], inputs, wanted)
+        return self.run(inner, [], inputs, wanted)
+
+    def add(self, operator: str, inputs: Sequence[str], **attributes: Any) -> str:
+        """A node; the name of what it gives."""
+        name = f"{operator}_{len(self.nodes)}"
+        self.nodes.append(onnx.helper.make_node(operator, list(inputs), [name], name, **attributes))
+        return name
+
+    def constant(self, value) -> str:
+        """The name of a constant."""
+        name = f"constant_{len(self.constants)}"
+        self.constants[name] = np.ascontiguousarray(value)
+        return name
+
+    def integers(self, values: Sequence[int]) -> str:
+        """The name of a constant that tells an operator of axes, shapes or places."""
+        return self.constant(np.asarray(values, np.int64))
+
+    def in_order(self, value: Value, order: Sequence[int] | None = None) -> str:
+        """The name of the value with its axes in that order; jax's where none is given."""
+        order = tuple(range(rank(value)) if order is None else order)
+        if not isinstance(value, Tensor):
+            return self.constant(np.transpose(value, order))
+        if value.order == order:
+            return value.name
+        perm = tuple(value.order.index(axis) for axis in order)
+        key = value.name, perm
+        if key not in self._transposed:
+            self._transposed[key] = self.add("Transpose", [value.name], perm=perm)
+        return self._transposed[key]
+
+
+def sizes(aval) -> tuple[int | str, ...]:
+    """The shape with BATCH in place of jax's symbol; ValueError where a side is some other function of the batch."""
+    shape = tuple(side if isinstance(side, int) else str(side) for side in aval.shape)
+    if any(isinstance(side, str) and side != BATCH for side in shape) or shape.count(BATCH) > 1:
+        raise ValueError(f"a shape {shape} has no form in ONNX here: one side may be the batch, no other may know it")
+    return shape
+
+
+def tensor_info(name: str, aval) -> onnx.ValueInfoProto:
+    """The description of an input or output."""
+    return onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(aval.dtype), sizes(aval))
+
+
+def rank(value: Value) -> int:
+    """The number of its axes."""
+    return len(value.shape)
+
+
+def elementwise(operator: str) -> Callable:
+    """ONNX' operator on operands that broadcast; the order of axes is that of the operand which has one of its own."""
+
+    def convert(graph: Graph, equation, *inputs: Value) -> Tensor:
+        full = len(equation.outvars[0].aval.shape)
+        orders = [value.order for value in inputs if isinstance(value, Tensor) and rank(value) == full]
+        order = next((order for order in orders if order != tuple(range(full))), tuple(range(full)))
+        names = [graph.in_order(value, order if rank(value) == full else ()) for value in inputs]
+        shapes = [value.shape for value in inputs if rank(value) == full]
+        shape = tuple(next((side for side in sides if side != 1), 1) for sides in zip(*shapes, strict=True))
+        return Tensor(graph.add(operator, names), shape, order)
+
+    return convert
+
+
+def rsqrt(graph: Graph, equation, x: Value) -> Tensor:
+    """1 / sqrt(x)."""
+    root = elementwise("Sqrt")(graph, equation, x)
+    return root._replace(name=graph.add("Reciprocal", [root.name]))
+
+
+def power(graph: Graph, equation, x: Value) -> Tensor:
+    """x to a whole power."""
+    return elementwise("Pow")(graph, equation, x, np.asarray(equation.params["y"], equation.invars[0].aval.dtype))
+
+
+def square(graph: Graph, equation, x: Value) -> Tensor:
+    """x times itself."""
+    return elementwise("Mul")(graph, equation, x, x)
+
+
+def select(graph: Graph, equation, which: Value, *cases: Value) -> Tensor:
+    """The second case where `which` holds, else the first."""
+    return elementwise("Where")(graph, equation, which, *reversed(cases))
+
+
+def same(graph: Graph, equation, x: Value) -> Value:
+    """x itself."""
+    return x
+
+
+def cast(graph: Graph, equation, x: Tensor) -> Tensor:
+    """x in another dtype."""
+    to = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(equation.params["new_dtype"]))
+    return x._replace(name=graph.add("Cast", [x.name], to=to))
+
+
+def transpose(graph: Graph, equation, x: Tensor) -> Tensor:
+    """Other axes in jax's order, the tensor as it is."""
+    axes = equation.params["permutation"]
+    return Tensor(x.name, tuple(x.shape[axis] for axis in axes), tuple(axes.index(axis) for axis in x.order))
+
+
+def expanded(graph: Graph, x: Value, shape: tuple[int | str, ...]) -> Tensor:
+    """x with every side of the shape that jax has broadcast it to, in jax's order; ValueError on an open batch."""
+    name, plain = graph.in_order(x), tuple(range(rank(x)))
+    if x.shape != shape:
+        if BATCH in shape and x.shape[shape.index(BATCH)] != BATCH:
+            raise ValueError(f"a constant as {shape} has no form in ONNX here: it knows no batch")
+        name = graph.add("Expand", [name, graph.integers([1 if side == BATCH else side for side in shape])])
+    return Tensor(name, shape, plain)
+
+
+def reshape(graph: Graph, equation, x: Value) -> Tensor:
+    """The same elements in another shape."""
+    given, shape = sizes(equation.invars[0].aval), sizes(equation.outvars[0].aval)
+    return reshaped(graph, expanded(graph, x, given), shape)
+
+
+def reshaped(graph: Graph, x: Tensor, shape: tuple[int | str, ...]) -> Tensor:
+    """The elements of x, in jax's order of axes, in another shape."""
+    plain = tuple(range(len(shape)))
+    if x.shape == shape:
+        return x
+    sides = graph.integers([-1 if side == BATCH else side for side in shape])
+    return Tensor(graph.add("Reshape", [graph.in_order(x), sides]), shape, plain)
+
+
+def broadcast(graph: Graph, equation, x: Value) -> Value:
+    """x with axes of size 1 wherever it is to be broadcast; an operator that cannot do that itself expands it."""
+    places, wanted = equation.params["broadcast_dimensions"], sizes(equation.outvars[0].aval)
+    shape = [1] * len(wanted)
+    for place, side in zip(places, x.shape, strict=True):
+        shape[place] = side
+    if not isinstance(x, Tensor):
+        return x.reshape(shape)
+    return reshaped(graph, x, tuple(shape))
+
+
+def stack(graph: Graph, equation, *inputs: Value) -> Tensor:
+    """The inputs along a new axis."""
+    axis, shape = equation.params["axis"], sizes(equation.outvars[0].aval)
+    single = (*shape[:axis], 1, *shape[axis + 1 :])
+    parts = [reshaped(graph, expanded(graph, x, (*shape[:axis], *shape[axis + 1 :])), single) for x in inputs]
+    name = graph.add("Concat", [part.name for part in parts], axis=axis)
+    return Tensor(name, shape, tuple(range(len(shape))))
+
+
+def concatenate(graph: Graph, equation, *inputs: Value) -> Tensor:
+    """The inputs behind each other along an axis."""
+    parts = [expanded(graph, x, sizes(var.aval)) for x, var in zip(inputs, equation.invars, strict=True)]
+    shape = sizes(equation.outvars[0].aval)
+    name = graph.add("Concat", [part.name for part in parts], axis=equation.params["dimension"])
+    return Tensor(name, shape, tuple(range(len(shape))))
+
+
+def cut(graph: Graph, equation, x: Value) -> Tensor:
+    """A slice of x."""
+    params = equation.params
+    return sliced(graph, equation, x, params["start_indices"], params["limit_indices"], params["strides"])
+
+
+def gather(graph: Graph, equation, x: Value, indices: Value) -> Tensor:
+    """A slice of x too: what jax makes of x[:, :3] and x[:, 0] of an open batch; ValueError on anything else."""
+    params = equation.params
+    numbers, given = params["dimension_numbers"], sizes(equation.invars[0].aval)
+    if isinstance(indices, Tensor) or indices.ndim != 1 or numbers.operand_batching_dims:
+        raise ValueError("gather at more than one place, or at one that depends on the input, has no form in ONNX here")
+    starts = dict(zip(numbers.start_index_map, indices.tolist(), strict=True))
+    starts = [starts.get(axis, 0) for axis in range(len(given))]
+    limits = [
+        side if side == BATCH else start + int(size)
+        for side, start, size in zip(given, starts, params["slice_sizes"], strict=True)
+    ]
+    return reshaped(graph, sliced(graph, equation, x, starts, limits), sizes(equation.outvars[0].aval))
+
+
+def sliced(
+    graph: Graph, equation, x: Value, starts: Sequence, limits: Sequence, strides: Sequence | None = None
+) -> Tensor:
+    """x from starts to limits along each axis; along that of the batch all."""
+    given = sizes(equation.invars[0].aval)
+    x, strides = expanded_in_place(graph, x, given), strides or (1,) * len(given)
+    axes = [axis for axis, side in enumerate(given) if side != BATCH]
+    shape = [
+        side if side == BATCH else len(range(*place))
+        for side, *place in zip(given, starts, limits, strides, strict=True)
+    ]
+    parts = [[values[axis] for axis in axes] for values in (starts, limits)]
+    operands = [*parts, [x.order.index(axis) for axis in axes], [strides[axis] for axis in axes]]
+    return Tensor(graph.add("Slice", [x.name, *map(graph.integers, operands)]), tuple(shape), x.order)
+
+
+def expanded_in_place(graph: Graph, x: Value, shape: tuple[int | str, ...]) -> Tensor:
+    """x in its own order where it has every side already, else expanded."""
+    return x if isinstance(x, Tensor) and x.shape == shape else expanded(graph, x, shape)
+
+
+def reduce(operator: str) -> Callable:
+    """ONNX' operator over some axes."""
+
+    def convert(graph: Graph, equation, x: Tensor) -> Tensor:
+        x, axes = expanded_in_place(graph, x, sizes(equation.invars[0].aval)), equation.params["axes"]
+        places = graph.integers([x.order.index(axis) for axis in axes])
+        name = graph.add(operator, [x.name, places], keepdims=0)
+        left = [axis for axis in x.order if axis not in axes]
+        order = tuple(sorted(left).index(axis) for axis in left)
+        return Tensor(name, sizes(equation.outvars[0].aval), order)
+
+    return convert
+
+
+def max_pool(graph: Graph, equation, x: Tensor) -> Tensor:
+    """Maxima over windows; ValueError where they lie along other than two axes of four, or have holes."""
+    params = equation.params
+    window, strides, padding = params["window_dimensions"], params["window_strides"], params["padding"]
+    space = [axis for axis in range(len(window)) if window[axis] != 1]
+    rest = [axis for axis in range(len(window)) if axis not in space]
+    holes = {*params["base_dilation"], *params["window_dilation"]} != {1}
+    if holes or len(rest) != 2 or any(strides[axis] != 1 or padding[axis] != (0, 0) for axis in rest):
+        raise ValueError(f"reduce_window_max over {window} has no form in ONNX here")
+    x, order = expanded_in_place(graph, x, sizes(equation.invars[0].aval)), (*rest, *space)
+    name = graph.add(
+        "MaxPool",
+        [graph.in_order(x, order)],
+        kernel_shape=[window[axis] for axis in space],
+        strides=[strides[axis] for axis in space],
+        pads=[padding[axis][end] for end in (0, 1) for axis in space],
+    )
+    return Tensor(name, sizes(equation.outvars[0].aval), order)
+
+
+def convolve(graph: Graph, equation, x: Value, kernel: Value) -> Tensor:
+    """A convolution; ValueError on one that ONNX does not have."""
+    params = equation.params
+    numbers, padding = params["dimension_numbers"], params["padding"]
+    if set(params["lhs_dilation"]) != {1} or params["batch_group_count"] != 1 or np.min(padding) < 0:
+        raise ValueError("a convolution of spread, cropped or grouped batches has no form in ONNX here")
+    x = expanded_in_place(graph, x, sizes(equation.invars[0].aval))
+    name = graph.add(
+        "Conv",
+        [graph.in_order(x, numbers.lhs_spec), graph.in_order(kernel, numbers.rhs_spec)],
+        strides=params["window_strides"],
+        pads=[pair[end] for end in (0, 1) for pair in padding],
+        dilations=params["rhs_dilation"],
+        group=params["feature_group_count"],
+    )
+    return Tensor(name, sizes(equation.outvars[0].aval), tuple(numbers.out_spec))
+
+
+def multiply(graph: Graph, equation, *inputs: Value) -> Tensor:
+    """dot_general: batch axes first, then what is left of each."""
+    (contracted, batched), shapes = equation.params["dimension_numbers"], [sizes(var.aval) for var in equation.invars]
+    letters = iter(ascii_letters)
+    terms = [[""] * len(shape) for shape in shapes]
+    common = ""
+    for axes in (batched, contracted):
+        for pair in zip(*axes, strict=True):
+            letter = next(letters)
+            common += letter if axes is batched else ""
+            for term, axis in zip(terms, pair, strict=True):
+                term[axis] = letter
+    result = common
+    for term in terms:
+        for axis, letter in enumerate(term):
+            if not letter:
+                term[axis] = next(letters)
+                result += term[axis]
+    equation_text = f"{','.join(map(''.join, terms))}->{result}"
+    names = [expanded(graph, x, shape).name for x, shape in zip(inputs, shapes, strict=True)]
+    shape = sizes(equation.outvars[0].aval)
+    return Tensor(graph.add("Einsum", names, equation=equation_text), shape, tuple(range(len(shape))))
+
+
+OPERATORS: dict[str, Callable[..., Value]] = {
+    **{
+        name: elementwise(name.capitalize()) for name in ("abs", "add", "div", "erf", "exp", "log", "max", "min", "mul")
+    },
+    **{name: elementwise(name.capitalize()) for name in ("neg", "pow", "sqrt", "sub", "tanh")},
+    **{"eq": elementwise("Equal"), "gt": elementwise("Greater"), "ge": elementwise("GreaterOrEqual")},
+    **{"lt": elementwise("Less"), "le": elementwise("LessOrEqual"), "logistic": elementwise("Sigmoid")},
+    "broadcast_in_dim": broadcast,
+    "concatenate": concatenate,
+    "conv_general_dilated": convolve,
+    "convert_element_type": cast,
+    "copy": same,
+    "dot_general": multiply,
+    "gather": gather,
+    "integer_pow": power,
+    "reduce_max": reduce("ReduceMax"),
+    "reduce_sum": reduce("ReduceSum"),
+    "reduce_window_max": max_pool,
+    "reshape": reshape,
+    "rsqrt": rsqrt,
+    "select_n": select,
+    "slice": cut,
+    "square": square,
+    "squeeze": reshape,
+    "stack": stack,
+    "stop_gradient": same,
+    "transpose": transpose,
+}
+"""By jax's names of primitives: (graph, equation, inputs) -> output."""
