@@ -1,8 +1,9 @@
 """Find faces and name their expressions: python scripts/predict.py INPUT [INPUT ...] --out=DIR
 
 INPUT is a picture, a video, a folder, a glob or camera:0. DIR gets predictions.jsonl and predictions.csv, a line a
-face, and drawn/ with the pictures and videos, faces marked. An expression is what a face shows, not what a person
-feels.
+face, and drawn/ with the pictures and videos, faces marked; what an earlier call left there is replaced. Ctrl-C ends a
+camera, or a long video, and keeps what was read. What cannot be read is named, and the exit status is then 1. An
+expression is what a face shows, not what a person feels.
 """
 
 import os
@@ -14,7 +15,9 @@ CLASSIFIER = flags.DEFINE_string("classifier", "", "A model file or a run's fold
 DETECTOR = flags.DEFINE_string("detector", "", "A model file or a run's folder. Default: the one that comes along.")
 FACES = flags.DEFINE_enum("faces", "detect", ("detect", "whole"), "Look for faces, or take every picture as one.")
 OUT = flags.DEFINE_string("out", "predictions", "The folder for what is found.")
-BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Frames, and faces, that go through a network at once.", 1)
+BATCH_SIZE = flags.DEFINE_integer(
+    "batch_size", None, "Frames, and faces, that go through a network at once. Default: 8, and 1 on CPU.", 1
+)
 MARGIN = flags.DEFINE_float("margin", 0.1, "Of a face's longer side, added on each side before it is classified.", 0)
 MIN_SCORE = flags.DEFINE_float("min_score", 0.5, "Of the detector: boxes under it are left out.", 0, 1)
 MIN_CONFIDENCE = flags.DEFINE_float("min_confidence", 0.0, "Probability under which no expression is named.", 0, 1)
@@ -26,19 +29,20 @@ def main(argv):
     if len(argv) < 2:
         raise app.UsageError("which pictures? For example photo.jpg, holiday/, 'shots/*.png', talk.mp4 or camera:0")
     import itertools
+    from pathlib import Path
 
     from tqdm import tqdm
 
     from affect_jax.predict import reader
     from affect_jax.predict.media import find_sources, read_frames
-    from affect_jax.predict.output import Output
+    from affect_jax.predict.output import DRAWN, Output
     from affect_jax.train.process import prepare_process
 
     logging.set_verbosity(logging.ERROR)
     os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
     prepare_process()
     try:
-        sources = find_sources(argv[1:])
+        sources = find_sources(argv[1:], left_out=Path(OUT.value, DRAWN))
         read_faces = reader.load(
             CLASSIFIER.value or reader.CLASSIFIER,
             reader.WHOLE if FACES.value == "whole" else DETECTOR.value or reader.DETECTOR,
@@ -50,7 +54,7 @@ def main(argv):
     except (ValueError, FileNotFoundError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
     counts = [source.num_frames for source in sources]
-    total = None if None in counts else sum(counts)
+    total = MAX_FRAMES.value if None in counts else min(sum(counts), MAX_FRAMES.value or sum(counts))
     unreadable, num_frames, num_faces = [], 0, 0
     with Output(OUT.value, read_faces.classifier.class_names, DRAW.value, MIN_SCORE.value) as output:
 
@@ -66,7 +70,7 @@ def main(argv):
         except KeyboardInterrupt:
             print("stopped; what was read until here is kept")
     print(f"{num_faces} faces in {num_frames} frames: {OUT.value}/predictions.jsonl, predictions.csv", end="")
-    print(f" and {OUT.value}/drawn/" if DRAW.value else "")
+    print(f" and {OUT.value}/{DRAWN}/" if DRAW.value else "")
     if unreadable:
         sys.exit("could not be read:\n" + "\n".join(f"  {line}" for line in unreadable))
 

@@ -39,7 +39,7 @@ def read(path: str | Path) -> Trained:
     if path.is_dir():
         return read_run(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: neither a model file nor a run's folder")
+        raise FileNotFoundError(f"{path}: neither a model file nor a run's folder; name one that is")
     try:
         with safetensors.safe_open(path, "numpy") as file:
             metadata = file.metadata() or {}
@@ -53,8 +53,8 @@ def read(path: str | Path) -> Trained:
     config.update(record["config"])
     data = workdir.DataFacts(**record["data"])
     model, inputs = builders.build_network(config, len(data.class_names)), builders.network_inputs(config, data[1])
-    empty = init_variables(model, jax.random.key(0), inputs)
-    return Trained(config, data, merge(empty, weights, source=str(path)), record["about"])
+    shapes = jax.eval_shape(lambda key: init_variables(model, key, inputs), jax.random.key(0))
+    return Trained(config, data, merge(shapes, weights, source=str(path)), record["about"])
 
 
 def read_run(path: str | Path) -> Trained:

@@ -7,11 +7,16 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import cv2
+import numpy as np
 
 from affect_jax.predict.drawing import draw_faces
 from affect_jax.predict.media import CAMERA, Frame, frame_rate
 from affect_jax.predict.reader import Face
 
+DRAWN = "drawn"
+"""The folder of drawn pictures and videos, in that of the results."""
+LONGEST_STILL = 10.0
+"""Seconds between two frames; times that jump further are a broken file's, and are not drawn."""
 FIELDS = ("file", "frame", "time", "x1", "y1", "x2", "y2", "score", "expression")
 
 
@@ -23,8 +28,8 @@ class Output:
 
     def __init__(self, folder: str | Path, class_names: Sequence[str], draw: bool, min_score: float):
         self.folder, self.class_names, self.draw = Path(folder), class_names, draw
-        self.no_face = f"no face of score {min_score:g} or more"
-        self._files, self._video, self._names = ExitStack(), None, set()
+        self.drawn, self.no_face = self.folder / DRAWN, f"no face of score {min_score:g} or more"
+        self._files, self._video, self._video_file, self._names = ExitStack(), None, "", set()
 
     def __enter__(self) -> "Output":
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -51,7 +56,10 @@ class Output:
             self._write_line(frame, reason=self.no_face)
         if self.draw:
             drawn = cv2.cvtColor(draw_faces(frame.image, faces), cv2.COLOR_RGB2BGR)
-            (self._draw_picture if frame.time is None else self._draw_frame)(frame.file, drawn)
+            if frame.time is None:
+                self._draw_picture(frame.file, drawn)
+            else:
+                self._draw_frame(frame, drawn)
 
     def write_unreadable(self, file: str, reason: str) -> None:
         """A file that could not be read, or not to its end."""
@@ -69,32 +77,64 @@ class Output:
         self._jsonl.write(json.dumps({**place, **found, **({"reason": reason} if reason else {})}) + "\n")
         self._csv.writerow(row)
 
-    def _draw_picture(self, file: str, drawn) -> None:
-        cv2.imwrite(str(self._free_name(file, ".jpg")), drawn)
+    def _draw_picture(self, file: str, drawn: np.ndarray) -> None:
+        path = self._free_name(file, ".jpg")
+        if not cv2.imwrite(str(path), drawn):
+            raise OSError(f"{path} cannot be written; is the disk full?")
 
-    def _draw_frame(self, file: str, drawn) -> None:
-        if not self._video or self._video[0] != file:
+    def _draw_frame(self, frame: Frame, drawn: np.ndarray) -> None:
+        if self._video_file != frame.file:
             self._end_video()
-            rate = 25.0 if CAMERA.fullmatch(file) else frame_rate(file)
-            name, size = str(self._free_name(file, ".mp4")), drawn.shape[1::-1]
-            self._video = file, cv2.VideoWriter(name, cv2.VideoWriter.fourcc(*"mp4v"), rate, size)
-        self._video[1].write(drawn)
+            path = self._free_name(frame.file, ".mp4")
+            self._video, self._video_file = DrawnVideo(path, frame_rate(frame.file), drawn.shape[1::-1]), frame.file
+        self._video.write(frame.time, drawn)
 
     def _end_video(self) -> None:
         if self._video:
-            self._video[1].release()
-        self._video = None
+            self._video.close()
+        self._video, self._video_file = None, ""
 
     def _free_name(self, file: str, suffix: str) -> Path:
         """DIR/drawn/NAME, with a number where another input of the same name has taken it."""
-        (self.folder / "drawn").mkdir(exist_ok=True)
+        self.drawn.mkdir(exist_ok=True)
         stem = name = Path(file).stem if not CAMERA.fullmatch(file) else file.replace(":", "")
         number = 1
         while name + suffix in self._names:
             number += 1
             name = f"{stem}_{number}"
         self._names.add(name + suffix)
-        return self.folder / "drawn" / (name + suffix)
+        return self.drawn / (name + suffix)
 
     def _partial(self, suffix: str) -> Path:
         return self.folder / f"predictions.{suffix}.partial"
+
+
+class DrawnVideo:
+    """A video file of an even rate that shows each frame until the time of the next one, and none for less than once.
+
+    So a video whose frames come unevenly, or a camera that waits for the network, is drawn as long as it was.
+    """
+
+    def __init__(self, path: Path, rate: float, size: tuple[int, int]):
+        self._writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), rate, size)
+        if not self._writer.isOpened():
+            raise OSError(f"{path} cannot be written; is the disk full?")
+        self._rate, self._size, self._written, self._skipped, self._shown = rate, size, 0, 0, None
+
+    def write(self, time: float, image: np.ndarray) -> None:
+        """A frame BGR uint8, at its seconds from the start."""
+        missing = round(time * self._rate) - self._skipped - self._written
+        if missing > LONGEST_STILL * self._rate:
+            self._skipped, missing = self._skipped + missing, 0
+        for _ in range(missing if self._written else 0):
+            self._write(self._shown)
+        self._shown = cv2.resize(image, self._size) if image.shape[1::-1] != self._size else image
+        self._write(self._shown)
+
+    def close(self) -> None:
+        """End the file."""
+        self._writer.release()
+
+    def _write(self, image: np.ndarray) -> None:
+        self._writer.write(image)
+        self._written += 1

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 
 from affect_jax.data.boxes_pipeline import choose_buckets
 from affect_jax.data.pictures import crop_box, fit, to_channels
-from affect_jax.data.transforms import resize_to_fit
+from affect_jax.data.transforms import clip_boxes, resize_to_fit
 from affect_jax.predict.media import Frame
 from affect_jax.predict.model_file import Trained, read
 from affect_jax.train import builders
@@ -43,23 +43,26 @@ def load(
     classifier: str | Path = CLASSIFIER,
     detector: str | Path = DETECTOR,
     *,
-    batch_size: int = 8,
+    batch_size: int | None = None,
     margin: float = 0.1,
     min_score: float = 0.5,
     min_confidence: float = 0.0,
 ) -> "FaceReader":
     """The reader of faces by these networks, each a model file or a run's folder; detector "whole" looks for none.
 
+    batch_size: pictures, and faces, that go through a network at once. Default: 8, and 1 on CPU, where more take as
+        much longer, and a last batch that is not full is padded for nothing.
     margin: what a face's square has beyond the box's longer side, on each side, as a fraction of it.
     min_score: of the detector; boxes under it are left out.
     min_confidence: probability under which no expression is named.
     """
+    batch_size = batch_size or (1 if jax.default_backend() == "cpu" else 8)
     find = None if str(detector) == WHOLE else Detector(read(detector), batch_size, min_score)
     return FaceReader(Classifier(read(classifier), batch_size), find, batch_size, margin, min_confidence)
 
 
 class FaceReader:
-    """Called with pictures, gives the faces of each."""
+    """Called with pictures RGB uint8 [H, W, 3] of any sizes, gives the faces of each."""
 
     def __init__(
         self,
@@ -73,7 +76,8 @@ class FaceReader:
         self.margin, self.min_confidence = margin, min_confidence
 
     def __call__(self, images: Sequence[np.ndarray]) -> list[list[Face]]:
-        """The faces of each picture, by falling score."""
+        """The faces of each picture, by falling score; ValueError on what is no such picture."""
+        check_pictures(images)
         found = self.detector(images) if self.detector else [whole_picture(image) for image in images]
         margin = self.margin if self.detector else 0.0
         crops = [
@@ -144,11 +148,10 @@ class Detector:
         for rows, detections, scales in pending:
             detections = jax.device_get(detections)
             for place, (row, scale) in enumerate(zip(rows, scales, strict=True)):
-                kept = detections["valid"][place] & (detections["scores"][place] >= self._min_score)
-                found[row] = {
-                    "boxes": detections["boxes"][place][kept] / scale,
-                    "scores": detections["scores"][place][kept],
-                }
+                boxes = clip_boxes(detections["boxes"][place] / scale, images[row].shape[:2])
+                scores = detections["scores"][place]
+                kept = detections["valid"][place] & (scores >= self._min_score) & (boxes[:, 2:] > boxes[:, :2]).all(1)
+                found[row] = {"boxes": boxes[kept], "scores": scores[kept]}
         return found
 
     def _dispatch(self, images: list[np.ndarray], bucket: tuple[int, int]) -> tuple[dict, list[float]]:
@@ -192,6 +195,15 @@ def check_task(trained: Trained, wanted: str) -> None:
         raise ValueError(
             f"{trained.about['source']} is made for {trained.config.task}; one for {wanted} is wanted here"
         )
+
+
+def check_pictures(images: Sequence[np.ndarray]) -> None:
+    """ValueError where one is not RGB uint8 [H, W, 3]."""
+    for place, image in enumerate(images):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+            raise ValueError(
+                f"picture {place} is {image.dtype} {list(image.shape)}; pictures are uint8 [height, width, 3], RGB"
+            )
 
 
 def batched(items: Iterable, size: int) -> Iterator[tuple]:
