@@ -1,5 +1,8 @@
 import itertools
+import math
 import shutil
+import time
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -61,6 +64,67 @@ def test_no_frame_is_read_before_it_is_asked_for(video, report, monkeypatch):
         assert len(read) == wanted
 
 
+def test_a_telephones_video_is_turned_as_its_file_says(tmp_path, problems, report):
+    writer = cv2.VideoWriter(str(tmp_path / "turned.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 10, (64, 48))
+    for _ in range(3):
+        writer.write(np.repeat(np.uint8([40] * 24 + [200] * 24), 64 * 3).reshape(48, 64, 3))  # bright below
+    writer.release()
+    content = (tmp_path / "turned.mp4").read_bytes()
+    matrix = content.index(b"tkhd") + 4 + 40  # ISO 14496-12: nine numbers, here of a clockwise quarter turn
+    quarter = np.array([0, 1 << 16, 0, -(1 << 16), 0, 0, 48 << 16, 0, 1 << 30], ">i4").tobytes()
+    (tmp_path / "turned.mp4").write_bytes(content[:matrix] + quarter + content[matrix + 36 :])
+    frames = list(media.read_frames(media.find_sources([str(tmp_path / "turned.mp4")]), report))
+    assert [frame.image.shape for frame in frames] == [(64, 48, 3)] * 3
+    for frame in frames:
+        assert frame.image[:, :20].mean() > 180 and frame.image[:, 28:].mean() < 60  # what was below is at the left
+    assert not problems
+
+
+def captures(monkeypatch, **told):
+    """OpenCV's captures, telling other properties: a number, or a function of that of the frame last read, from 1."""
+
+    class Told:
+        def __init__(self, file):
+            self.capture, self.read_frames = real(str(file)), 0
+
+        def __getattr__(self, name):
+            return getattr(self.capture, name)
+
+        def read(self):
+            self.read_frames += 1
+            return self.capture.read()
+
+        def get(self, which):
+            found = {getattr(cv2, f"CAP_PROP_{name}"): value for name, value in told.items()}
+            value = found.get(which, self.capture.get(which))
+            return value(self.read_frames) if callable(value) else value
+
+    real = cv2.VideoCapture
+    monkeypatch.setattr(media.cv2, "VideoCapture", Told)
+
+
+def test_video_of_uneven_rate_whose_header_counts_evenly_is_whole(video, problems, report, monkeypatch):
+    """As Matroska's: 415 frames are told of a file of 120 whose last comes when an even rate's 415th would."""
+    captures(monkeypatch, FRAME_COUNT=140, PTS=lambda read: 3.5 * read - 1)
+    assert len(list(media.read_frames(media.find_sources([str(video)]), report))) == 40
+    assert not problems
+    captures(monkeypatch, FRAME_COUNT=140, PTS=lambda read: 2 * read - 1)
+    assert len(list(media.read_frames(media.find_sources([str(video)]), report))) == 40
+    assert problems == [(str(video), "the video breaks off behind frame 40 of 140")]
+
+
+def test_time_of_a_camera_starts_with_its_first_frame(video, report, monkeypatch):
+    """Its driver may count from the computer's start, or not at all."""
+    real = cv2.VideoCapture
+    monkeypatch.setattr(media.cv2, "VideoCapture", lambda number: real(str(video)))
+    times = []
+    for frame in media.read_frames(media.find_sources(["camera:0"]), report):
+        times.append(frame.time)
+        time.sleep(0.002)
+    assert times[0] == 0 and len(times) == 40
+    assert 0.07 < times[-1] < 3 and math.isclose(times[-1], max(times))
+
+
 def test_video_that_is_cut_gives_what_it_has_and_is_reported(video, problems, report):
     whole = media.find_sources([str(video)])
     content = video.read_bytes()
@@ -75,12 +139,13 @@ def test_what_cannot_be_read_is_reported_and_the_rest_is_read(tmp_path, problems
     (tmp_path / "a.jpg").write_bytes(b"")
     (tmp_path / "c.png").write_bytes((tmp_path / "b.png").read_bytes()[:40])
     (tmp_path / "d.mp4").write_text("no video")
+    cv2.VideoWriter(str(tmp_path / "e.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 10, (64, 48)).release()
     frames = list(media.read_frames(media.find_sources([str(tmp_path), "camera:77"]), report))
     assert [frame.file for frame in frames] == [str(tmp_path / "b.png")]
-    assert [file for file, _ in problems] == [str(tmp_path / name) for name in ("a.jpg", "c.png", "d.mp4")] + [
+    assert [file for file, _ in problems] == [str(tmp_path / name) for name in ("a.jpg", "c.png", "d.mp4", "e.mp4")] + [
         "camera:77"
     ]
-    assert [reason for _, reason in problems][::3] == ["an empty file", "no such camera"]
+    assert [reason for _, reason in problems][::2] == ["an empty file", "not a readable video", "no such camera"]
 
 
 def test_folders_globs_and_files_are_found_in_order(tmp_path, video):
@@ -96,6 +161,10 @@ def test_folders_globs_and_files_are_found_in_order(tmp_path, video):
     assert media.find_sources(["camera:0"]) == [media.Source("camera:0", True, None)]
     with pytest.raises(ValueError, match="nothing: no such file"):
         found(tmp_path / "nothing")
+    drawn = [source.file for source in media.find_sources([str(tmp_path)], left_out=tmp_path / "deep")]
+    assert [Path(file).name for file in drawn] == ["a.PNG", "b.jpg", "gray.avi"]
+    with pytest.raises(ValueError, match="where this call writes; give another --out"):
+        media.find_sources([str(tmp_path / "deep" / "z.png")], left_out=tmp_path / "deep")
 
 
 def test_a_picture_whose_name_has_the_signs_of_a_glob_is_itself(tmp_path):

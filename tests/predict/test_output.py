@@ -1,7 +1,10 @@
 import csv
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import cv2
@@ -10,10 +13,10 @@ import pytest
 from matplotlib import cbook
 
 from affect_jax.predict.drawing import COLORS, OTHER_COLOR, draw_faces
-from affect_jax.predict.media import Frame
+from affect_jax.predict.media import Frame, find_sources, read_frames
 from affect_jax.predict.model_file import write
-from affect_jax.predict.output import Output
-from affect_jax.predict.reader import Face
+from affect_jax.predict.output import DrawnVideo, Output
+from affect_jax.predict.reader import Classifier, Face, FaceReader
 
 ROOT = Path(__file__).parents[2]
 HAPPY = Face((10.0, 30.0, 60.5, 90.25), 0.9, "happy", {"happy": 0.75, "sad": 0.25})
@@ -60,6 +63,85 @@ def test_a_photograph_a_video_and_broken_files_become_lines_and_drawings(classif
     assert (capture.get(cv2.CAP_PROP_FRAME_COUNT), capture.get(cv2.CAP_PROP_FPS)) == (11, 5)
 
 
+def levels(path):
+    """The mean gray of each frame of a video."""
+    capture, found = cv2.VideoCapture(str(path)), []
+    while (frame := capture.read())[0]:
+        found.append(frame[1].mean())
+    return found
+
+
+def gray_video(path, num_frames, size, rate=10.0):
+    """A video of even frames, each of its own gray."""
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), rate, size)
+    for number in range(num_frames):
+        writer.write(np.full((*size[::-1], 3), number % 250, np.uint8))
+    writer.release()
+    return str(path)
+
+
+def test_ctrl_c_keeps_what_was_read(classifier, tmp_path):
+    write(classifier, tmp_path / "model.safetensors", "")
+    video = gray_video(tmp_path / "long.avi", 30_000, (32, 32))
+    command = [sys.executable, str(ROOT / "scripts" / "predict.py"), video, "--faces=whole", "--batch_size=4"]
+    command += [f"--classifier={tmp_path / 'model.safetensors'}", f"--out={tmp_path / 'out'}"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    started, partial = time.monotonic(), tmp_path / "out" / "predictions.jsonl.partial"
+    while not (partial.exists() and partial.stat().st_size) and time.monotonic() < started + 300:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    told, problems = process.communicate(timeout=60)
+    assert process.returncode == 0 and "Traceback" not in problems
+    assert "stopped; what was read until here is kept" in told
+    frames = [one["frame"] for one in lines(tmp_path / "out")]
+    assert frames == list(range(len(frames))) and 0 < len(frames) < 30_000
+    assert len(levels(tmp_path / "out" / "drawn" / "long.mp4")) == pytest.approx(len(frames), abs=1)
+
+
+def resident_megabytes():
+    """Of this process."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="no /proc to read the memory from")
+def test_memory_stays_flat_over_a_video(classifier, tmp_path):
+    """Six hundred frames, 550 MB, are read, classified and drawn in a fifth of it."""
+    video = gray_video(tmp_path / "long.avi", 600, (640, 480))
+    read_faces, memory = FaceReader(Classifier(classifier, 8), None, 8, 0.1, 0.0), []
+    with Output(tmp_path / "out", classifier.data.class_names, True, 0.5) as output:
+        read_faces([np.zeros((480, 640, 3), np.uint8)])  # compiled
+        before = resident_megabytes()
+        for frame, faces in read_faces.stream(read_frames(find_sources([video]), print)):
+            output.write(frame, faces)
+            memory.append(resident_megabytes())
+    assert len(memory) == 600
+    assert max(memory) - before < 110
+    assert memory[-1] - memory[100] < 15
+
+
+def test_drawn_video_is_as_long_as_its_frames_times_say(tmp_path):
+    times = [0.0, 0.1, 0.2, 1.0, 1.02, 1.04, 1.5, 9999.0, 9999.1]
+    video = DrawnVideo(tmp_path / "x.mp4", 10.0, (64, 48))
+    for number, time_ in enumerate(times):
+        size = (48, 64, 3) if number != 1 else (24, 32, 3)  # a stream may change its size
+        video.write(time_, np.full(size, 25 * number, np.uint8))
+    video.close()
+    # every frame once, the third until 1.0 s and the sixth, which is late, until 1.5 s; then a broken jump
+    expected = [0, 1, *[2] * 8, 3, 4, 5, 5, 5, 6, 7, 8]
+    assert levels(tmp_path / "x.mp4") == pytest.approx(25 * np.array(expected), abs=4)
+
+
+def test_what_cannot_be_drawn_is_an_error(tmp_path, monkeypatch):
+    with pytest.raises(OSError, match=r"x.mp4 cannot be written"):
+        DrawnVideo(tmp_path / "absent" / "x.mp4", 10.0, (64, 48))
+    monkeypatch.setattr(cv2, "imwrite", lambda *_: False)  # what it gives on a full disk
+    with (
+        pytest.raises(OSError, match=r"x.jpg cannot be written"),
+        Output(tmp_path, ("happy", "sad"), True, 0.5) as output,
+    ):
+        output.write(Frame("x.png", 0, None, np.zeros((9, 9, 3), np.uint8)), [])
+
+
 def test_a_frame_without_a_face_has_a_line_with_the_reason(tmp_path):
     with Output(tmp_path, ("happy", "sad"), False, 0.5) as output:
         output.write(Frame("a.mp4", 7, 0.28, None), [])
@@ -100,3 +182,14 @@ def test_boxes_are_drawn_where_they_are_and_labels_stay_in_the_picture():
         face = HAPPY._replace(box=box)
         labelled = (draw_faces(image, [face]) == COLORS["happy"]).all(axis=2)
         assert labelled.sum() > 400, box  # the label's ground, wherever the box is
+
+
+def test_labels_of_a_crowd_cover_neither_each_other_nor_faces():
+    image = np.full((300, 300, 3), 90, np.uint8)
+    boxes = [(x, y, x + 20, y + 25) for y in range(40, 300, 40) for x in range(10, 280, 30)]
+    crowd = [HAPPY._replace(box=tuple(map(float, box))) for box in boxes]
+    drawn = (draw_faces(image, crowd) == COLORS["happy"]).all(axis=2)
+    for x1, y1, x2, y2 in boxes:
+        assert not drawn[y1 + 7 : y2 - 7, x1 + 6 : x2 - 6].any()
+    alone = (draw_faces(image, [crowd[0]]) == COLORS["happy"]).all(axis=2).sum()
+    assert alone < drawn.sum() < 0.5 * len(crowd) * alone  # some have labels, not all
