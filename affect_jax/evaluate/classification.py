@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 
 CALIBRATION_BINS = 15
+CONFIDENCES = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+"""Thresholds that coverage_accuracy looks at: under them no class is named."""
 Z95 = 1.959963984540054
 """Two-sided 95 % point of the normal distribution."""
 
@@ -17,8 +19,8 @@ def classification_metrics(probs: np.ndarray, labels: np.ndarray, class_names: S
 
     num_examples, accuracy, accuracy_ci95 [low, high], macro_f1, nll (natural logarithm), ece, per_class {name:
     {precision, recall, f1, support}}, confusion_matrix [K][K] (rows are the truth), calibration {confidence [M],
-    accuracy [M], count [M]}. A ratio without a denominator, as the precision of a class never predicted, is 0, as in
-    scikit-learn. ValueError on what are no predictions.
+    accuracy [M], count [M]}, coverage (of coverage_accuracy). A ratio without a denominator, as the precision of a
+    class never predicted, is 0, as in scikit-learn. ValueError on what are no predictions.
     """
     from sklearn import metrics
 
@@ -43,6 +45,7 @@ def classification_metrics(probs: np.ndarray, labels: np.ndarray, class_names: S
             name: values.tolist()
             for name, values in zip(("confidence", "accuracy", "count"), calibration_bins(probs, labels), strict=True)
         },
+        "coverage": coverage_accuracy(probs, labels),
     }
 
 
@@ -102,6 +105,20 @@ def expected_calibration_error(probs: np.ndarray, labels: np.ndarray) -> float:
     """Mean distance of confidence from accuracy over the bins, by their counts (Guo et al. 2017, arXiv 1706.04599)."""
     confidence, accuracy, count = calibration_bins(probs, labels)
     return float((count * np.abs(confidence - accuracy)).sum() / count.sum())
+
+
+def coverage_accuracy(
+    probs: np.ndarray, labels: np.ndarray, thresholds: Sequence[float] = CONFIDENCES
+) -> dict[str, list[float]]:
+    """What a threshold on the largest probability buys: {confidence [T], coverage [T], accuracy [T]}.
+
+    coverage is the share of examples at or over the threshold, accuracy that of right ones among them, 0 of none: the
+    risk-coverage curve of selective classification (Geifman and El-Yaniv 2017, arXiv:1705.08500) at T points.
+    """
+    confidence, correct = probs.max(axis=1), probs.argmax(axis=1) == labels
+    named = confidence >= np.asarray(thresholds)[:, None]
+    right = (named & correct).sum(axis=1) / np.maximum(named.sum(axis=1), 1)
+    return {"confidence": list(thresholds), "coverage": named.mean(axis=1).tolist(), "accuracy": right.tolist()}
 
 
 def most_confident_mistakes(probs: np.ndarray, labels: np.ndarray, count: int) -> np.ndarray:

@@ -53,6 +53,7 @@ def write_report(
             page.svg(figures.confusion_matrix(metrics["confusion_matrix"], class_names)),
             page.svg(figures.calibration(metrics["calibration"], metrics["ece"])),
             _class_table(metrics["per_class"]),
+            _coverage_table(metrics["coverage"]) if "coverage" in metrics else "",  # younger than many a run
         ]
     if mistakes:
         parts += [f"<h2>Most confident mistakes: {escape(shown)}</h2>", _mistakes(mistakes)]
@@ -203,6 +204,14 @@ def _boxed_picture(picture: dict) -> str:
     size = tuple(max(1, round(side * scale)) for side in image.shape[1::-1])
     image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     return page.jpeg(figures.draw_boxes(image, *(boxes[kind] * scale for kind in ("right", "wrong", "missed"))))
+
+
+def _coverage_table(coverage: Mapping[str, Sequence[float]]) -> str:
+    rows = [
+        [f"{confidence:.0%}", f"{named:.1%}", f"{right:.1%}"]
+        for confidence, named, right in zip(*coverage.values(), strict=True)
+    ]
+    return page.table(["Named from this probability on", "Share named", "Right of these"], rows)
 
 
 def _mistakes(mistakes: Sequence[dict]) -> str:

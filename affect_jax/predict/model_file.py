@@ -89,10 +89,5 @@ def write(trained: Trained, path: str | Path, licence: str) -> None:
 
 
 def summary(metrics: dict) -> dict:
-    """The figures of an evaluation that are single numbers or intervals."""
-    wanted = (int, float, str)
-    return {
-        name: value
-        for name, value in metrics.items()
-        if isinstance(value, wanted) or (isinstance(value, list) and name.endswith("_ci95"))
-    }
+    """An evaluation's figures, less the many points of its curve."""
+    return {name: value for name, value in metrics.items() if name != "curve"}

@@ -7,6 +7,7 @@ from sklearn import metrics as sk
 from affect_jax.evaluate.classification import (
     calibration_bins,
     classification_metrics,
+    coverage_accuracy,
     expected_calibration_error,
     most_confident_mistakes,
     paired_test,
@@ -73,6 +74,22 @@ def test_calibration_by_hand():
     confidence, accuracy, count = calibration_bins(probs, labels)
     assert (count[8], count[13], count.sum()) == (2, 2, 4)  # 0.6 is the upper edge of bin 8
     assert (confidence[13], accuracy[13]) == (pytest.approx(0.9), 0.5)
+
+
+def test_coverage_by_hand():
+    # largest probabilities 0.9 (wrong), 0.6 and 0.5 (right), 0.7 (wrong)
+    probs = np.array([[0.9, 0.1], [0.4, 0.6], [0.5, 0.5], [0.7, 0.3]])
+    found = coverage_accuracy(probs, np.array([1, 1, 0, 1]), (0.0, 0.6, 0.65, 0.95))
+    assert found["confidence"] == [0.0, 0.6, 0.65, 0.95]
+    assert found["coverage"] == [1.0, 0.75, 0.5, 0.0]
+    assert found["accuracy"] == pytest.approx([1 / 2, 1 / 3, 0, 0])
+
+
+def test_coverage_at_threshold_nought_is_accuracy_and_falls():
+    probs, labels = random_predictions()
+    found = classification_metrics(probs, labels, FER2013)
+    assert (found["coverage"]["coverage"][0], found["coverage"]["accuracy"][0]) == (1.0, found["accuracy"])
+    assert np.all(np.diff(found["coverage"]["coverage"]) <= 0) and found["coverage"]["coverage"][-1] < 0.9
 
 
 def test_interval_of_2630_of_3589_is_the_one_by_hand():

@@ -109,6 +109,15 @@ def test_numbers_come_with_their_interval_and_protocol(tmp_path):
     assert flipped[0] == "test_tta_flip" and "flip" in flipped
     assert found.pairs == {"command": "train --x='<1>'", "seed": "0"}
     assert "sad taken for <happy> & co" in found.text
+    at_half = expected["coverage"]["confidence"].index(0.5)
+    named, right = (expected["coverage"][what][at_half] for what in ("coverage", "accuracy"))
+    assert f"50%{named:.1%}{right:.1%}" in found.text
+
+
+def test_page_of_a_run_from_before_coverage_was_measured_is_a_page(tmp_path):
+    old = {name: value for name, value in metrics().items() if name != "coverage"}
+    found = page(tmp_path, evaluations={"val": old})
+    assert found.open == [] and "Share named" not in found.text
 
 
 def test_text_is_escaped(tmp_path):
