@@ -28,6 +28,8 @@ MAX_FRAMES = flags.DEFINE_integer("max_frames", None, "Stop behind so many frame
 def main(argv):
     if len(argv) < 2:
         raise app.UsageError("which pictures? For example photo.jpg, holiday/, 'shots/*.png', talk.mp4 or camera:0")
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")  # before OpenCV is imported: what it cannot read, we report
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "16")  # FFmpeg's AV_LOG_ERROR
     import itertools
     from pathlib import Path
 
@@ -39,7 +41,6 @@ def main(argv):
     from affect_jax.train.process import prepare_process
 
     logging.set_verbosity(logging.ERROR)
-    os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
     prepare_process()
     try:
         sources = find_sources(argv[1:], left_out=Path(OUT.value, DRAWN))
@@ -55,6 +56,7 @@ def main(argv):
         sys.exit(f"{type(error).__name__}: {error}")
     counts = [source.num_frames for source in sources]
     total = MAX_FRAMES.value if None in counts else min(sum(counts), MAX_FRAMES.value or sum(counts))
+    print("the first frame waits for the networks to be compiled; later calls find them compiled", flush=True)
     unreadable, num_frames, num_faces = [], 0, 0
     with Output(OUT.value, read_faces.classifier.class_names, DRAW.value, MIN_SCORE.value) as output:
 

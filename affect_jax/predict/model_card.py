@@ -35,8 +35,12 @@ def origin(trained: Trained) -> str:
     """The network, and the run that it comes from."""
     about, environment = trained.about, trained.about["environment"]
     values = sum(value.size for value in named_weights(trained.variables).values())
+    data = trained.config.data
+    sizes = [trained.data.image_shape] if trained.data.image_shape else data.eval_buckets or data.buckets
+    seen = " or ".join("x".join(map(str, size)) for size in sizes)
     return (
-        f"{trained.config.model.name}, {values:,} values in float16; names {', '.join(trained.data.class_names)}."
+        f"{trained.config.model.name}, {values:,} values in float16; sees pictures brought to {seen}, and names"
+        f" {', '.join(trained.data.class_names)}."
         f" Checkpoint {about['step']} of the run {about['source']} on {trained.config.data.name}, seed"
         f" {trained.config.seed}: `{environment['command']}` at {environment['commit']}, {environment['devices']}."
         f" Licence: {about['licence']}."

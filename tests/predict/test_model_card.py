@@ -61,7 +61,7 @@ def test_card_of_a_detector_has_its_figures(tiny_detector_config):
     variables = {"params": {"kernel": np.zeros((30, 50))}, "batch_stats": {}}
     trained = Trained(tiny_detector_config, DataFacts(("face",), ()), variables, {"licence": "for research"})
     text = figures(with_about(trained, {"val": metrics}))
-    assert "1,500 values" in text
+    assert "1,500 values" in text and "brought to 96x128, and names face" in text
     assert row_of(text, "widerface, val")[1] == "6" and row_of(text, "widerface, val")[-2:] == ["50.0 %", "100.0 %"]
     heights = {row_of(text, group)[1] for group in metrics["recall_by_height"]}
     assert heights == {"100.0 % of 3", "0.0 % of 3"}
