@@ -25,35 +25,15 @@ DRAW = flags.DEFINE_bool("draw", True, "Draw the faces into the pictures and vid
 MAX_FRAMES = flags.DEFINE_integer("max_frames", None, "Stop behind so many frames, of a camera for example.", 1)
 
 
-def main(argv):
-    if len(argv) < 2:
-        raise app.UsageError("which pictures? For example photo.jpg, holiday/, 'shots/*.png', talk.mp4 or camera:0")
-    os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")  # before OpenCV is imported: what it cannot read, we report
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "16")  # FFmpeg's AV_LOG_ERROR
+def write_predictions(sources, read_faces) -> list[str]:
+    """Read the sources into OUT; what could not be read, and why."""
     import itertools
-    from pathlib import Path
 
     from tqdm import tqdm
 
-    from affect_jax.predict import reader
-    from affect_jax.predict.media import find_sources, read_frames
+    from affect_jax.predict.media import read_frames
     from affect_jax.predict.output import DRAWN, Output
-    from affect_jax.train.process import prepare_process
 
-    logging.set_verbosity(logging.ERROR)
-    prepare_process()
-    try:
-        sources = find_sources(argv[1:], left_out=Path(OUT.value, DRAWN))
-        read_faces = reader.load(
-            CLASSIFIER.value or reader.CLASSIFIER,
-            reader.WHOLE if FACES.value == "whole" else DETECTOR.value or reader.DETECTOR,
-            batch_size=BATCH_SIZE.value,
-            margin=MARGIN.value,
-            min_score=MIN_SCORE.value,
-            min_confidence=MIN_CONFIDENCE.value,
-        )
-    except (ValueError, FileNotFoundError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")
     counts = [source.num_frames for source in sources]
     total = MAX_FRAMES.value if None in counts else min(sum(counts), MAX_FRAMES.value or sum(counts))
     print("the first frame waits for the networks to be compiled; later calls find them compiled", flush=True)
@@ -73,6 +53,38 @@ def main(argv):
             print("stopped; what was read until here is kept")
     print(f"{num_faces} faces in {num_frames} frames: {OUT.value}/predictions.jsonl, predictions.csv", end="")
     print(f" and {OUT.value}/{DRAWN}/" if DRAW.value else "")
+    return unreadable
+
+
+def main(argv):
+    if len(argv) < 2:
+        raise app.UsageError("which pictures? For example photo.jpg, holiday/, 'shots/*.png', talk.mp4 or camera:0")
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")  # before OpenCV is imported: what it cannot read, we report
+    from pathlib import Path
+
+    from affect_jax.predict import reader
+    from affect_jax.predict.media import find_sources
+    from affect_jax.predict.output import DRAWN
+    from affect_jax.train.process import prepare_process
+
+    logging.set_verbosity(logging.ERROR)
+    prepare_process()
+    try:
+        sources = find_sources(argv[1:], left_out=Path(OUT.value, DRAWN))
+        read_faces = reader.load(
+            CLASSIFIER.value or reader.CLASSIFIER,
+            reader.WHOLE if FACES.value == "whole" else DETECTOR.value or reader.DETECTOR,
+            batch_size=BATCH_SIZE.value,
+            margin=MARGIN.value,
+            min_score=MIN_SCORE.value,
+            min_confidence=MIN_CONFIDENCE.value,
+        )
+    except (ValueError, FileNotFoundError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+    try:
+        unreadable = write_predictions(sources, read_faces)
+    except OSError as error:  # a full disk, a folder that may not be written
+        sys.exit(f"{type(error).__name__}: {error}")
     if unreadable:
         sys.exit("could not be read:\n" + "\n".join(f"  {line}" for line in unreadable))
 
