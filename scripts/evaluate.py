@@ -97,7 +97,7 @@ def main(argv):
         file = options.pop("centerface", "")
         centerface = CenterFace(file) if file else None
         metrics = evaluate_run(run.path, SPLIT.value, **options)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
     (print_detector if task == "detection" else print_classifier)(metrics)
     if centerface:

@@ -3,6 +3,8 @@
 Any field of the config can be set on the command line: --config.seed=1 --config.total_epochs=10.
 """
 
+import errno
+import signal
 import sys
 from pathlib import Path
 
@@ -15,6 +17,8 @@ CONFIG = config_flags.DEFINE_config_file(
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "The run's folder; the same one goes on with the run. Default: runs/ and the config's name."
 )
+DETERMINISTIC = flags.DEFINE_bool("deterministic", False, "Have a GPU give the same bits each time; slower.")
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 AFTER_DEMO = {
     "classification": "The same on FER2013:\n  python scripts/prepare_data.py fer2013 --source=PATH/fer2013.csv"
     " && python scripts/train.py --config=configs/fer_vgg.py",
@@ -43,8 +47,8 @@ def main(argv):
     from affect_jax.train.process import prepare_process
     from affect_jax.train.signals import Interrupted
 
-    logging.set_verbosity(logging.ERROR)  # orbax tells of every file
-    prepare_process()
+    logging.set_verbosity(logging.FATAL)  # orbax tells of every file, and of errors that it raises as well
+    prepare_process(DETERMINISTIC.value)
     try:
         train_and_evaluate(CONFIG.value, WORKDIR.value or default_workdir())
         if config_argument() == "demo":
@@ -52,8 +56,13 @@ def main(argv):
     except Interrupted as stopped:
         print(stopped, flush=True)
         sys.exit(128 + stopped.signal)
-    except (ValueError, FileNotFoundError, FloatingPointError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")
+    except KeyboardInterrupt:
+        print("stopped at once; the same command goes on from the newest checkpoint", flush=True)
+        sys.exit(128 + signal.SIGINT)
+    except (ValueError, OSError, FloatingPointError) as error:
+        unwritable = isinstance(error, OSError) and error.errno in UNWRITABLE
+        remedy = ". What is saved stays: once it can be written there, the same command goes on." if unwritable else ""
+        sys.exit(f"{type(error).__name__}: {error}{remedy}")
 
 
 if __name__ == "__main__":

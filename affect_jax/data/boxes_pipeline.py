@@ -15,7 +15,7 @@ import grain
 import numpy as np
 from absl import logging
 
-from affect_jax.data.pipeline import Batch
+from affect_jax.data.pipeline import Batch, read_ahead
 from affect_jax.data.transforms import fitting_scale, transform
 
 Size = tuple[int, int]
@@ -151,10 +151,7 @@ def boxes_stream_iterator(
     warn_of_lost_boxes(split, max_boxes)
     read = ReadPictures(split, source.seed, max_boxes, settings, process_index, process_count)
     batches = grain.MapDataset.source(source).map(read)
-    batches = batches.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4))
-    if num_workers:
-        batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers, per_worker_buffer_size=4))
-    return iter(batches)
+    return read_ahead(batches, num_workers)
 
 
 def padded_box_batches(

@@ -4,6 +4,10 @@ B batch. A batch is a dict of arrays with B in front: `image` uint8 [B, H, W, C]
 (the example's place in its split) and what else the split has.
 """
 
+import multiprocessing
+import os
+import signal
+import threading
 from collections.abc import Iterator
 
 import grain
@@ -92,10 +96,28 @@ def stream_iterator(
 ) -> grain.DatasetIterator:
     """Iterator over this process' rows of a run's batches: the order of `index_iterator`, whatever the workers."""
     batches = grain.MapDataset.source(source).map(ReadBatch(split, process_index, process_count))
+    return read_ahead(batches, num_workers)
+
+
+def read_ahead(batches: grain.MapDataset, num_workers: int) -> grain.DatasetIterator:
+    """Iterator over the batches, read in a thread, or in `num_workers` processes where there are to be some."""
     batches = batches.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4))
     if num_workers:
-        batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers, per_worker_buffer_size=4))
+        options = grain.MultiprocessingOptions(num_workers=num_workers, per_worker_buffer_size=4)
+        batches = batches.mp_prefetch(options, worker_init_fn=end_with_parent)
     return iter(batches)
+
+
+def end_with_parent(worker: int, num_workers: int) -> None:
+    """Have this worker end when the process that started it does, and not before: Ctrl-C reaches both."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+    def watch() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(0)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 class InMemorySplit:

@@ -252,22 +252,50 @@ class PreparedBuilder(SourceBuilder, skip_registration=True):
         return PreparedSplit(cls.prepared_directory(data_dir), split)
 
 
-def open_records(directory: str | Path, split: str) -> tuple[tfds.features.FeaturesDict, Sequence[bytes]]:
-    """The features of a prepared set, and the split's records; ValueError on a split that it does not have."""
-    builder = tfds.builder_from_directory(directory)
-    if split not in builder.info.splits:
-        raise ValueError(f"{directory} has no split {split}; it has {', '.join(builder.info.splits)}")
-    # tfds decodes example by example, at a quarter of the speed; the records below it pickle without their builder.
-    raw = tfds.decode.DeserializeMethod.RAW_BYTES
-    return builder.info.features, builder.as_data_source(split, deserialize_method=raw).data_source
+class Records:
+    """The records of a split of a prepared set, and its `features`; ValueError on a split that it does not have."""
 
+    def __init__(self, directory: str | Path, split: str):
+        builder = tfds.builder_from_directory(directory)
+        if split not in builder.info.splits:
+            raise ValueError(f"{directory} has no split {split}; it has {', '.join(builder.info.splits)}")
+        self.features = builder.info.features
+        self._files = [str(file) for file in builder.info.splits[split].filepaths]
+        self._ends = np.cumsum(builder.info.splits[split].shard_lengths)
+        # tfds decodes example by example, at a quarter of the speed; the source below pickles without its builder.
+        raw = tfds.decode.DeserializeMethod.RAW_BYTES
+        self._source = builder.as_data_source(split, deserialize_method=raw).data_source
 
-def read_records(records: Sequence[bytes], indices: np.ndarray) -> list[Mapping]:
-    """The stored features of the examples at `indices`, one mapping from names each."""
-    if not len(indices):
-        return []
-    found = records.__getitems__(np.asarray(indices).tolist())
-    return [tf_example_pb2.Example.FromString(record).features.feature for record in found]
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def read(self, indices: np.ndarray) -> list[Mapping]:
+        """The stored features of the examples at `indices`, one mapping from names each.
+
+        OSError that names the file where one is gone, cut or damaged.
+        """
+        if not len(indices):
+            return []
+        indices = np.asarray(indices).tolist()
+        try:
+            found = self._source.__getitems__(indices)
+        except RuntimeError as error:  # array_record's only one
+            raise self._unreadable(indices) from error
+        if not all(found):  # what a cut file lacks, array_record leaves out without a word
+            raise self._unreadable(indices)
+        return [tf_example_pb2.Example.FromString(record).features.feature for record in found]
+
+    def _unreadable(self, indices: list[int]) -> OSError:
+        for index in indices:
+            try:
+                (record,) = self._source.__getitems__([index])
+                reason = "" if record else f"it ends before example {index}"
+            except RuntimeError as error:
+                reason = str(error)
+            if reason:
+                file = self._files[np.searchsorted(self._ends, index, side="right")]
+                return OSError(f"{file} cannot be read: {reason}; bring it back, or prepare the set anew (--overwrite)")
+        return OSError(f"{', '.join(self._files)} could not be read a moment ago; the same command goes on")
 
 
 class PreparedSplit:
@@ -277,7 +305,8 @@ class PreparedSplit:
     """
 
     def __init__(self, directory: str | Path, split: str):
-        features, self._records = open_records(directory, split)
+        self._records = Records(directory, split)
+        features = self._records.features
         self.class_names: tuple[str, ...] = tuple(features["label"].names)
         self.image_shape: tuple[int, int, int] = features["image"].shape
         self._targets = {name: features[name].shape[0] for name in TARGETS if name in features}
@@ -290,7 +319,7 @@ class PreparedSplit:
 
         votes [B, K] (sum 1), valence_arousal [B, 2] within -1 and 1.
         """
-        examples = self._features(indices)
+        examples = self._records.read(indices)
         batch = {
             "image": np.empty((len(examples), *self.image_shape), np.uint8),
             "label": np.fromiter((example["label"].int64_list.value[0] for example in examples), np.int32),
@@ -309,7 +338,7 @@ class PreparedSplit:
         pieces = np.array_split(np.arange(len(self)), max(1, len(self) // 2048))
         return np.concatenate(
             [
-                [example["label"].int64_list.value[0] for example in self._features(piece)]
+                [example["label"].int64_list.value[0] for example in self._records.read(piece)]
                 for piece in tqdm(pieces, "reading labels", delay=2, leave=False, disable=None)
             ]
         ).astype(np.int32)
@@ -318,8 +347,5 @@ class PreparedSplit:
         """Where in the source each example came from: `fer2013.csv, row 17`."""
         return [
             place(example["file"].bytes_list.value[0].decode(), example["row"].int64_list.value[0])
-            for example in self._features(indices)
+            for example in self._records.read(indices)
         ]
-
-    def _features(self, indices: np.ndarray) -> list[Mapping]:
-        return read_records(self._records, indices)

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from affect_jax.data.pictures import decode_picture, picture_size, read_encoded
-from affect_jax.data.prepared import SourceBuilder, open_records, read_records
+from affect_jax.data.prepared import Records, SourceBuilder
 from affect_jax.data.source import BadInput, BadRows, place
 
 
@@ -179,8 +179,8 @@ class PreparedBoxesSplit:
     """
 
     def __init__(self, directory: str | Path, split: str):
-        features, self._records = open_records(directory, split)
-        self.class_names: tuple[str, ...] = tuple(features["label"].feature.names)
+        self._records = Records(directory, split)
+        self.class_names: tuple[str, ...] = tuple(self._records.features["label"].feature.names)
         with np.load(index_file(Path(directory), split)) as index:
             self._index = dict(index)
         self._ends = np.cumsum(self._index["num_boxes"])
@@ -214,5 +214,5 @@ class PreparedBoxesSplit:
     def read_picture(self, index: int) -> dict[str, np.ndarray]:
         """image uint8 [H, W, 3] (RGB, its own size) and what `annotations` gives."""
         annotations = self.annotations(index)
-        (record,) = read_records(self._records, np.array([index]))
+        (record,) = self._records.read(np.array([index]))
         return {"image": decode_picture(record["image"].bytes_list.value[0]), **annotations}

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from affect_jax.files import whole_file
+
 TRAIN_COLOR, VAL_COLOR, QUIET_COLOR = "#4878a8", "#d1605e", "#888888"
 RIGHT_COLOR, WRONG_COLOR, MISSED_COLOR = (60, 220, 90), (240, 60, 60), (250, 210, 50)
 SCORE_TITLES = {"accuracy": "Accuracy, %", "macro_f1": "Macro-F1, %", "ap50": "AP50, %", "coco_ap": "COCO AP, %"}
@@ -175,11 +177,17 @@ def calibration(bins: dict[str, Sequence[float]], ece: float):
     return figure
 
 
+def save(figure, path: Path) -> None:
+    """Write a figure as PNG."""
+    with whole_file(path) as file:
+        figure.savefig(file, format="png", dpi=120)
+
+
 def save_figures(folder: Path, name: str, metrics: dict, class_names: Sequence[str]) -> None:
     """NAME_confusion_matrix.png and NAME_calibration.png of an evaluation's metrics, in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    confusion_matrix(metrics["confusion_matrix"], class_names).savefig(folder / f"{name}_confusion_matrix.png", dpi=120)
-    calibration(metrics["calibration"], metrics["ece"]).savefig(folder / f"{name}_calibration.png", dpi=120)
+    save(confusion_matrix(metrics["confusion_matrix"], class_names), folder / f"{name}_confusion_matrix.png")
+    save(calibration(metrics["calibration"], metrics["ece"]), folder / f"{name}_calibration.png")
 
 
 def precision_recall_curves(evaluations: Mapping[str, dict]):
@@ -201,7 +209,7 @@ def precision_recall_curves(evaluations: Mapping[str, dict]):
 def save_detection_figures(folder: Path, name: str, metrics: dict) -> None:
     """NAME_precision_recall.png of a detector's evaluation, in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    precision_recall_curves({name: metrics}).savefig(folder / f"{name}_precision_recall.png", dpi=120)
+    save(precision_recall_curves({name: metrics}), folder / f"{name}_precision_recall.png")
 
 
 def draw_boxes(image: np.ndarray, right: np.ndarray, wrong: np.ndarray, missed: np.ndarray) -> np.ndarray:

@@ -22,7 +22,7 @@ from affect_jax.models.faster_rcnn import ANCHOR_STRIDES
 from affect_jax.models.pretrained import Preprocess, check_options, load_pretrained, merge, named_weights
 from affect_jax.ops.augment import augment
 from affect_jax.train import classification, detection
-from affect_jax.train.checkpoint import Checkpoints
+from affect_jax.train.checkpoint import Checkpoints, check_undamaged, step_folders
 from affect_jax.train.mesh import data_mesh, replicated
 from affect_jax.train.optim import make_optimizer, make_schedule
 from affect_jax.train.state import Apply, Network, init_variables
@@ -42,11 +42,10 @@ def build_network(config: ConfigDict, num_classes: int) -> Network:
     return build_model(config.model.name, num_classes=outputs, dtype=jnp.dtype(config.dtype), **options)
 
 
-def build_checkpoints(config: ConfigDict, run: Workdir) -> Checkpoints:
+def build_checkpoints(config: ConfigDict, run: Workdir, read_only: bool = False) -> Checkpoints:
     """The checkpoints of the run."""
-    return Checkpoints(
-        run.checkpoints, config.select_on, SELECT_ON[config.task][config.select_on], config.keep_checkpoints
-    )
+    mode = SELECT_ON[config.task][config.select_on]
+    return Checkpoints(run.checkpoints, config.select_on, mode, config.keep_checkpoints, read_only)
 
 
 def network_inputs(config: ConfigDict, image_shape: tuple[int, ...] = ()):
@@ -74,8 +73,13 @@ def build_variables(config: ConfigDict, model: Network, key: jax.Array, inputs) 
 
 
 def load_best_variables(run: Workdir) -> tuple[int, dict]:
-    """Step and variables of the best checkpoint of a run; FileNotFoundError before the first evaluation."""
-    checkpoints = build_checkpoints(load_config(run), run)
+    """Step and variables of the best checkpoint of a run.
+
+    FileNotFoundError before the first evaluation, ValueError where a checkpoint is damaged.
+    """
+    for folder in step_folders(run.checkpoints).values():
+        check_undamaged(folder, "metrics")  # by which the best is found
+    checkpoints = build_checkpoints(load_config(run), run, read_only=True)
     step = checkpoints.best
     if step is None:
         raise FileNotFoundError(f"{run.checkpoints} holds no evaluated checkpoint yet; let the run reach an evaluation")

@@ -19,7 +19,7 @@ from affect_jax.evaluate.classification import (
 from affect_jax.evaluate.detection import detection_metrics, worst_pictures
 from affect_jax.evaluate.figures import save_detection_figures, save_figures
 from affect_jax.evaluate.report import write_detection_report, write_report
-from affect_jax.files import write_atomically
+from affect_jax.files import whole_file, write_atomically
 from affect_jax.train import builders, workdir
 from affect_jax.train.checkpoint import check_fit
 from affect_jax.train.classification import predict_split
@@ -54,7 +54,8 @@ def evaluate_classifier(path: str | Path, split_name: str, tta: str = "none") ->
     if jax.process_index() == 0:
         name = split_name if tta == "none" else f"{split_name}_tta_{tta}"
         add_metrics(run, name, metrics)
-        np.savez_compressed(run.predictions / f"{name}.npz", labels=split.arrays["label"], **predictions)
+        with whole_file(run.predictions / f"{name}.npz") as file:
+            np.savez_compressed(file, labels=split.arrays["label"], **predictions)
         save_figures(run.figures, name, metrics, split.class_names)
         write_run_report(run, split, name, predictions["probs"])
     return metrics
@@ -177,13 +178,14 @@ def prediction_metrics(predictions: dict[str, np.ndarray], split: InMemorySplit)
     return metrics
 
 
-def write_detections(file: Path, truths: Sequence[dict], found: Sequence[dict]) -> None:
+def write_detections(path: Path, truths: Sequence[dict], found: Sequence[dict]) -> None:
     """Detections and true boxes of a split's pictures in one file: read_detections gives them back."""
     arrays = {}
     for prefix, pictures in (("", found), ("true_", truths)):
         arrays[f"{prefix}count"] = [len(one["boxes"]) for one in pictures]
         arrays |= {prefix + key: np.concatenate([one[key] for one in pictures]) for key in pictures[0]}
-    np.savez_compressed(file, **arrays)
+    with whole_file(path) as file:
+        np.savez_compressed(file, **arrays)
 
 
 def read_detections(file: Path) -> tuple[list[dict], list[dict]]:

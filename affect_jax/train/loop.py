@@ -1,6 +1,7 @@
 """The run: from a config and a folder to a trained, evaluated, reported model."""
 
 import itertools
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from ml_collections import ConfigDict
 from affect_jax.config import epochs_to_steps, validate
 from affect_jax.names import Selects, selects
 from affect_jax.train import builders, workdir
+from affect_jax.train.checkpoint import set_aside_damaged
 from affect_jax.train.evaluation import evaluate_run
 from affect_jax.train.mesh import data_mesh, replicated, split_over_devices, to_devices
 from affect_jax.train.progress import Clock, Progress
@@ -37,9 +39,16 @@ class Dispatch:
 def train_and_evaluate(config: ConfigDict, path: str | Path) -> dict[str, float]:
     """Run `config` in the folder `path`, or go on with the run there; returns the best checkpoint's metrics, "val/...".
 
-    Raises ValueError on a config that cannot be run, Interrupted when a signal asked to stop (all is saved then), and
-    FloatingPointError when the loss or the gradient is not finite.
+    Raises ValueError on a config that cannot be run and a folder that another run is in, Interrupted when a signal
+    asked to stop (all is saved then), FloatingPointError when the loss, the gradient or the weights are not finite, and
+    OSError when something could not be read or written. Whatever it was, the same call goes on from what is saved.
     """
+    with ExitStack() as held:
+        return run_in(held, config, path)
+
+
+def run_in(held: ExitStack, config: ConfigDict, path: str | Path) -> dict[str, float]:
+    """train_and_evaluate; what it opens, it leaves to `held` to close."""
     validate(config)
     mesh = data_mesh()
     check_batch_sizes(config, mesh.size)
@@ -71,20 +80,28 @@ def train_and_evaluate(config: ConfigDict, path: str | Path) -> dict[str, float]
     thaw_step = epochs_to_steps(config.optim.freeze_epochs, task.num_examples, config.batch_size) or total_steps
     steps_frozen, steps_free = compiled_steps(frozen), compiled_steps(None)
     examples, iterator = task.batches(total_steps, mesh)
+    held.callback(iterator.close)
 
     run = workdir.Workdir(path)
+    held.enter_context(workdir.only_run(run))
     workdir.claim(run, config, task.data_facts)  # nothing is written before all has been built
+    for line in set_aside_damaged(run.checkpoints):
+        say(line)
     checkpoints = builders.build_checkpoints(config, run)
+    held.callback(checkpoints.close)
     step, seconds = 0, 0.0
     if checkpoints.newest is not None:
         step = checkpoints.newest
         state, seconds = checkpoints.restore(step, state, iterator)
         say(f"going on behind update {step}")
+    elif run.history.exists():
+        say("the run there has no checkpoint yet: starting again with the first update")
 
     say(first_screen(config, run, variables, mesh, task, total_steps))
     writers = []
     if jax.process_index() == 0:
         writers = [JsonlWriter(run.history, step), tensorboard_writer(run.path, step)]
+    held.callback(close_writers, writers)
     progress = Progress(total_steps, steps_per_epoch, task.SHOWN, say)
     clock, steps_timed, compiled = Clock(seconds), 0, set()
 
@@ -136,6 +153,7 @@ def train_and_evaluate(config: ConfigDict, path: str | Path) -> dict[str, float]
             waiting.append(Dispatch(step, indices, sums))
             step += count
             if overdue:
+                checkpoints.check()
                 report(overdue)
                 overdue = []
             if step % config.log_every_steps == 0:
@@ -154,14 +172,19 @@ def train_and_evaluate(config: ConfigDict, path: str | Path) -> dict[str, float]
                 checkpoints.save(step, state, iterator, clock.total, metrics)
             if stop.signal is not None:
                 break
-    checkpoints.close()
-    for closing in (*writers, iterator):
-        closing.close()
+    checkpoints.wait()
     if step < total_steps:
         raise Interrupted(f"stopped behind update {step} of {total_steps}; the same command goes on", stop.signal)
     final = evaluate_run(run.path, "val")
     say(f"{run.report} shows the run; {run.path} holds its checkpoints and TensorBoard events")
     return task.scalars(final)
+
+
+def close_writers(writers: list) -> None:
+    """End writing; all that counts is flushed already, so that an error here would only hide another."""
+    for writer in writers:
+        with suppress(OSError):
+            writer.close()
 
 
 def check_batch_sizes(config: ConfigDict, num_devices: int) -> None:
@@ -188,7 +211,13 @@ def next_multiple(step: int, every: int) -> int:
 
 def take_batches(iterator, count: int, task, mesh) -> tuple[dict[str, jax.Array], np.ndarray]:
     """The next `count` batches on the devices, filled up to [task.updates_at_once, B, ...]; and their indices."""
-    batches = [task.local_batch(batch) for batch in itertools.islice(iterator, count)]
+    try:
+        batches = [task.local_batch(batch) for batch in itertools.islice(iterator, count)]
+    except RuntimeError as error:  # grain's, of a worker that was ended
+        raise ChildProcessError(
+            f"the next batch was not read: {error} The system ends a process where memory is short, which fewer"
+            " data.num_workers spare. The same command goes on from the newest checkpoint."
+        ) from error
     indices = np.stack([batch["index"] for batch in batches])
     batches += [batches[-1]] * (task.updates_at_once - count)
     stacked = {key: np.stack([batch[key] for batch in batches]) for key in batches[0]}
@@ -201,12 +230,13 @@ def batches_shape(batches: dict[str, jax.Array]) -> tuple:
 
 
 def check_finite(dispatch: Dispatch, sums: dict[str, np.ndarray]) -> None:
-    """FloatingPointError that names step, loss and examples where an update was not finite."""
+    """FloatingPointError that names step, parts of the loss and examples where an update was not finite."""
     if sums["finite"] > 0:
         return
     at = int(sums["updates"]) - 1
+    losses = ", ".join(f"{name} {sums[name]}" for name in sorted(sums) if name.startswith("loss"))
     raise FloatingPointError(
-        f"update {dispatch.first_step + at + 1} is not finite: loss (summed since the last report) {sums['loss']},"
+        f"update {dispatch.first_step + at + 1} is not finite: {losses} (summed over {int(sums['count'])} examples),"
         f" norm of the gradient {sums['grad_norm']}; its examples have the indices"
         f" {np.array2string(dispatch.indices[at], separator=', ', max_line_width=110)}."
         " The last checkpoint is from before. Look at these examples, lower optim.learning_rate or set optim.clip_norm."

@@ -12,8 +12,13 @@ M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
 YNN_FUSIONS = "xla_cpu_experimental_ynn_fusion_type"
 
 
-def prepare_process() -> None:
-    """Keep compiled steps on disk, and on CPU freed memory and XLA's faster convolutions; what the user set stays."""
+def prepare_process(deterministic: bool = False) -> None:
+    """Keep compiled steps on disk, and on CPU freed memory and XLA's faster convolutions; what the user set stays.
+
+    `deterministic` has a GPU give the same bits each time, as CPU and TPU do, at the price of speed.
+    """
+    if deterministic:
+        add_xla_flag("xla_gpu_deterministic_ops", "true")
     enable_compilation_cache()
     prefer_fast_convolutions()
     keep_freed_memory()
@@ -28,13 +33,15 @@ def enable_compilation_cache() -> None:
 
 
 def prefer_fast_convolutions() -> None:
-    """Tell XLA on CPU to leave convolutions to Eigen: in jaxlib 0.10 the library it prefers takes up to twice as long.
+    """Have XLA leave CPU's convolutions to Eigen: in jaxlib 0.10 the library it prefers takes up to twice as long."""
+    add_xla_flag(YNN_FUSIONS, "-LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION")
 
-    Works until XLA reads its flags, at the first computation.
-    """
+
+def add_xla_flag(name: str, value: str) -> None:
+    """Set a flag of XLA's that the user has not; works until XLA reads its flags, at the first use of a device."""
     flags = os.environ.get("XLA_FLAGS", "")
-    if YNN_FUSIONS not in flags:
-        os.environ["XLA_FLAGS"] = f"{flags} --{YNN_FUSIONS}=-LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION".strip()
+    if name not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} --{name}={value}".strip()
 
 
 def keep_freed_memory() -> None:

@@ -33,7 +33,8 @@ def make_train_step(
     """One update: `train_step(state, batch) -> (state, sums)`.
 
     The batch is worked on in `accumulate_steps` parts whose gradients add up to that of the whole (BatchNorm sees the
-    parts). `sums` are those of loss_fn, plus "loss", "grad_norm" and "finite" (1 where loss and gradient are).
+    parts). `sums` are those of loss_fn, plus "loss", "grad_norm" and "finite" (1 where loss, gradient and the new
+    variables are).
     `axis_name` is for pmap and shard_map, where each device sees its own rows only. Parameters that are `frozen` stay
     as they are, and no gradient is computed for them.
     """
@@ -86,7 +87,8 @@ def make_train_step(
             decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
             new = {"params": params, "batch_stats": batch_stats}
             ema = jax.tree.map(lambda average, value: decay * average + (1.0 - decay) * value, ema, new)
-        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+        size = optax.tree.norm((params, batch_stats))  # a finite gradient may still overflow a weight
+        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm) & jnp.isfinite(size)
         sums = {**sums, "loss": loss, "grad_norm": grad_norm, "finite": finite.astype(jnp.float32)}
         return TrainState(state.step + 1, params, batch_stats, opt_state, ema), sums
 

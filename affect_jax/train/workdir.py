@@ -1,10 +1,16 @@
 """What a run leaves behind: where each file is, whose run it is, and how it was made."""
 
+import errno
+import fcntl
 import importlib.metadata
 import json
+import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,6 +34,7 @@ class Workdir:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
+        self.lock = self.path / "run.lock"
         self.config = self.path / "config.json"
         self.history = self.path / "metrics.jsonl"
         self.metrics = self.path / "metrics.json"
@@ -35,6 +42,37 @@ class Workdir:
         self.predictions = self.path / "predictions"
         self.figures = self.path / "figures"
         self.report = self.path / "report.html"
+
+
+@contextmanager
+def only_run(workdir: Workdir) -> Iterator[None]:
+    """Make the folder where it is not, and keep other runs out of it meanwhile; ValueError that names the one in it.
+
+    The lock is the kernel's (flock, also over NFS), on a file that says who has it: it ends with its process, however
+    that ends. Where the file system has no locks, that is said and the run goes on without. Process 0 holds it for all.
+    """
+    if jax.process_index() > 0:
+        yield
+        return
+    workdir.path.mkdir(parents=True, exist_ok=True)
+    with workdir.lock.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read() or "another run"
+            raise ValueError(
+                f"{workdir.path} is in use by {holder}; wait for its end, or use another --workdir"
+            ) from None
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+                raise
+            print(f"{workdir.path} cannot be locked ({error.strerror}): start no second run in it", file=sys.stderr)
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()} since {datetime.now():%Y-%m-%d %H:%M:%S}")
+        file.flush()
+        yield
+        file.truncate(0)
 
 
 def claim(workdir: Workdir, config: ConfigDict, data: DataFacts) -> None:
@@ -86,13 +124,14 @@ def load_metrics(workdir: Workdir) -> dict[str, dict]:
 
 
 def environment() -> dict[str, str]:
-    """Command, commit, versions and devices of this process."""
+    """Command, commit, versions, devices and XLA's flags of this process."""
     devices = jax.devices()
     packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
     return {
         "command": " ".join(["python", *sys.argv]),
         "commit": _commit(),
         "devices": f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform}), {_processor()}",
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in packages},
     }

@@ -8,7 +8,6 @@ import pytest
 
 from affect_jax.data import open_split
 from affect_jax.data.darkface import NUM_LABELLED, Darkface, val_numbers
-from affect_jax.data.prepared import read_records
 from affect_jax.data.source import BadInput
 
 IN_VAL, IN_TRAIN = 234, 252
@@ -70,7 +69,7 @@ def test_pictures_come_back_with_their_boxes_in_the_split_of_the_list(tmp_path, 
 def test_records_hold_the_files_own_bytes_and_what_the_index_has(tmp_path, source):
     Darkface.prepare(tmp_path / "data", source=source)
     val = open_split("darkface", "val", tmp_path / "data")
-    (record,) = read_records(val._records, np.array([0]))
+    (record,) = val._records.read(np.array([0]))
     assert record["image"].bytes_list.value[0] == (source / "image" / f"{IN_VAL}.png").read_bytes()
     np.testing.assert_array_equal(np.reshape(record["boxes"].float_list.value, (-1, 4)), val.boxes(0))
     assert list(record["size"].int64_list.value) == val.sizes()[0].tolist()
