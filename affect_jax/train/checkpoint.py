@@ -42,8 +42,10 @@ class Checkpoints:
                 preservation_policy=checkpoint_managers.AnyPreservationPolicy([newest, best]),
                 best_fn=best.get_metric_fn,  # without it orbax drops the metrics
                 best_mode=mode,
-                cleanup_tmp_directories=True,
                 read_only=read_only,
+                create=not read_only,
+                cleanup_tmp_directories=not read_only,
+                save_interval_steps=0 if read_only else 1,  # else orbax warns that it does not save
                 async_options=ocp.options.AsyncOptions(post_finalization_callback=self._write_checksums),
             ),
             # by name, so that a checkpoint can also be looked into before, or without, a save
