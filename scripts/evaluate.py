@@ -3,17 +3,20 @@
     python scripts/evaluate.py --workdir=runs/widerface_rcnn [--dark] [--brighten=clahe] [--data=darkface]
     python scripts/evaluate.py --workdir=runs/widerface_rcnn --centerface=centerface.onnx
 
-Selection looks at val; read test once, at the end.
+Selection looks at val; read test once, at the end. Several processes share the work as they do in training.
 """
 
 import sys
 
+import jax
 from absl import app, flags, logging
 
 from affect_jax.data import SPLITS
+from affect_jax.train.process import define_process_flags, join_processes, prepare_process
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder.", required=True)
 SPLIT = flags.DEFINE_enum("split", "val", SPLITS, "The split to evaluate on.")
+PROCESSES = define_process_flags()
 OPTIONS = {
     "classification": (
         flags.DEFINE_enum(
@@ -83,22 +86,26 @@ def main(argv):
         raise app.UsageError(f"what is {argv[1]!r}?")
     from affect_jax.evaluate.centerface import CenterFace
     from affect_jax.train.evaluation import evaluate_function, evaluate_run
-    from affect_jax.train.process import prepare_process
     from affect_jax.train.workdir import Workdir, load_config
 
     logging.set_verbosity(logging.ERROR)
     prepare_process()
     run = Workdir(WORKDIR.value)
     try:
+        join_processes(*(flag.value for flag in PROCESSES))
         task = load_config(run).task
         if others := [flag for other in OPTIONS if other != task for flag in OPTIONS[other] if flag.present]:
             raise ValueError(f"--{others[0].name} is not for {task}")
         options = {flag.name: flag.value for flag in OPTIONS[task]}
         file = options.pop("centerface", "")
+        if file and jax.process_count() > 1:
+            raise ValueError("--centerface is for one process")
         centerface = CenterFace(file) if file else None
         metrics = evaluate_run(run.path, SPLIT.value, **options)
     except (ValueError, OSError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
+    if jax.process_index() > 0:
+        return
     (print_detector if task == "detection" else print_classifier)(metrics)
     if centerface:
         print_both(metrics, evaluate_function(centerface, run.path, SPLIT.value, **options))

@@ -1,6 +1,9 @@
 """Train a network, or go on with a run: python scripts/train.py --config=configs/fer_vgg.py --workdir=runs/fer_vgg
 
 Any field of the config can be set on the command line: --config.seed=1 --config.total_epochs=10.
+
+Several processes run the same command in one shared workdir. On SLURM, Kubernetes and TPU pods they find one another;
+elsewhere each is told: --coordinator_address=HOST:PORT --num_processes=2 --process_id=0. scripts/launch/ has templates.
 """
 
 import errno
@@ -8,8 +11,11 @@ import signal
 import sys
 from pathlib import Path
 
+import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
+
+from affect_jax.train.process import define_process_flags, join_processes, prepare_process
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", help_string="configs/NAME.py, or configs/NAME.py:demo", lock_config=True
@@ -19,6 +25,7 @@ WORKDIR = flags.DEFINE_string(
 )
 DETERMINISTIC = flags.DEFINE_bool("deterministic", False, "Have a GPU give the same bits each time; slower.")
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+PROCESSES = define_process_flags()
 AFTER_DEMO = {
     "classification": "The same on FER2013:\n  python scripts/prepare_data.py fer2013 --source=PATH/fer2013.csv"
     " && python scripts/train.py --config=configs/fer_vgg.py",
@@ -44,22 +51,25 @@ def main(argv):
     if CONFIG.value is None:
         raise app.UsageError("which config? For example --config=configs/fer_vgg.py")
     from affect_jax.train.loop import train_and_evaluate
-    from affect_jax.train.process import prepare_process
     from affect_jax.train.signals import Interrupted
 
     logging.set_verbosity(logging.FATAL)  # orbax tells of every file, and of errors that it raises as well
     prepare_process(DETERMINISTIC.value)
     try:
+        join_processes(*(flag.value for flag in PROCESSES))
         train_and_evaluate(CONFIG.value, WORKDIR.value or default_workdir())
-        if config_argument() == "demo":
+        if config_argument() == "demo" and jax.process_index() == 0:
             print(AFTER_DEMO[CONFIG.value.task])
     except Interrupted as stopped:
-        print(stopped, flush=True)
+        if jax.process_index() == 0:
+            print(stopped, flush=True)
         sys.exit(128 + stopped.signal)
     except KeyboardInterrupt:
         print("stopped at once; the same command goes on from the newest checkpoint", flush=True)
         sys.exit(128 + signal.SIGINT)
-    except (ValueError, OSError, FloatingPointError) as error:
+    except FloatingPointError as error:  # the same in every process
+        sys.exit(f"FloatingPointError: {error}" if jax.process_index() == 0 else 1)
+    except (ValueError, OSError) as error:
         unwritable = isinstance(error, OSError) and error.errno in UNWRITABLE
         remedy = ". What is saved stays: once it can be written there, the same command goes on." if unwritable else ""
         sys.exit(f"{type(error).__name__}: {error}{remedy}")

@@ -30,7 +30,7 @@ def shared_data() -> Path:
 
 
 @pytest.fixture
-def tiny_config():
+def tiny_config(make_tiny_config):
     """Twelve updates of a small network on few drawn faces, with every source of randomness switched on."""
     return make_tiny_config()
 
@@ -38,10 +38,16 @@ def tiny_config():
 @pytest.fixture(scope="module")
 def tiny_run_config():
     """The same, for runs that a module shares; to be left as it is."""
-    return make_tiny_config()
+    return tiny_classification_config()
 
 
+@pytest.fixture(scope="session")
 def make_tiny_config():
+    """What makes tiny_config, for fixtures that live longer than a test."""
+    return tiny_classification_config
+
+
+def tiny_classification_config():
     config = classification_config()
     config.data.name = "drawn_faces"
     config.data.options = {"num_examples": {"train": 100, "val": 40, "test": 40}}

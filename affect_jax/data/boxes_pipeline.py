@@ -161,8 +161,11 @@ def padded_box_batches(
     max_boxes: int | None = None,
     settings: Mapping = MappingProxyType({}),
     seed: int = 0,
+    rows: slice = slice(None),
 ) -> Iterator[Batch]:
-    """Every picture once, bucket by bucket; the last batch of each repeats a row where `mask` float32 [B] is 0.
+    """Every picture once, bucket by bucket; the last batch of each repeats some where `mask` float32 [B] is 0.
+
+    Of every batch, `rows` are read and given.
 
     `max_boxes` None has room for all boxes of the split. `settings` are those of `transform`, to evaluate on pictures
     made dark or bright: draws depend on `seed` and the picture's place alone.
@@ -177,7 +180,8 @@ def padded_box_batches(
         for start in range(0, len(members), batch_size):
             indices = members[start : start + batch_size]
             mask = np.arange(batch_size) < len(indices)
-            rngs = [np.random.default_rng((seed, int(index))) for index in indices]
-            batch = read_batch(split, indices, tuple(bucket), rngs, max_boxes, settings)
-            rows = np.minimum(np.arange(batch_size), len(indices) - 1)
-            yield {**{name: array[rows] for name, array in batch.items()}, "mask": mask.astype(np.float32)}
+            padded = np.resize(indices, batch_size)
+            wanted, copies = np.unique(padded[rows], return_inverse=True)
+            rngs = [np.random.default_rng((seed, int(index))) for index in wanted]
+            batch = read_batch(split, wanted, tuple(bucket), rngs, max_boxes, settings)
+            yield {**{name: array[copies] for name, array in batch.items()}, "mask": mask[rows].astype(np.float32)}

@@ -148,11 +148,13 @@ def build_detect(config: ConfigDict, apply: Apply, mesh: Mesh) -> detection.Dete
     return detection.make_detect(apply, config.preprocess.mean, config.preprocess.std, mesh)
 
 
-def evaluation_box_batches(config: ConfigDict, split, settings: Mapping = MappingProxyType({})) -> Iterator[dict]:
-    """Every picture of the split once; `settings`, those of transforms.transform, change them first."""
+def evaluation_box_batches(
+    config: ConfigDict, split, settings: Mapping = MappingProxyType({}), rows: slice = slice(None)
+) -> Iterator[dict]:
+    """Every picture of the split once, `rows` of each batch; `settings`, transforms.transform's, change them first."""
     data = config.data
     buckets = data.eval_buckets or data.buckets
-    return padded_box_batches(split, config.eval_batch_size, buckets, data.max_boxes, settings, config.seed)
+    return padded_box_batches(split, config.eval_batch_size, buckets, data.max_boxes, settings, config.seed, rows)
 
 
 def anchor_coverage(config: ConfigDict, split) -> dict[str, dict[str, float]]:

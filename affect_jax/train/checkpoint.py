@@ -51,7 +51,7 @@ class Checkpoints:
             # by name, so that a checkpoint can also be looked into before, or without, a save
             item_handlers={
                 "state": ocp.StandardCheckpointHandler(),
-                "data": grain.checkpoint.CheckpointHandler(),
+                "data": ocp.JsonCheckpointHandler(),
                 "clock": ocp.JsonCheckpointHandler(),
             },
         )
@@ -68,7 +68,7 @@ class Checkpoints:
             raise ValueError(f"checkpoint {step} is not newer than {newest}, the newest there")
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(state),
-            data=grain.checkpoint.CheckpointSave(iterator),
+            data=ocp.args.JsonSave(iterator.get_state()),  # the same in every process
             clock=ocp.args.JsonSave({"seconds": seconds}),
         )
         self.wait()
@@ -115,10 +115,11 @@ class Checkpoints:
         target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
         items = ocp.args.Composite(
             state=ocp.args.StandardRestore(target),
-            data=grain.checkpoint.CheckpointRestore(iterator),
+            data=ocp.args.JsonRestore(),
             clock=ocp.args.JsonRestore(),
         )
         restored = self._manager.restore(step, args=items)
+        iterator.set_state(restored["data"])
         return restored["state"], restored["clock"]["seconds"]
 
     def restore_variables(self, step: int, sharding: Sharding) -> dict:

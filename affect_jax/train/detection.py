@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from affect_jax.train.classification import normalize
-from affect_jax.train.mesh import process_rows, replicated, split_over_devices, to_devices
+from affect_jax.train.mesh import replicated, split_over_devices, to_devices
 from affect_jax.train.state import Apply
 from affect_jax.train.steps import Batch, LossFn
 
@@ -64,20 +64,21 @@ def make_detect(apply: Apply, mean: Sequence[float], std: Sequence[float], mesh:
 def detect_split(
     detect: Detect, variables: dict, batches: Iterable[dict[str, np.ndarray]], num_pictures: int, mesh: Mesh
 ) -> tuple[list[dict[str, np.ndarray]], dict[str, float]]:
-    """Detections of every picture of a split, in its order, and the mean losses; `batches` are padded_box_batches.
+    """Detections of every picture of a split, in its order, and the mean losses.
 
+    `batches` are padded_box_batches, of several processes each one's rows; every process gets all detections.
     A picture's are boxes float32 [D, 4] in pixels of the picture as it is, scores float32 [D], label int32 [D].
     """
     pending = []
     for batch in batches:
-        rows = process_rows(len(batch["image"]))
-        inputs = {name: batch[name][rows] for name in NETWORK_INPUTS}
-        outputs = detect(variables, to_devices(inputs, split_over_devices(mesh)))
-        pending.append((outputs, batch["index"], batch["scale"], batch["mask"] > 0))
+        inputs = to_devices({name: batch[name] for name in NETWORK_INPUTS}, split_over_devices(mesh))
+        rows = to_devices({name: batch[name] for name in ("index", "scale", "mask")}, split_over_devices(mesh))
+        pending.append((detect(variables, inputs), jax.device_put(rows, replicated(mesh))))
     detections: dict[int, dict[str, np.ndarray]] = {}
     losses = []
-    for outputs, index, scale, mask in pending:
-        outputs = jax.device_get(outputs)
+    for outputs, rows in pending:
+        outputs, rows = jax.device_get((outputs, rows))
+        index, scale, mask = rows["index"], rows["scale"], rows["mask"] > 0
         losses.append({name: values[mask] for name, values in outputs["losses"].items()})
         for row in np.flatnonzero(mask):
             found = {name: values[row] for name, values in outputs["detections"].items()}

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from affect_jax.data.pipeline import InMemorySplit
@@ -24,7 +25,7 @@ from affect_jax.train import builders, workdir
 from affect_jax.train.checkpoint import check_fit
 from affect_jax.train.classification import predict_split
 from affect_jax.train.detection import detect_split
-from affect_jax.train.mesh import data_mesh
+from affect_jax.train.mesh import data_mesh, process_rows
 from affect_jax.train.state import Apply, init_variables, make_apply
 
 MISTAKES_SHOWN = 24
@@ -58,6 +59,7 @@ def evaluate_classifier(path: str | Path, split_name: str, tta: str = "none") ->
             np.savez_compressed(file, labels=split.arrays["label"], **predictions)
         save_figures(run.figures, name, metrics, split.class_names)
         write_run_report(run, split, name, predictions["probs"])
+    multihost_utils.sync_global_devices("the evaluation is written")
     return metrics
 
 
@@ -73,7 +75,7 @@ def evaluate_detector(path: str | Path, split_name: str, **options) -> dict:
     pictures = choose_pictures(config, split_name, **options)
     split, settings, name = pictures.split, pictures.settings, pictures.name
     step, apply, variables = load_best(run, config, split.class_names)
-    batches = builders.evaluation_box_batches(config, split, settings)
+    batches = builders.evaluation_box_batches(config, split, settings, process_rows(config.eval_batch_size))
     found, losses = detect_split(builders.build_detect(config, apply, mesh), variables, batches, len(split), mesh)
     metrics = {"split": pictures.shown, "checkpoint_step": step, **found_metrics(found, losses, split)}
     if jax.process_index() == 0:
@@ -82,6 +84,7 @@ def evaluate_detector(path: str | Path, split_name: str, **options) -> dict:
         write_detections(run.predictions / f"{name}.npz", truths, found)
         save_detection_figures(run.figures, name, metrics)
         write_detector_report(run, config, pictures, truths, found)
+    multihost_utils.sync_global_devices("the evaluation is written")
     return metrics
 
 

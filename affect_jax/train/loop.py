@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from affect_jax.config import epochs_to_steps, validate
@@ -32,7 +33,7 @@ class Dispatch:
     """A call to the device that may still be running: what it took and what it will give."""
 
     first_step: int
-    indices: np.ndarray  # [updates, B]
+    indices: np.ndarray  # [updates, B], this process' rows
     sums: dict[str, jax.Array]
 
 
@@ -158,8 +159,8 @@ def run_in(held: ExitStack, config: ConfigDict, path: str | Path) -> dict[str, f
                 overdue = []
             if step % config.log_every_steps == 0:
                 waiting, overdue = [], waiting
-            evaluating = step in eval_steps
-            if not evaluating and stop.signal is None:
+            evaluating, stopping = step in eval_steps, stop.holds_behind(step)
+            if not evaluating and not stopping:
                 continue
             if overdue or waiting:
                 report(overdue + waiting)  # also the check that what is saved is finite
@@ -170,7 +171,7 @@ def run_in(held: ExitStack, config: ConfigDict, path: str | Path) -> dict[str, f
                     write(step, {**metrics, "seconds": clock.total})
                     progress.eval_line(step, metrics, checkpoints.is_best(metrics))
                 checkpoints.save(step, state, iterator, clock.total, metrics)
-            if stop.signal is not None:
+            if stopping:
                 break
     checkpoints.wait()
     if step < total_steps:
@@ -230,15 +231,16 @@ def batches_shape(batches: dict[str, jax.Array]) -> tuple:
 
 
 def check_finite(dispatch: Dispatch, sums: dict[str, np.ndarray]) -> None:
-    """FloatingPointError that names step, parts of the loss and examples where an update was not finite."""
+    """FloatingPointError, in every process, that names step, parts of the loss and examples of an update gone wrong."""
     if sums["finite"] > 0:
         return
     at = int(sums["updates"]) - 1
+    indices = np.ravel(multihost_utils.process_allgather(dispatch.indices[at]))
     losses = ", ".join(f"{name} {sums[name]}" for name in sorted(sums) if name.startswith("loss"))
     raise FloatingPointError(
         f"update {dispatch.first_step + at + 1} is not finite: {losses} (summed over {int(sums['count'])} examples),"
         f" norm of the gradient {sums['grad_norm']}; its examples have the indices"
-        f" {np.array2string(dispatch.indices[at], separator=', ', max_line_width=110)}."
+        f" {np.array2string(indices, separator=', ', max_line_width=110)}."
         " The last checkpoint is from before. Look at these examples, lower optim.learning_rate or set optim.clip_norm."
     )
 

@@ -8,8 +8,10 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 
 def data_mesh() -> Mesh:
-    """All devices of all processes in one axis "data", over which batches are split."""
-    return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+    """All devices of all processes in one axis "data", over which batches are split; a process' stand together."""
+    # JAX's own orders may put devices of two processes in turns, as they lie in a TPU's grid: see process_rows
+    devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    return Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -1,4 +1,4 @@
-"""What a process sets before its first computation, so that it starts soon and runs fast."""
+"""What a process does before its first computation: settings to start soon and run fast, and joining the others."""
 
 import ctypes
 import os
@@ -6,10 +6,14 @@ import platform
 from pathlib import Path
 
 import jax
+from absl import flags
+from jax.experimental import multihost_utils
 
 # glibc's malloc.h
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
 YNN_FUSIONS = "xla_cpu_experimental_ynn_fusion_type"
+SECONDS_TO_LEAVE = 30
+"""How far apart processes may end: past it one has failed, and JAX ends the others, whatever they wait for."""
 
 
 def prepare_process(deterministic: bool = False) -> None:
@@ -53,3 +57,43 @@ def keep_freed_memory() -> None:
         libc = ctypes.CDLL(None)
         for option, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, -1), (M_ARENA_MAX, 1)):
             libc.mallopt(option, value)
+
+
+def define_process_flags() -> tuple[flags.FlagHolder, ...]:
+    """The flags of a script that may run as several processes: the arguments of join_processes."""
+    return (
+        flags.DEFINE_string(
+            "coordinator_address", None, "Several processes on a plain cluster: HOST:PORT that process 0 listens on."
+        ),
+        flags.DEFINE_integer("num_processes", None, "How many they are; 1 alone: not several, on no cluster."),
+        flags.DEFINE_integer("process_id", None, "Which of them this one is, from 0."),
+    )
+
+
+def join_processes(
+    coordinator_address: str | None = None, num_processes: int | None = None, process_id: int | None = None
+) -> None:
+    """Make this process one of several that run the same command; nothing on a machine of its own.
+
+    They are those that the arguments name or, without, the tasks of the SLURM or Open MPI job, the workers of the TPU
+    pod or the pods of the Kubernetes job that JAX finds itself in. From then on a process that fails takes the others
+    with it: SECONDS_TO_LEAVE after its message, or when it has not been heard of for 100 s. ValueError where the
+    arguments are not complete.
+    """
+    given = coordinator_address, num_processes, process_id
+    if num_processes == 1 or (given == (None, None, None) and cluster_size() == 1):
+        return
+    if None in given and given != (None, None, None):
+        raise ValueError("--coordinator_address, --num_processes and --process_id go together: give all three or none")
+    jax.distributed.initialize(*given, shutdown_timeout_seconds=SECONDS_TO_LEAVE)
+    multihost_utils.sync_global_devices("all are here")  # at their first meeting processes on CPU wait but 30 s
+
+
+def cluster_size() -> int:
+    """How many processes the cluster that JAX finds itself in has started; 1 where it finds none."""
+    # JAX has no public word for this, and initialize() alone would hide all GPUs but one from a SLURM job of one task
+    from jax._src.clusters import ClusterEnv
+
+    present = (env for env in ClusterEnv._cluster_types if not env.opt_in_only_method and env.is_env_present())
+    cluster = next(present, None)
+    return 1 if cluster is None else cluster.get_process_count()

@@ -118,7 +118,8 @@ class Detection:
         detect = builders.build_detect(self.config, apply, mesh)
 
         def evaluate(variables: dict) -> dict[str, float]:
-            batches = builders.evaluation_box_batches(self.config, self.val_split)
+            rows = process_rows(self.config.eval_batch_size)
+            batches = builders.evaluation_box_batches(self.config, self.val_split, rows=rows)
             found, losses = detection.detect_split(detect, variables, batches, len(self.val_split), mesh)
             return self.scalars(evaluation.found_metrics(found, losses, self.val_split, with_interval=False))
 

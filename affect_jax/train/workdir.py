@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
+from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from affect_jax.config import DEFAULTS
@@ -76,19 +77,27 @@ def only_run(workdir: Workdir) -> Iterator[None]:
 
 
 def claim(workdir: Workdir, config: ConfigDict, data: DataFacts) -> None:
-    """Make the folder this config's: write config.json, or ValueError where the one there says something else."""
+    """Make the folder this config's: write config.json, or ValueError where the one there says something else.
+
+    Of several processes the first one writes and all compare: they have to see one folder and run one config.
+    """
     wanted = json.loads(config.to_json())
-    if workdir.config.exists():
-        found = json.loads(load_config(workdir).to_json())
-        if differences := differing_fields(found, wanted):
-            raise ValueError(
-                f"{workdir.path} holds a run of another config; use another --workdir, or change back:\n"
-                + "\n".join(f"  {name}: {old} there, {new} now" for name, old, new in differences)
-            )
-    elif jax.process_index() == 0:
+    if jax.process_index() == 0 and not workdir.config.exists():
         workdir.path.mkdir(parents=True, exist_ok=True)
         record = {"config": wanted, "data": data._asdict(), "environment": environment()}
         write_atomically(workdir.config, json.dumps(record, indent=2))
+    multihost_utils.sync_global_devices("config.json is written")
+    if not workdir.config.exists():
+        raise ValueError(
+            f"process {jax.process_index()} does not see the {workdir.config} that process 0 sees; --workdir has to be"
+            " a folder that all processes share"
+        )
+    found = json.loads(load_config(workdir).to_json())
+    if differences := differing_fields(found, wanted):
+        raise ValueError(
+            f"{workdir.path} holds a run of another config; use another --workdir, or change back:\n"
+            + "\n".join(f"  {name}: {old} there, {new} now" for name, old, new in differences)
+        )
 
 
 def load_config(workdir: Workdir) -> ConfigDict:

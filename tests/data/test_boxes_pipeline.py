@@ -190,6 +190,14 @@ def test_evaluation_of_changed_pictures_does_not_depend_on_the_batch_size():
     assert found[0] == found[1] and len(found[0]) == 23
 
 
+def test_evaluation_reads_the_rows_that_it_is_asked_for_of_the_same_batches():
+    whole = list(padded_box_batches(Pictures(), 6, BUCKETS))
+    parts = [list(padded_box_batches(Pictures(), 6, BUCKETS, rows=slice(start, start + 2))) for start in (0, 2, 4)]
+    for batch, *shares in zip(whole, *parts, strict=True):
+        for name, array in batch.items():
+            np.testing.assert_array_equal(np.concatenate([share[name] for share in shares]), array, err_msg=name)
+
+
 def test_drawn_scenes_stream():
     split = open_split("drawn_scenes", "train", num_examples=6, image_size=(80, 112))
     source = BucketBatches(split.sizes(), [(80, 112)], batch_size=3, num_steps=2, seed=0)

@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 
@@ -80,19 +82,21 @@ def test_rows_of_all_processes_make_up_the_batch():
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_iterator_set_back_to_a_state_goes_on_from_there(num_workers):
-    def start():
-        return stream_iterator(BatchIndices(50, 8, 12, 5), Numbers(50), num_workers)
+def test_iterator_set_back_to_a_state_goes_on_from_there_in_any_of_any_number_of_processes(num_workers):
+    def start(*processes):
+        return stream_iterator(BatchIndices(50, 8, 12, 5), Numbers(50), num_workers, *processes)
 
     iterator = start()
     for _ in range(5):
         next(iterator)
-    state = iterator.get_state()
+    state = json.loads(json.dumps(iterator.get_state()))
     rest = [batch["index"].tolist() for batch in iterator]
-    resumed = start()
-    resumed.set_state(state)
-    assert [batch["index"].tolist() for batch in resumed] == rest
     assert len(rest) == 7
+    for place, number in ((0, 1), (1, 2)):
+        resumed = start(place, number)
+        resumed.set_state(state)
+        rows = slice(place * 8 // number, (place + 1) * 8 // number)
+        assert [batch["index"].tolist() for batch in resumed] == [batch[rows] for batch in rest]
 
 
 @pytest.mark.parametrize(("num_examples", "batch_size"), [(10, 4), (8, 4), (3, 4), (1, 1)])

@@ -32,14 +32,12 @@ def assert_same_bits(a, b):
 
 
 def stop_behind(monkeypatch, updates):
-    """Have the run asked to stop when it looks for the `updates`-th time, as SIGTERM would."""
+    """Have the run asked to stop behind an update, as SIGTERM would."""
 
     class Request:
-        looks = 0
+        signal = signal.SIGTERM
 
-        @property
-        def signal(self):
-            self.looks += 1
-            return signal.SIGTERM if self.looks >= updates else None
+        def holds_behind(self, step):
+            return step >= updates
 
     monkeypatch.setattr(loop, "stop_request", lambda: contextlib.nullcontext(Request()))

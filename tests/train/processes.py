@@ -1,0 +1,35 @@
+"""A script as several processes on this machine: for the tests beside this file."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def start_processes(number: int, script: str | Path, *arguments: str) -> list[subprocess.Popen]:
+    """Start the script as `number` processes that know of one another."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    command = [sys.executable, str(script), *map(str, arguments)]
+    others = [f"--coordinator_address={address}", f"--num_processes={number}"]
+    return [
+        subprocess.Popen(
+            [*command, *others, f"--process_id={place}"],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        )
+        for place in range(number)
+    ]
+
+
+def ended(processes: list[subprocess.Popen]) -> list[tuple[int, str]]:
+    """Exit status and output of each."""
+    outputs = [process.communicate()[0] for process in processes]
+    return [(process.returncode, output) for process, output in zip(processes, outputs, strict=True)]

@@ -1,0 +1,141 @@
+"""Several processes, started through the real script, do together what one does alone."""
+
+import json
+import signal
+
+import numpy as np
+import pytest
+from processes import ended, start_processes
+from run_records import history, saved_state
+
+from affect_jax.train.loop import train_and_evaluate
+from affect_jax.train.process import cluster_size, join_processes
+
+UPDATES = 36
+CONFIG = """
+from affect_jax.train.workdir import Workdir, load_config
+
+def get_config():
+    return load_config(Workdir({path!r}))
+"""
+
+
+@pytest.fixture(scope="module")
+def straight_run(make_tiny_config, tmp_path_factory):
+    """The folder of a run that one process did, and the argument that gives another run its config."""
+    config = make_tiny_config()
+    config.total_epochs = UPDATES * config.batch_size / 100
+    config.augment.rotation = config.augment.erase_probability = config.mixup_alpha = 0.0  # soon compiled; mirrors stay
+    config.model.dropout = 0.0  # processes round otherwise, and a kink of ReLU among few hidden units makes that felt
+    folder = tmp_path_factory.mktemp("processes")
+    train_and_evaluate(config, folder / "straight")
+    (folder / "config.py").write_text(CONFIG.format(path=str(folder / "straight")))
+    return folder / "straight", f"--config={folder / 'config.py'}"
+
+
+@pytest.fixture(scope="module")
+def shared_run(straight_run, tmp_path_factory):
+    """The folder of a run that two processes began and four finished, what they said, and where it was stopped."""
+    path = tmp_path_factory.mktemp("shared") / "run"
+    arguments = (straight_run[1], f"--workdir={path}")
+    two = start_processes(2, "scripts/train.py", *arguments)
+    for line in two[0].stdout:
+        if "updates, " in line:  # the last line before the first update
+            two[1].send_signal(signal.SIGTERM)
+            break
+    stopped = ended(two)
+    saved = sorted(int(folder.name) for folder in (path / "checkpoints").iterdir())
+    return path, stopped, saved[-1], ended(start_processes(4, "scripts/train.py", *arguments))
+
+
+def test_sigterm_to_one_process_stops_all_behind_the_same_update_with_one_message(shared_run):
+    _, stopped, step, _ = shared_run
+    assert [code for code, _ in stopped] == [128 + signal.SIGTERM] * 2, stopped
+    assert 0 < step < UPDATES
+    assert f"stopped behind update {step} of {UPDATES}; the same command goes on" in stopped[0][1]
+    assert "stopped behind" not in stopped[1][1]
+
+
+def test_two_processes_and_then_four_do_the_run_of_one(straight_run, shared_run):
+    path, _, step, finished = shared_run
+    assert [code for code, _ in finished] == [0] * 4, finished
+    assert f"going on behind update {step}" in finished[0][1] and "4 process(es)" in finished[0][1]
+    one, several = (saved_state(folder, UPDATES) for folder in (straight_run[0], path))
+    assert one.keys() == several.keys()
+    for name in one:
+        np.testing.assert_allclose(one[name], several[name], rtol=1e-3, atol=1e-5, err_msg=name)
+    evaluations = [[r for r in history(run) if "val/loss" in r] for run in (straight_run[0], path)]
+    assert len(evaluations[0]) == 6
+    for a, b in zip(*evaluations, strict=True):
+        assert a == pytest.approx(b, rel=1e-3)
+
+
+def test_every_picture_of_val_is_evaluated_once_whoever_has_it(straight_run, shared_run):
+    one, four = (np.load(run / "predictions" / "val.npz") for run in (straight_run[0], shared_run[0]))
+    np.testing.assert_array_equal(one["labels"], four["labels"])
+    np.testing.assert_allclose(one["probs"], four["probs"], rtol=1e-3, atol=1e-5)
+    assert json.loads((shared_run[0] / "metrics.json").read_text())["val"]["num_examples"] == 40
+
+
+def test_one_process_writes_the_record_the_report_and_the_lines(straight_run, shared_run):
+    path, stopped, _, finished = shared_run
+    steps = [record["step"] for record in history(path)]
+    assert steps == sorted(set(steps))
+    assert len(list(path.glob("events*"))) == 2  # one for each start
+    assert files(path) == files(straight_run[0])
+    for _, output in (*stopped[1:], *finished[1:]):
+        assert "step " not in output and "report.html" not in output
+
+
+def files(run) -> set[str]:
+    """What lies in the folder of a run, but for its checkpoints' insides and the events, whose names tell the time."""
+    return {
+        str(file.relative_to(run))
+        for file in run.rglob("*")
+        if file.is_file() and not file.name.startswith("events") and "checkpoints" not in file.parts
+    }
+
+
+FAILING = """
+import sys
+
+import jax
+from absl import app
+from jax.experimental import multihost_utils
+
+from affect_jax.train import process
+
+process.SECONDS_TO_LEAVE = 3
+FLAGS = process.define_process_flags()
+
+
+def main(argv):
+    process.join_processes(*(flag.value for flag in FLAGS))
+    if jax.process_index() == 1:
+        sys.exit("ValueError: what process 1 alone cannot do")
+    multihost_utils.sync_global_devices("what process 1 never comes to")
+
+
+app.run(main)
+"""
+
+
+def test_process_that_fails_says_why_and_takes_those_with_it_that_wait_for_it(tmp_path):
+    (tmp_path / "failing.py").write_text(FAILING)
+    (first, _), (second, output) = ended(start_processes(2, tmp_path / "failing.py"))
+    assert first != 0 and second != 0
+    assert "ValueError: what process 1 alone cannot do" in output
+
+
+def test_processes_of_a_job_are_found_and_a_job_of_one_task_is_none(monkeypatch):
+    assert cluster_size() == 1
+    for name in ("JOB_ID", "STEP_NODELIST", "PROCID", "LOCALID"):
+        monkeypatch.setenv(f"SLURM_{name}", "0")
+    for tasks in (1, 8):
+        monkeypatch.setenv("SLURM_NTASKS", str(tasks))
+        assert cluster_size() == tasks
+
+
+def test_half_of_the_flags_of_a_plain_cluster_is_refused_in_words():
+    with pytest.raises(ValueError, match="give all three or none"):
+        join_processes(num_processes=2, process_id=0)
