@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from processes import ended, start_processes
 from run_records import assert_same_bits, history, saved_state, stop_behind
 
 from affect_jax.train.builders import build_split, evaluation_box_batches
@@ -89,6 +90,21 @@ def test_evaluations_stand_beside_one_another_and_the_report_shows_pictures(fini
     drawn = [cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR) for picture in pictures]
     assert len(drawn) >= 3  # curves of losses, precision over recall, and the worst pictures
     assert all(picture.std() > 1 for picture in drawn)
+
+
+@pytest.mark.slow
+def test_two_processes_evaluate_a_detector_as_one_does(finished_run, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(finished_run[0], run)
+    done = ended(start_processes(2, "scripts/evaluate.py", f"--workdir={run}"))
+    assert [code for code, _ in done] == [0, 0], done
+    assert "AP50" in done[0][1] and "AP50" not in done[1][1]
+    one, two = (json.loads((folder / "metrics.json").read_text())["val"] for folder in (finished_run[0], run))
+    assert two["losses"] == pytest.approx(one["losses"], rel=1e-4)
+    assert two["ap50"] == pytest.approx(one["ap50"], abs=1e-3) and two["num_boxes"] == one["num_boxes"]
+    one, two = (np.load(folder / "predictions" / "val.npz") for folder in (finished_run[0], run))
+    np.testing.assert_array_equal(two["count"], one["count"])
+    np.testing.assert_allclose(two["scores"], one["scores"], atol=1e-4)
 
 
 def test_a_function_that_finds_every_face_is_told_to_be_perfect_on_the_same_pictures(
