@@ -57,7 +57,12 @@ class Checkpoints:
         )
 
     def save(
-        self, step: int, state: TrainState, iterator: grain.DatasetIterator, seconds: float, metrics: dict | None
+        self,
+        step: int,
+        state: TrainState,
+        iterator: grain.DatasetIterator,
+        seconds: dict[str, float],
+        metrics: dict | None,
     ) -> None:
         """Save in the background what is needed to go on behind update `step`; metrics where it was evaluated.
 
@@ -69,7 +74,7 @@ class Checkpoints:
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(state),
             data=ocp.args.JsonSave(iterator.get_state()),  # the same in every process
-            clock=ocp.args.JsonSave({"seconds": seconds}),
+            clock=ocp.args.JsonSave(seconds),
         )
         self.wait()
         self._saving = step
@@ -109,8 +114,10 @@ class Checkpoints:
         (folder,) = (path for path in self._directory.iterdir() if path.name.split(".")[0] == str(self._saving))
         write_checksums(folder)
 
-    def restore(self, step: int, state: TrainState, iterator: grain.DatasetIterator) -> tuple[TrainState, float]:
-        """The state saved at `step`, laid out as `state` is, and the run's seconds; moves the iterator there too."""
+    def restore(
+        self, step: int, state: TrainState, iterator: grain.DatasetIterator
+    ) -> tuple[TrainState, dict[str, float]]:
+        """The state saved at `step`, laid out as `state` is, and its clock's seconds; moves the iterator there too."""
         check_fit(state, self._manager.item_metadata(step)["state"].tree, f"checkpoint {step}")
         target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
         items = ocp.args.Composite(
@@ -120,7 +127,7 @@ class Checkpoints:
         )
         restored = self._manager.restore(step, args=items)
         iterator.set_state(restored["data"])
-        return restored["state"], restored["clock"]["seconds"]
+        return restored["state"], restored["clock"]
 
     def restore_variables(self, step: int, sharding: Sharding) -> dict:
         """The variables for evaluation as saved at `step`, by their own names and shapes; ValueError on damage."""

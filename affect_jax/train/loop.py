@@ -71,15 +71,16 @@ def run_in(held: ExitStack, config: ConfigDict, path: str | Path) -> dict[str, f
     steps_per_epoch = task.num_examples / config.batch_size
     evaluate = task.evaluator(make_apply(model), mesh)
 
-    def compiled_steps(frozen: Selects | None):
+    def jitted_steps(frozen: Selects | None):
         loss_fn = builders.build_loss_fn(config, make_apply(model, frozen), num_classes)
         train_step = make_train_step(loss_fn, tx, step_key, config.accumulate_steps, config.ema_decay, frozen=frozen)
-        return jax.jit(make_train_steps(train_step), donate_argnums=0)
+        # what comes out goes in again: laid out in the same way, it fits the compiled program
+        return jax.jit(make_train_steps(train_step), donate_argnums=0, out_shardings=replicated(mesh))
 
     # while some parameters are frozen the step is another one, that spends nothing on them
     frozen = selects(config.optim.freeze) if config.optim.freeze else None
     thaw_step = epochs_to_steps(config.optim.freeze_epochs, task.num_examples, config.batch_size) or total_steps
-    steps_frozen, steps_free = compiled_steps(frozen), compiled_steps(None)
+    steps_frozen, steps_free = jitted_steps(frozen), jitted_steps(None)
     examples, iterator = task.batches(total_steps, mesh)
     held.callback(iterator.close)
 
@@ -90,7 +91,7 @@ def run_in(held: ExitStack, config: ConfigDict, path: str | Path) -> dict[str, f
         say(line)
     checkpoints = builders.build_checkpoints(config, run)
     held.callback(checkpoints.close)
-    step, seconds = 0, 0.0
+    step, seconds = 0, {}
     if checkpoints.newest is not None:
         step = checkpoints.newest
         state, seconds = checkpoints.restore(step, state, iterator)
@@ -104,7 +105,7 @@ def run_in(held: ExitStack, config: ConfigDict, path: str | Path) -> dict[str, f
         writers = [JsonlWriter(run.history, step), tensorboard_writer(run.path, step)]
     held.callback(close_writers, writers)
     progress = Progress(total_steps, steps_per_epoch, task.SHOWN, say)
-    clock, steps_timed, compiled = Clock(seconds), 0, set()
+    clock, steps_timed, programs = Clock(seconds), 0, {}
 
     def write(step: int, metrics: dict[str, float]) -> None:
         for writer in writers:
@@ -125,7 +126,7 @@ def run_in(held: ExitStack, config: ConfigDict, path: str | Path) -> dict[str, f
             "train/grad_norm": float(sums[-1]["grad_norm"]),
             "train/learning_rate": float(schedule(last - 1)),
             "train/images_per_second": rate * config.batch_size,
-            "seconds": clock.total,
+            **clock.seconds,
         }
         write(last, metrics)
         progress.train_line(last, metrics, (total_steps - last) / rate if rate else 0.0)
@@ -143,14 +144,15 @@ def run_in(held: ExitStack, config: ConfigDict, path: str | Path) -> dict[str, f
             )
             batches, indices = take_batches(iterator, count, task, mesh)
             train_steps = steps_frozen if step < thaw_step else steps_free
+            arguments = state, examples, batches, jnp.int32(count)
             program = train_steps, batches_shape(batches)
-            if program in compiled:
-                state, sums = train_steps(state, examples, batches, jnp.int32(count))
-                steps_timed += count
-            else:
-                with clock.paused():
-                    state, sums = jax.block_until_ready(train_steps(state, examples, batches, jnp.int32(count)))
-                compiled.add(program)
+            if program not in programs:
+                jax.block_until_ready(state)  # the update under way is training, not compilation
+                with clock.compiling():
+                    programs[program] = train_steps.lower(*arguments).compile()
+                say(f"training step compiled, or found so; {clock.seconds['compile_seconds']:.1f} s of compilation so far")
+            state, sums = programs[program](*arguments)
+            steps_timed += count
             waiting.append(Dispatch(step, indices, sums))
             step += count
             if overdue:
@@ -168,9 +170,9 @@ def run_in(held: ExitStack, config: ConfigDict, path: str | Path) -> dict[str, f
             with clock.paused():
                 metrics = evaluate(state.eval_variables) if evaluating else None
                 if metrics:
-                    write(step, {**metrics, "seconds": clock.total})
+                    write(step, {**metrics, **clock.seconds})
                     progress.eval_line(step, metrics, checkpoints.is_best(metrics))
-                checkpoints.save(step, state, iterator, clock.total, metrics)
+                checkpoints.save(step, state, iterator, clock.seconds, metrics)
             if stopping:
                 break
     checkpoints.wait()

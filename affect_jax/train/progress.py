@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 
 
 def duration(seconds: float) -> str:
@@ -13,17 +14,24 @@ def duration(seconds: float) -> str:
 
 
 class Clock:
-    """Seconds spent in training: compilation, evaluation and saving, done within `paused`, are kept out of the rate."""
+    """Where the seconds of a run go: training is what is left without compilation, evaluation and saving.
 
-    def __init__(self, seconds_before: float = 0.0):
-        self._before = seconds_before
+    Evaluation and saving are done within `paused`, compilation within `compiling`. `before` are the `seconds` of the
+    run's clock when it was stopped.
+    """
+
+    def __init__(self, before: Mapping[str, float] = MappingProxyType({})):
+        # a checkpoint of an older version knows all seconds alone
+        self._before = {"train_seconds": before.get("seconds", 0.0), **before}
         self._started = time.perf_counter()
-        self._paused = 0.0
+        self._paused = self._compiling = 0.0
 
     @property
-    def total(self) -> float:
-        """Wall seconds of the run, those before a resume included."""
-        return self._before + time.perf_counter() - self._started
+    def seconds(self) -> dict[str, float]:
+        """Wall seconds of the run, those before a resume included: all, those of training, those of compilation."""
+        total = time.perf_counter() - self._started
+        now = {"seconds": total, "train_seconds": total - self._paused, "compile_seconds": self._compiling}
+        return {name: value + self._before.get(name, 0.0) for name, value in now.items()}
 
     @property
     def training(self) -> float:
@@ -32,10 +40,18 @@ class Clock:
 
     @contextmanager
     def paused(self):
-        """Leave the block's time out of `training`."""
+        """Leave the block's time out of training."""
         start = time.perf_counter()
         yield
         self._paused += time.perf_counter() - start
+
+    @contextmanager
+    def compiling(self):
+        """Count the block's time as compilation, and leave it out of training."""
+        start = time.perf_counter()
+        with self.paused():
+            yield
+        self._compiling += time.perf_counter() - start
 
 
 class Progress:

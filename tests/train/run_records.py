@@ -10,7 +10,7 @@ import orbax.checkpoint as ocp
 
 from affect_jax.train import loop
 
-TIMES = {"seconds", "train/images_per_second"}
+TIMES = {"seconds", "train_seconds", "compile_seconds", "train/images_per_second"}
 
 
 def history(path):

@@ -34,7 +34,7 @@ def save_all(path, scores, **options):
     checkpoints = open_checkpoints(path, **options)
     for step, score in scores.items():
         metrics = None if score is None else {"val/accuracy": score, "val/loss": score}
-        checkpoints.save(step, state_with(w=(2, 3)), iterator_at(step), float(step), metrics)
+        checkpoints.save(step, state_with(w=(2, 3)), iterator_at(step), {"seconds": float(step)}, metrics)
     checkpoints.close()
 
 
@@ -48,7 +48,7 @@ def test_state_iterator_and_clock_come_back_as_they_were_saved(tmp_path):
     for a, b in zip(jax.tree.leaves(saved), jax.tree.leaves(restored), strict=True):
         np.testing.assert_array_equal(a, b)
     np.testing.assert_array_equal(next(iterator), next(iterator_at(3)))
-    assert seconds == 3.0
+    assert seconds == {"seconds": 3.0}
 
 
 @pytest.mark.parametrize(
