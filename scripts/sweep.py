@@ -20,6 +20,7 @@ SEEDS = flags.DEFINE_list("seeds", ["0"], "Seeds, by commas.")
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the runs, WORKDIR/NAME/seedN, and of sweep.md.", required=True
 )
+MARKS = flags.DEFINE_list("marks", [], "Also show the seconds of training to these accuracies on val, %, by commas.")
 SPLIT = flags.DEFINE_enum("split", "val", ("val", "test"), "What the table shows; choose by val, report test once.")
 
 
@@ -42,7 +43,8 @@ def main(argv):
         raise app.UsageError("two runs have one name")
     try:
         seeds = [int(seed) for seed in SEEDS.value]
-        print(run_sweep(dict(runs), seeds, WORKDIR.value, SPLIT.value, Path(__file__).parent))
+        marks = [float(mark) / 100 for mark in MARKS.value]
+        print(run_sweep(dict(runs), seeds, WORKDIR.value, SPLIT.value, Path(__file__).parent, marks))
     except (ValueError, RuntimeError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
 

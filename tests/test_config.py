@@ -7,8 +7,11 @@ from ml_collections import ConfigDict
 
 from affect_jax.config import classification_config, epochs_to_steps, validate
 from affect_jax.data import open_split
+from affect_jax.train import loop
 from affect_jax.train.loop import train_and_evaluate
+from affect_jax.train.sweep import seconds_to
 from affect_jax.train.tasks import is_resident
+from affect_jax.train.workdir import Workdir, load_history
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 VARIANTS = [
@@ -20,6 +23,9 @@ VARIANTS = [
     "fer_mobilenet.py:literal",
     "fer_mobilenet.py:two_cores",
     "fer_finetune.py",
+    "fer_speedrun.py",
+    "fer_speedrun.py:68",
+    "fer_speedrun.py:72",
     "ferplus_vgg.py:majority",
     "ferplus_vgg.py",
     "ferplus_mobilenet.py",
@@ -89,6 +95,24 @@ def test_config_trains_for_two_updates(file, tmp_path):
     cut_to_two_updates(config)
     metrics = train_and_evaluate(config, tmp_path)
     assert 0 <= metrics[config.select_on] <= 1
+
+
+def test_speedrun_makes_one_dispatch_a_pass(tmp_path, monkeypatch):
+    config = load("fer_speedrun.py")
+    cut_to_two_updates(config)
+    config.data.options = {"num_examples": {"train": 18, "val": 8, "test": 8}}
+    config.total_epochs, config.dtype, config.model.convs_per_block = 3.0, "float32", 1
+    dispatched, take_batches = [], loop.take_batches
+    monkeypatch.setattr(
+        loop,
+        "take_batches",
+        lambda batches, count, *rest: dispatched.append(count) or take_batches(batches, count, *rest),
+    )
+    train_and_evaluate(config, tmp_path)
+    assert dispatched == [4, 5, 5]  # of four pictures each
+    records = [record for record in load_history(Workdir(tmp_path)) if "val/accuracy" in record]
+    assert [record["step"] for record in records] == [4, 9, 14]
+    assert seconds_to(0.0, load_history(Workdir(tmp_path))) == records[0]["train_seconds"]
 
 
 def test_unknown_argument_is_refused():

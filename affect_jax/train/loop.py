@@ -150,7 +150,7 @@ def run_in(held: ExitStack, config: ConfigDict, path: str | Path) -> dict[str, f
                 jax.block_until_ready(state)  # the update under way is training, not compilation
                 with clock.compiling():
                     programs[program] = train_steps.lower(*arguments).compile()
-                say(f"training step compiled, or found so; {clock.seconds['compile_seconds']:.1f} s of compilation so far")
+                say(f"step compiled, or found so: {clock.seconds['compile_seconds']:.1f} s of compilation so far")
             state, sums = programs[program](*arguments)
             steps_timed += count
             waiting.append(Dispatch(step, indices, sums))

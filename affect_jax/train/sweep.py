@@ -11,12 +11,18 @@ from affect_jax.train.workdir import Workdir, load_history, load_metrics
 
 
 def run_sweep(
-    runs: Mapping[str, Sequence[str]], seeds: Sequence[int], folder: str | Path, split: str, scripts: Path
+    runs: Mapping[str, Sequence[str]],
+    seeds: Sequence[int],
+    folder: str | Path,
+    split: str,
+    scripts: Path,
+    marks: Sequence[float] = (),
 ) -> str:
     """Train every run with every seed, evaluate on `split`, write the table to FOLDER/sweep.md and give it back.
 
     `runs` are names and the arguments of train.py, which lies in `scripts`. A run that is done is not done again, and
-    one that was stopped goes on. RuntimeError where a run fails; those before it are kept.
+    one that was stopped goes on. RuntimeError where a run fails; those before it are kept. The table also tells how
+    soon val's accuracy reached each of `marks`.
     """
     folder = Path(folder)
     results = {}
@@ -28,10 +34,15 @@ def run_sweep(
             start(scripts / "train.py", *arguments, f"--config.seed={seed}", f"--workdir={run.path}")
             if split not in load_metrics(run):
                 start(scripts / "evaluate.py", f"--workdir={run.path}", f"--split={split}")
-            minutes = load_history(run)[-1]["seconds"] / 60
-            results.setdefault(name, []).append({**load_metrics(run)[split], "minutes": minutes})
-        write_atomically(folder / "sweep.md", sweep_table(results, split))
-    return sweep_table(results, split)
+            history = load_history(run)
+            times = {
+                "minutes": history[-1]["seconds"] / 60,
+                "compile_seconds": history[-1].get("compile_seconds"),
+                "seconds_to": {mark: seconds_to(mark, history) for mark in marks},
+            }
+            results.setdefault(name, []).append({**load_metrics(run)[split], **times})
+        write_atomically(folder / "sweep.md", sweep_table(results, split, marks))
+    return sweep_table(results, split, marks)
 
 
 def start(script: Path, *arguments: str) -> None:
@@ -40,12 +51,24 @@ def start(script: Path, *arguments: str) -> None:
         raise RuntimeError(f"failed: {script.name} {' '.join(arguments)}; the same command goes on from here")
 
 
-def sweep_table(results: Mapping[str, Sequence[dict]], split: str) -> str:
-    """A Markdown table, a run a row: mean and sample standard deviation over its seeds."""
-    lines = [
-        f"| run | seeds | {split} accuracy, % | macro-F1, % | NLL | minutes |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
+def seconds_to(mark: float, history: Sequence[dict]) -> float | None:
+    """Seconds of training, compilation and evaluation left out, before the first evaluation with this accuracy on val.
+
+    None where no evaluation had it.
+    """
+    evaluations = (record for record in history if "val/accuracy" in record)
+    return next((record["train_seconds"] for record in evaluations if record["val/accuracy"] >= mark), None)
+
+
+def sweep_table(results: Mapping[str, Sequence[dict]], split: str, marks: Sequence[float] = ()) -> str:
+    """A Markdown table, a run a row: mean and sample standard deviation over its seeds.
+
+    With `marks`, also the seconds of training to each, over the seeds that reached it, and the longest compilation:
+    later runs find theirs done.
+    """
+    headings = ["run", "seeds", f"{split} accuracy, %", "macro-F1, %", "NLL", "minutes"]
+    headings += [f"s to {100 * mark:g} % on val" for mark in marks] + ["compilation, s"] * bool(marks)
+    lines = [f"| {' | '.join(headings)} |", "| --- " * len(headings) + "|"]
     for name, metrics in results.items():
         cells = [
             mean_and_spread([100 * one["accuracy"] for one in metrics], 2),
@@ -53,6 +76,12 @@ def sweep_table(results: Mapping[str, Sequence[dict]], split: str) -> str:
             mean_and_spread([one["nll"] for one in metrics], 3),
             mean_and_spread([one["minutes"] for one in metrics], 1),
         ]
+        for mark in marks:
+            seconds = [one["seconds_to"][mark] for one in metrics if one["seconds_to"][mark] is not None]
+            reached = f"{len(seconds)} of {len(metrics)}"
+            cells.append(f"{mean_and_spread(seconds, 1)} ({reached})" if seconds else reached)
+        if marks:
+            cells.append(f"{max(one['compile_seconds'] for one in metrics):.0f}")
         lines.append(f"| {name} | {len(metrics)} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

@@ -1,4 +1,4 @@
-from affect_jax.train.sweep import mean_and_spread, sweep_table
+from affect_jax.train.sweep import mean_and_spread, seconds_to, sweep_table
 
 
 def test_table_shows_mean_and_sample_deviation_over_seeds():
@@ -11,3 +11,24 @@ def test_table_shows_mean_and_sample_deviation_over_seeds():
     assert first == "| a | 3 | 63.00 ± 2.00 | 50.00 ± 0.00 | 1.000 ± 0.000 | 2.0 ± 0.0 |"
     assert second == "| b | 1 | 70.00 | 65.00 | 0.900 | 3.0 |"
     assert mean_and_spread([1.0, 2.0], 1) == "1.5 ± 0.7"
+
+
+def test_time_to_an_accuracy_is_that_of_training_before_the_first_evaluation_that_has_it():
+    accuracies = {1.0: 0.5, 2.0: 0.71, 3.5: 0.69, 5.0: 0.72}
+    history = [
+        {"val/accuracy": accuracy, "train_seconds": at, "seconds": at + 60} for at, accuracy in accuracies.items()
+    ]
+    history.insert(1, {"train/accuracy": 0.9, "train_seconds": 1.5, "seconds": 61.5})
+    assert [seconds_to(mark, history) for mark in (0.4, 0.7, 0.72, 0.73)] == [1.0, 2.0, 5.0, None]
+    metrics = {"accuracy": 0.7, "macro_f1": 0.6, "nll": 1.0, "minutes": 1.0}
+    results = {
+        "a": [
+            {**metrics, "compile_seconds": 30.2, "seconds_to": {0.68: 4.0, 0.7: 9.0}},
+            {**metrics, "compile_seconds": 1.1, "seconds_to": {0.68: 6.0, 0.7: None}},
+        ],
+        "b": [{**metrics, "compile_seconds": 2.0, "seconds_to": {0.68: None, 0.7: None}}],
+    }
+    header, _, first, second = sweep_table(results, "val", (0.68, 0.7)).splitlines()
+    assert header.endswith("| s to 68 % on val | s to 70 % on val | compilation, s |")
+    assert first.endswith("| 5.0 ± 1.4 (2 of 2) | 9.0 (1 of 2) | 30 |")
+    assert second.endswith("| 0 of 1 | 0 of 1 | 2 |")
