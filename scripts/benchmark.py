@@ -1,9 +1,11 @@
 """Time a config's network: python scripts/benchmark.py --config=configs/fer_vgg.py [--compare=torch] [--out=FILE]
 
 Prints a table of the bare step (no augmentation), the whole loop (augmentation and data included) with the set on the
-device and streamed, and evaluation. --compare=torch adds the same step in PyTorch, eager and compiled, in a process of
-its own, all steps in turn. FILE gets the rows as JSON. FLOP are those of plain convolutions and matrix products, also
-where fewer are done; a step counts three times forward.
+device and streamed, evaluation, and prediction of one image and of 64. --compare=torch adds the same step and
+prediction in PyTorch, eager and compiled (torch.compile's default mode), each in a process of its own, all in turn.
+FILE gets the rows as JSON. FLOP are those of plain convolutions and matrix products, also where fewer are done; a step
+counts three times forward. The share of the peak is that of the rate of a large product in the config's dtype; on
+NVIDIA's GPUs float32 means TF32, here and in PyTorch.
 
 Of a detector: step, detection and the streamed loop; beside them one picture's NMS of 2,000 boxes, by us and by OpenCV,
 and one picture's RoIAlign of 512 regions. --compare=torch adds torchvision's, as far as its operators can be loaded.
@@ -24,34 +26,36 @@ COMPARE = flags.DEFINE_enum("compare", "none", ("none", "torch"), "Also time the
 OUT = flags.DEFINE_string("out", None, "Write the rows to this file as JSON.")
 LOOP_WINDOW = 5
 """Updates that are timed together, where one takes long against the clock."""
+PREDICTED = {1: 20, 64: 2}
+"""Images of a call -> calls that are timed together."""
 ROUNDS = flags.DEFINE_integer("rounds", 10, "Timed calls of each work; the table shows their median.")
 
 
-def torch_steps(config, batch: dict, updates: int) -> dict:
-    """The same step in PyTorch, by implementation."""
+def torch_twins(config) -> dict:
+    """The config's network in PyTorch, by implementation; none without --compare=torch."""
     from affect_jax.train import builders, torch_twin
 
-    name, optim = config.model.name, config.optim
-    if name not in torch_twin.NETWORKS or optim.name not in torch_twin.OPTIMIZERS or config.dtype != "float32":
-        networks, optimizers = " or ".join(torch_twin.NETWORKS), " or ".join(torch_twin.OPTIMIZERS)
-        raise ValueError(
-            f"--compare=torch knows {networks} in float32 with optim {optimizers}; set these in the config"
-        )
+    if COMPARE.value != "torch":
+        return {}
+    name = config.model.name
+    if name not in torch_twin.NETWORKS:
+        raise ValueError(f"--compare=torch knows {' or '.join(torch_twin.NETWORKS)}; set one in the config")
     split = builders.build_split(config, "train")
-    num_classes = len(split.class_names)
     options = {key: value for key, value in config.model.items() if key != "name"}
-
-    def step(compiled: bool):
-        optimizer = (optim.name, optim.learning_rate, optim.weight_decay)
-        twin = torch_twin.Step(name, split.image_shape, num_classes, options, *optimizer, compiled)
-        return torch_twin.start(name, torch_twin.step_work, twin, batch, updates)
-
-    steps = {"torch_eager": step(compiled=False)}
+    network = name, split.image_shape, len(split.class_names), options, config.dtype
+    twins = {"torch_eager": torch_twin.Twin(*network, compiled=False)}
     if shutil.which("g++") is None and shutil.which("clang++") is None:
         print("no torch_compile: it needs a C++ compiler, and neither g++ nor clang++ is on the PATH", flush=True)
     else:
-        steps["torch_compile"] = step(compiled=True)
-    return steps
+        twins["torch_compile"] = torch_twin.Twin(*network, compiled=True)
+    return twins
+
+
+def torch_optimizer(config):
+    from affect_jax.train.torch_twin import Optimizer
+
+    optim = config.optim
+    return Optimizer(optim.name, optim.learning_rate, optim.momentum, optim.weight_decay)
 
 
 def measure(config) -> list[dict]:
@@ -60,13 +64,11 @@ def measure(config) -> list[dict]:
 
     from affect_jax.train import benchmark
 
-    peak = benchmark.matmul_peak(jnp.dtype(config.dtype))
-    print(
-        f"{jax.device_count()} x {jax.devices()[0].device_kind}: {peak / 1e9:.0f} GFLOP/s in {config.dtype} products;"
-        f" imports and set-up {time.perf_counter() - STARTED:.1f} s",
-        flush=True,
-    )
+    devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+    print(f"{devices}: imports and set-up {time.perf_counter() - STARTED:.1f} s", flush=True)
     rows = (measure_detector if config.task == "detection" else measure_classifier)(config)
+    peak = benchmark.matmul_peak(jnp.dtype(config.dtype))
+    print(f"{devices}: {peak / 1e9:.0f} GFLOP/s in {config.dtype} products", flush=True)
     for row in rows:
         row["share_of_peak"] = row["flop_per_second"] / peak
     return rows
@@ -75,19 +77,30 @@ def measure(config) -> list[dict]:
 def measure_classifier(config) -> list[dict]:
     import jax
 
-    from affect_jax.train import benchmark, builders
+    from affect_jax.train import benchmark, builders, torch_twin
 
     flop = benchmark.forward_flop(config)
     on_cpu = jax.default_backend() == "cpu"
     updates, window = (1, LOOP_WINDOW) if on_cpu else (50, 500)  # that dispatch and the clock weigh little
     split = builders.build_split(config, "train")
-    noise = benchmark.noise_batch(config.batch_size, split.image_shape, len(split.class_names))
-    steps = {"affect_jax": timed_step(config, noise, updates)}
-    if COMPARE.value == "torch":
-        steps.update(torch_steps(config, noise, updates))
+    twins = torch_twins(config)
+
+    def noise(size: int) -> dict:
+        return benchmark.noise_batch(size, split.image_shape, len(split.class_names))
+
+    def in_turn(work: str, ours, make_theirs, theirs: tuple, images: int, flop: float) -> list[dict]:
+        works = {name: torch_twin.start(name, make_theirs, twin, *theirs) for name, twin in twins.items()}
+        return rows_in_turn(work, {"affect_jax": ours, **works}, images, flop)
 
     batch = config.batch_size
-    rows = rows_in_turn("step", steps, updates * batch, 3 * flop)
+    theirs = torch_optimizer(config), noise(batch), updates
+    step = timed_step(config, noise(batch), updates)
+    rows = in_turn("step", step, torch_twin.step_work, theirs, updates * batch, 3 * flop)
+    print_peak_memory()
+    for size, calls in PREDICTED.items():
+        theirs = noise(size)["image"], calls
+        ours = benchmark.predict_work(config, *theirs)
+        rows += in_turn(f"predict_{size}", ours, torch_twin.predict_work, theirs, calls * size, flop)
     evaluate, images = benchmark.evaluate_work(config, batches=4)
     seconds = benchmark.seconds_in_turn({"evaluate": evaluate}, max(3, ROUNDS.value // 3))["evaluate"]
     rows.append(benchmark.row("evaluate", "affect_jax", images, seconds, flop))
@@ -111,7 +124,9 @@ def measure_detector(config) -> list[dict]:
             works["torch_eager"] = theirs[name]
         for name, works in aligns.items():
             works["torchvision"] = theirs[f"roi_align_{name}"]
-    rows = rows_in_turn("step", steps, pictures, 3 * flop) + rows_in_turn("forward", forwards, pictures, flop)
+    rows = rows_in_turn("step", steps, pictures, 3 * flop)
+    print_peak_memory()
+    rows += rows_in_turn("forward", forwards, pictures, flop)
     seconds = benchmark.loop_seconds(config, "stream", ROUNDS.value, LOOP_WINDOW)
     rows.append(benchmark.row("loop_stream", "affect_jax", LOOP_WINDOW * pictures, seconds, 3 * flop))
     for name, work in detector_benchmark.parts_of_step(config).items():
@@ -126,11 +141,12 @@ def torchvision_works(config, batch: dict, regions: tuple) -> dict:
     """torchvision's step, forward and RoIAlign, each in a process of its own."""
     from affect_jax.train import builders, torch_twin
 
-    model, optim = config.model, config.optim
-    if model.neck != "fpn" or optim.name != "sgd" or config.dtype != "float32":
-        raise ValueError("--compare=torch knows detectors with a pyramid, in float32, with optim sgd; set these")
+    model = config.model
+    if model.neck != "fpn":
+        raise ValueError("--compare=torch knows detectors with a pyramid; set config.model.neck to fpn")
     num_classes = len(builders.build_split(config, "train").class_names)
-    detector = torch_twin.detector_work, num_classes, model.to_dict(), optim.learning_rate, optim.momentum, batch
+    optimizer = torch_optimizer(config)
+    detector = torch_twin.detector_work, num_classes, model.to_dict(), config.dtype, optimizer, batch
     align = torch_twin.roi_align_work, *regions, 4, model.box_canonical_size, model.box_canonical_level
     return {
         "step": torch_twin.start("the detector's step", *detector, True),
@@ -152,6 +168,13 @@ def timed_step(config, batch, updates: int):
         flush=True,
     )
     return work
+
+
+def print_peak_memory() -> None:
+    from affect_jax.train import benchmark
+
+    if peak := benchmark.peak_memory():
+        print(f"up to here at most {peak / 2**20:.0f} MiB of the device's memory were in use at once", flush=True)
 
 
 def rows_in_turn(name: str, works: dict, images: int, flop: float) -> list[dict]:

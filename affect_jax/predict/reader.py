@@ -12,7 +12,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
 from affect_jax.data.boxes_pipeline import choose_buckets
 from affect_jax.data.pictures import crop_box, fit, to_channels
@@ -20,6 +19,7 @@ from affect_jax.data.transforms import clip_boxes, resize_to_fit
 from affect_jax.predict.media import Frame
 from affect_jax.predict.model_file import Trained, read
 from affect_jax.train import builders
+from affect_jax.train.mesh import one_device
 from affect_jax.train.state import Network, make_apply
 
 SHIPPED = Path(__file__).parent / "weights"
@@ -176,11 +176,6 @@ def network(trained: Trained) -> Network:
     if jax.default_backend() == "cpu":
         config.dtype = "float32"  # bfloat16 is emulated there
     return builders.build_network(config, len(trained.data.class_names))
-
-
-def one_device() -> Mesh:
-    """A mesh of the first device alone: a batch of any size fits it."""
-    return Mesh(jax.devices()[:1], ("data",))
 
 
 def face_input(face: np.ndarray, image_shape: tuple[int, int, int]) -> np.ndarray:

@@ -1,7 +1,8 @@
-"""How fast the parts of a run are: the bare step, the whole loop, evaluation.
+"""How fast the parts of a run are: the bare step, the whole loop, evaluation, prediction.
 
 `step` is forward, backward and update on one batch that lies on the device, without augmentation; `loop_resident` and
-`loop_stream` are the run itself, augmentation and data included, by its own record; `evaluate` goes over a split.
+`loop_stream` are the run itself, augmentation and data included, by its own record; `evaluate` goes over a split;
+`predict_1` and `predict_64` take so many images from the host and bring their probabilities back, a call at a time.
 """
 
 import io
@@ -22,7 +23,7 @@ from affect_jax.data.pipeline import InMemorySplit
 from affect_jax.train import builders, workdir
 from affect_jax.train.classification import predict_split
 from affect_jax.train.loop import train_and_evaluate
-from affect_jax.train.mesh import data_mesh, replicated, split_over_devices, to_devices
+from affect_jax.train.mesh import data_mesh, one_device, replicated, split_over_devices, to_devices
 from affect_jax.train.state import create_state, init_variables, make_apply
 from affect_jax.train.steps import Batch, make_train_step
 
@@ -112,9 +113,24 @@ def evaluate_work(config: ConfigDict, batches: int) -> tuple[Work, int]:
     return lambda: predict_split(predict, variables, split, config.eval_batch_size, mesh), len(split)
 
 
+def predict_work(config: ConfigDict, images: np.ndarray, calls: int) -> Work:
+    """Probabilities on the host of these images, uint8 [B, H, W, C] on the host, `calls` times, from random weights."""
+    num_classes = len(builders.build_split(config, "val").class_names)
+    model = builders.build_network(config, num_classes)
+    variables = init_variables(model, jax.random.key(0), builders.network_inputs(config, images.shape[1:]))
+    predict = builders.build_predict(config, make_apply(model), num_classes, one_device())
+
+    def work() -> None:
+        for _ in range(calls):
+            np.asarray(predict(variables, jnp.asarray(images))["probs"])
+
+    return work
+
+
 def loop_seconds(config: ConfigDict, data_input: str, windows: int, steps_a_window: int) -> list[float]:
     """Seconds of each window of `steps_a_window` updates of a real run with this config, from the record it leaves."""
     config = ConfigDict(config.to_dict())
+    config.init_from, config.init_excuse = "", ()  # what the weights are makes no step slower
     num_examples = len(builders.build_split(config, "train"))
     if config.task == "classification":
         config.data.input = data_input
@@ -133,12 +149,20 @@ def loop_seconds(config: ConfigDict, data_input: str, windows: int, steps_a_wind
 
 
 def matmul_peak(dtype: jnp.dtype) -> float:
-    """FLOP/s of the best of ten large matrix products on one device, times the devices: what XLA reaches here."""
+    """FLOP/s of the best of ten large matrix products on one device, times the devices: what XLA reaches here.
+
+    float32 products are what JAX makes of them by default: TF32 on NVIDIA's GPUs from Ampere on.
+    """
     n = 2048 if jax.default_backend() == "cpu" else 8192
-    x = jnp.ones((n, n), dtype)
+    x = jax.random.normal(jax.random.key(0), (n, n), dtype)  # equal numbers would draw less power, and run faster
     product = jax.jit(lambda x: x @ x)
     seconds = seconds_in_turn({"product": lambda: jax.block_until_ready(product(x))}, rounds=10)["product"]
     return 2 * n**3 / min(seconds) * jax.device_count()
+
+
+def peak_memory() -> int | None:
+    """Bytes of the first device that were in use at once, at most, up to now; None where it does not tell, as a CPU."""
+    return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
 
 
 def forward_flop(config: ConfigDict) -> float:

@@ -14,6 +14,11 @@ def data_mesh() -> Mesh:
     return Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
 
 
+def one_device() -> Mesh:
+    """A mesh of the first device alone: a batch of any size fits it."""
+    return Mesh(jax.devices()[:1], ("data",))
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """The whole array on every device."""
     return NamedSharding(mesh, PartitionSpec())

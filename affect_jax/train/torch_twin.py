@@ -1,6 +1,8 @@
-"""Our networks and their training step in PyTorch, to compare speed with; only its functions import torch.
+"""Our networks, their training step and predictions in PyTorch, to compare speed with; only its functions import torch.
 
-PyTorch works in a process of its own: it comes with its own memory and threads, and ours change neither.
+PyTorch works in a process of its own: it comes with its own memory and threads, and ours change neither. It works
+channels last, in "bfloat16" by autocast, and on CUDA with convolutions chosen by trial and float32 products in TF32, as
+XLA does there.
 """
 
 import contextlib
@@ -13,17 +15,24 @@ import numpy as np
 from affect_jax.models.mobilenet import STAGES
 
 
-class Step(NamedTuple):
-    """A training step: network by name with its options, optimizer, and how it is run."""
+class Twin(NamedTuple):
+    """A network by name with its options, and how it is run."""
 
     network: str
     image_shape: tuple[int, int, int]
     num_classes: int
     options: dict
-    optimizer: str
-    learning_rate: float
-    weight_decay: float
+    dtype: str
     compiled: bool
+
+
+class Optimizer(NamedTuple):
+    """An optimizer by name; `momentum` is that of sgd."""
+
+    name: str
+    learning_rate: float
+    momentum: float
+    weight_decay: float
 
 
 def vgg_fer(
@@ -90,7 +99,6 @@ def mobilenet_v2(
 
 
 NETWORKS = {"vgg_fer": vgg_fer, "mobilenet_v2": mobilenet_v2}
-OPTIMIZERS = ("adam", "adamw")
 OTHERWISE_IN_TORCHVISION = ("box_canonical_size", "box_canonical_level", "box_roi_aligned", "box_representation_size")
 """Fields of a detector that are told to its parts, or that torchvision has none for."""
 
@@ -138,29 +146,92 @@ def _serve(connection, make_work: Callable[..., Callable[[], None]], arguments: 
         connection.send(problem)
 
 
-def step_work(step: Step, batch: dict[str, np.ndarray], updates: int) -> Callable[[], None]:
-    """`updates` updates on this batch, which lies normalized on the device: cross-entropy, channels last."""
+def torch_device() -> str:
+    """ "cuda" where there is one, set up as XLA works there; else "cpu"."""
     import torch
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = NETWORKS[step.network](step.image_shape, step.num_classes, **step.options)
-    model = model.to(device, memory_format=torch.channels_last).train()
-    images = torch.tensor(batch["image"]).permute(0, 3, 1, 2).float() / 127.5 - 1
-    images = images.to(device, memory_format=torch.channels_last)
-    labels = torch.tensor(batch["label"]).long().to(device)
-    if step.optimizer == "adam":
-        optimizer = torch.optim.Adam(model.parameters(), step.learning_rate)
-    else:
-        optimizer = torch.optim.AdamW(model.parameters(), step.learning_rate, weight_decay=step.weight_decay)
-    network = torch.compile(model) if step.compiled else model
+    torch.set_float32_matmul_precision("high")  # TF32; of convolutions it is the default
+    torch.backends.cudnn.benchmark = True
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def finish(device: str) -> None:
+    """Wait until the device has done all that was asked of it."""
+    import torch
+
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def build_network(twin: Twin, device: str):
+    """The twin's network on the device, and the same as it is called."""
+    import torch
+
+    model = NETWORKS[twin.network](twin.image_shape, twin.num_classes, **twin.options)
+    model = model.to(device, memory_format=torch.channels_last)
+    return model, torch.compile(model) if twin.compiled else model
+
+
+def to_input(images: np.ndarray, device: str):
+    """Images uint8 [B, H, W, C] on the device, normalized, [B, C, H, W], channels last."""
+    import torch
+
+    return torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def autocast(device: str, dtype: str):
+    """Where `dtype` is "bfloat16", a context in which products are computed in it."""
+    import torch
+
+    return torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16")
+
+
+def build_optimizer(optimizer: Optimizer, parameters):
+    """The optimizer, with its name's settings in affect_jax.train.optim; sgd decays all parameters."""
+    import torch
+
+    name, learning_rate, momentum, weight_decay = optimizer
+    return {
+        "adam": lambda: torch.optim.Adam(parameters, learning_rate),
+        "adamw": lambda: torch.optim.AdamW(parameters, learning_rate, weight_decay=weight_decay),
+        "sgd": lambda: torch.optim.SGD(parameters, learning_rate, momentum, nesterov=True, weight_decay=weight_decay),
+    }[name]()
+
+
+def step_work(twin: Twin, optimizer: Optimizer, batch: dict[str, np.ndarray], updates: int) -> Callable[[], None]:
+    """`updates` updates on this batch, which lies normalized on the device: cross-entropy; for `start`."""
+    import torch
+
+    device = torch_device()
+    model, network = build_network(twin, device)
+    model.train()
+    images, labels = to_input(batch["image"], device), torch.tensor(batch["label"]).long().to(device)
+    rule = build_optimizer(optimizer, model.parameters())
 
     def work() -> None:
         for _ in range(updates):
-            optimizer.zero_grad(set_to_none=True)
-            loss = torch.nn.functional.cross_entropy(network(images), labels)
+            rule.zero_grad(set_to_none=True)
+            with autocast(device, twin.dtype):
+                loss = torch.nn.functional.cross_entropy(network(images), labels)
             loss.backward()
-            optimizer.step()
-        loss.item()
+            rule.step()
+        finish(device)
+
+    return work
+
+
+def predict_work(twin: Twin, images: np.ndarray, calls: int) -> Callable[[], None]:
+    """Probabilities on the host of these images, uint8 [B, H, W, C] on the host, `calls` times; for `start`."""
+    import torch
+
+    device = torch_device()
+    model, network = build_network(twin, device)
+    model.eval()
+
+    def work() -> None:
+        for _ in range(calls):
+            with torch.inference_mode(), autocast(device, twin.dtype):
+                network(to_input(images, device)).float().softmax(-1).cpu().numpy()
 
     return work
 
@@ -220,28 +291,32 @@ def faster_rcnn(num_classes: int, options: dict):
 
 
 def detector_work(
-    num_classes: int, options: dict, learning_rate: float, momentum: float, batch: dict[str, np.ndarray], train: bool
+    num_classes: int, options: dict, dtype: str, optimizer: Optimizer, batch: dict[str, np.ndarray], train: bool
 ) -> Callable[[], None]:
     """One update, or where not `train` detection, of the batch by torchvision's detector; for `start`."""
     import torch
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch_device()
     model = faster_rcnn(num_classes, options).to(device).train(train)
     pictures = list(torch.tensor(batch["image"]).permute(0, 3, 1, 2).float().div(255).to(device))
     targets = [
         {"boxes": torch.tensor(boxes[mask]).to(device), "labels": torch.tensor(label[mask]).long().to(device) + 1}
         for boxes, label, mask in zip(batch["boxes"], batch["label"], batch["box_mask"], strict=True)
     ]
-    optimizer = torch.optim.SGD(model.parameters(), learning_rate, momentum, nesterov=True)
+    rule = build_optimizer(optimizer, model.parameters())
 
     def update() -> None:
-        optimizer.zero_grad(set_to_none=True)
-        sum(model(pictures, targets).values()).backward()
-        optimizer.step()
+        rule.zero_grad(set_to_none=True)
+        with autocast(device, dtype):
+            loss = sum(model(pictures, targets).values())
+        loss.backward()
+        rule.step()
+        finish(device)
 
     def detect() -> None:
-        with torch.no_grad():
+        with torch.inference_mode(), autocast(device, dtype):
             model(pictures)
+        finish(device)
 
     return update if train else detect
 
@@ -255,10 +330,11 @@ def roi_align_work(
     import_torchvision()
     from torchvision.ops import MultiScaleRoIAlign
 
+    device = torch_device()
     pool = MultiScaleRoIAlign(["0", "1", "2", "3"], 7, 2, canonical_scale=size, canonical_level=level)
-    features = {str(i): torch.tensor(x).permute(0, 3, 1, 2).contiguous() for i, x in enumerate(maps)}
+    features = {str(i): torch.tensor(x).permute(0, 3, 1, 2).contiguous().to(device) for i, x in enumerate(maps)}
     image_size = [tuple(side * stride for side in maps[0].shape[1:3])]
-    regions = [torch.tensor(rois[0])]
+    regions = [torch.tensor(rois[0]).to(device)]
     for one in features.values():
         one.requires_grad_(backward)
 
@@ -266,5 +342,6 @@ def roi_align_work(
         pooled = pool(features, regions, image_size)
         if backward:
             torch.autograd.grad((pooled**2).sum(), list(features.values()))
+        finish(device)
 
     return work

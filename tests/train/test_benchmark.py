@@ -10,7 +10,7 @@ import pytest
 from affect_jax.models import build_model
 from affect_jax.ops.nms import nms
 from affect_jax.train import builders, detector_benchmark, torch_twin
-from affect_jax.train.benchmark import forward_flop, seconds_in_turn
+from affect_jax.train.benchmark import forward_flop, noise_batch, seconds_in_turn
 from affect_jax.train.state import init_variables
 
 ROOT = Path(__file__).parents[2]
@@ -43,9 +43,19 @@ def test_torch_twin_has_our_parameters(name, image_shape, options):
 
 
 def test_torch_that_cannot_run_is_told_in_its_own_words():
-    step = torch_twin.Step("vgg_fer", (48, 48, 1), 7, {"widths": "nonsense"}, "adam", 0.1, 0.0, False)
+    twin = torch_twin.Twin("vgg_fer", (48, 48, 1), 7, {"widths": "nonsense"}, "float32", compiled=False)
     with pytest.raises(RuntimeError, match=r"PyTorch cannot run vgg_fer: (TypeError|ModuleNotFoundError)"):
-        torch_twin.start("vgg_fer", torch_twin.step_work, step, {}, 1)()
+        torch_twin.start("vgg_fer", torch_twin.predict_work, twin, {}, 1)()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_torch_twin_trains_and_predicts_in_each_dtype(dtype):
+    pytest.importorskip("torch")
+    twin = torch_twin.Twin("vgg_fer", (16, 16, 1), 7, {"widths": (4, 8), "dense": (16,)}, dtype, compiled=False)
+    batch = noise_batch(4, (16, 16, 1), 7)
+    for name in ("adam", "adamw", "sgd"):
+        torch_twin.step_work(twin, torch_twin.Optimizer(name, 0.01, 0.9, 0.0), batch, updates=2)()
+    torch_twin.predict_work(twin, batch["image"], calls=2)()
 
 
 def test_one_command_writes_a_row_for_each_work(tmp_path):
@@ -57,7 +67,8 @@ def test_one_command_writes_a_row_for_each_work(tmp_path):
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
     rows = json.loads((tmp_path / "rows.json").read_text())
     works = [(row["work"], row["implementation"]) for row in rows]
-    assert works == [(w, "affect_jax") for w in ("step", "evaluate", "loop_resident", "loop_stream")]
+    expected = ("step", "predict_1", "predict_64", "evaluate", "loop_resident", "loop_stream")
+    assert works == [(work, "affect_jax") for work in expected]
     for row in rows:
         assert 0 < row["images_per_second"] <= row["images_per_second_best"]
         assert row["flop_per_second"] > 0
@@ -99,5 +110,6 @@ def test_torchvisions_twin_has_our_parameters_and_works(tiny_detector_config):
     values = [*theirs.parameters(), *(x for name, x in theirs.named_buffers() if name.endswith(("weight", "bias")))]
     assert sorted(leaf.size for leaf in jax.tree.leaves(ours)) == sorted(value.numel() for value in values)
     batch = detector_benchmark.first_batch(tiny_detector_config)
+    optimizer = torch_twin.Optimizer("sgd", 0.01, 0.9, 0.0)
     for train in (True, False):
-        torch_twin.detector_work(1, options, 0.01, 0.9, batch, train)()
+        torch_twin.detector_work(1, options, "float32", optimizer, batch, train)()
