@@ -128,7 +128,8 @@ def test_head_for_valence_and_arousal_learns_and_is_reported(tiny_config, tmp_pa
     assert written["ccc_valence"] == metrics["val/ccc_valence"]
     predictions = np.load(tmp_path / "predictions" / "val.npz")
     assert predictions["valence_arousal"].shape == (70, 2) and predictions["probs"].shape == (70, 7)
-    assert "valence: CCC" in (tmp_path / "report.html").read_text()
+    report = (tmp_path / "report.html").read_text()
+    assert "CCC valence" in report and f"{metrics['val/ccc_valence']:.3f}" in report
 
 
 def test_targets_that_the_set_has_not_are_named_before_anything_is_written(tiny_config, tmp_path):
