@@ -153,7 +153,7 @@ def test_figures_of_an_evaluation_are_readable_pictures(tmp_path):
 def test_report_is_whole_or_absent(tmp_path, monkeypatch):
     page(tmp_path)
     before = (tmp_path / "report.html").read_text()
-    monkeypatch.setattr("affect_jax.files.os.replace", lambda *a: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr("affect_jax.files.os.replace", lambda *a: (_ for _ in ()).throw(OSError(28, "disk full")))
     with pytest.raises(OSError, match="disk full"):
         page(tmp_path, title="another")
     assert re.search("another", (tmp_path / "report.html").read_text()) is None
