@@ -68,7 +68,9 @@ def test_run_stopped_by_sigterm_is_saved_and_the_same_command_finishes_it(tmp_pa
     assert steps == sorted(steps) and steps[-1] == 600
 
 
-def test_second_run_compiles_nothing_and_its_checkpoint_is_evaluated_with_and_without_tta(tmp_path):
+def test_second_run_compiles_nothing_gives_the_same_metrics_and_its_checkpoint_is_evaluated_with_and_without_tta(
+    tmp_path,
+):
     cache = tmp_path / "cache"
     entries = []
     for folder in ("first", "second"):
@@ -78,6 +80,13 @@ def test_second_run_compiles_nothing_and_its_checkpoint_is_evaluated_with_and_wi
         assert done.returncode == 0, done.stderr
         entries.append({path.name for path in cache.iterdir() if path.name.endswith("-cache")})
     assert entries[0] == entries[1] != set()
+    first, second = (
+        [json.loads(line) for line in (tmp_path / folder / "metrics.jsonl").read_text().splitlines()]
+        for folder in ("first", "second")
+    )
+    times = {"seconds", "train/images_per_second"}
+    for a, b in zip(first, second, strict=True):  # bit for bit
+        assert {key: a[key] for key in a.keys() - times} == {key: b[key] for key in b.keys() - times}
     for tta in ("none", "flip", "flip_shift"):
         done = run("evaluate", f"--workdir={tmp_path / 'first'}", "--split=test", f"--tta={tta}")
         assert done.returncode == 0, done.stderr

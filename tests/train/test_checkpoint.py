@@ -1,3 +1,7 @@
+import random
+import shutil
+import subprocess
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,7 +9,8 @@ import optax
 import pytest
 
 from affect_jax.data.pipeline import BatchIndices, index_iterator
-from affect_jax.train.checkpoint import Checkpoints
+from affect_jax.train.checkpoint import Checkpoints, set_aside_damaged
+from affect_jax.train.checksums import CHECKSUMS, find_damage
 from affect_jax.train.mesh import data_mesh, replicated
 from affect_jax.train.state import create_state
 
@@ -88,3 +93,58 @@ def test_evaluation_gets_the_averaged_weights(tmp_path):
     checkpoints.close()
     variables = open_checkpoints(tmp_path).restore_variables(1, replicated(data_mesh()))
     np.testing.assert_array_equal(variables["params"]["w"], state.params["w"] + 100)
+
+
+def damaged_copies(content: bytes, rng: random.Random):
+    """The content with one bit flipped, cut, and None for a missing file."""
+    flipped = bytearray(content)
+    flipped[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+    return bytes(flipped), content[: rng.randrange(len(content))], None
+
+
+def test_any_damage_to_any_file_is_found_and_named(tmp_path):
+    save_all(tmp_path, {1: 0.1})
+    folder, rng = tmp_path / "1", random.Random(0)
+    assert find_damage(folder) is None
+    files = [file for file in folder.glob("*/**/*") if file.is_file()]
+    assert {file.relative_to(folder).parts[0] for file in files} == {"state", "data", "clock", "metrics"}
+    for file in files:
+        content = file.read_bytes()
+        for damaged in damaged_copies(content, rng):
+            file.unlink() if damaged is None else file.write_bytes(damaged)
+            assert find_damage(folder).startswith(file.relative_to(folder).as_posix())
+            file.write_bytes(content)
+    flipped, cut, _ = damaged_copies((folder / CHECKSUMS).read_bytes(), rng)
+    for damaged in (flipped, cut):
+        (folder / CHECKSUMS).write_bytes(damaged)
+        assert find_damage(folder)
+
+
+def test_checksums_are_such_as_sha256sum_reads(tmp_path):
+    if not shutil.which("sha256sum"):
+        pytest.skip("no sha256sum here")
+    save_all(tmp_path, {1: 0.1})
+    done = subprocess.run(["sha256sum", "--check", CHECKSUMS], cwd=tmp_path / "1", capture_output=True, text=True)
+    assert done.returncode == 0 and "state/manifest.ocdbt: OK" in done.stdout
+
+
+def test_damaged_checkpoints_get_names_of_their_own_and_those_without_checksums_are_told(tmp_path):
+    save_all(tmp_path, {1: 0.1, 2: 0.2})
+    (tmp_path / "damaged_2").mkdir()
+    (tmp_path / "2" / "metrics" / "metrics").write_text("{}")
+    (tmp_path / "1" / CHECKSUMS).unlink()
+    assert set_aside_damaged(tmp_path) == [
+        f"checkpoint 2 is damaged: metrics/metrics is not what was saved; it is now {tmp_path}/damaged_2_2",
+        f"checkpoint 1 is not checked: it has no {CHECKSUMS}, as of an older version",
+    ]
+    checkpoints = open_checkpoints(tmp_path)
+    assert (checkpoints.newest, checkpoints.best) == (1, 1)
+
+
+def test_evaluation_leaves_a_save_under_way_alone(tmp_path):
+    save_all(tmp_path, {1: 0.1})
+    (tmp_path / "2.orbax-checkpoint-tmp").mkdir()
+    Checkpoints(tmp_path, "val/accuracy", "max", keep=2, read_only=True).close()
+    assert (tmp_path / "2.orbax-checkpoint-tmp").exists()
+    save_all(tmp_path, {3: 0.3})  # as the run does when it goes on
+    assert not (tmp_path / "2.orbax-checkpoint-tmp").exists()

@@ -45,6 +45,14 @@ def test_gradient_in_parts_is_that_of_the_whole_batch():
     assert parts.batch_stats["calls"] == 4
 
 
+def test_update_that_overflows_a_weight_is_told_though_its_gradient_is_finite():
+    examples, variables = linear_problem()
+    tx = optax.sgd(3e38)
+    state, sums = make_train_step(linear_loss, tx, jax.random.key(0))(create_state(variables, tx, False), examples)
+    assert np.isfinite(sums["loss"]) and np.isfinite(sums["grad_norm"])
+    assert not np.isfinite(state.params["w"]).all() and sums["finite"] == 0
+
+
 def test_average_of_the_weights_follows_its_recurrence():
     examples, variables = linear_problem()
     train_step = make_train_step(linear_loss, TX, jax.random.key(0), ema_decay=0.6)
