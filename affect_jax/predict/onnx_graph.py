@@ -123,7 +123,7 @@ class Graph:
     def constant(self, value) -> str:
         """The name of a constant."""
         name = f"constant_{len(self.constants)}"
-        self.constants[name] = np.ascontiguousarray(value)
+        self.constants[name] = np.asarray(value, order="C")
         return name
 
     def integers(self, values: Sequence[int]) -> str:
