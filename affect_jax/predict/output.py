@@ -17,6 +17,8 @@ DRAWN = "drawn"
 """The folder of drawn pictures and videos, in that of the results."""
 LONGEST_STILL = 10.0
 """Seconds between two frames; times that jump further are a broken file's, and are not drawn."""
+DECIMALS = 6
+"""Of scores and probabilities, which are no more exact in float32."""
 FIELDS = ("file", "frame", "time", "x1", "y1", "x2", "y2", "score", "expression")
 
 
@@ -70,10 +72,15 @@ class Output:
         found = {"box": None, "score": None, "expression": None, "probabilities": {}}
         row = {**place, "reason": reason}
         if face:
-            found = {**face._asdict(), "box": [round(side, 2) for side in face.box]}
+            found = {
+                "box": [round(side, 2) for side in face.box],
+                "score": round(face.score, DECIMALS),
+                "expression": face.expression,
+                "probabilities": {name: round(value, DECIMALS) for name, value in face.probabilities.items()},
+            }
             row |= dict(zip(("x1", "y1", "x2", "y2"), found["box"], strict=True))
-            row |= {"score": face.score, "expression": face.expression}
-            row |= {f"p_{name}": value for name, value in face.probabilities.items()}
+            row |= {"score": found["score"], "expression": face.expression}
+            row |= {f"p_{name}": value for name, value in found["probabilities"].items()}
         self._jsonl.write(json.dumps({**place, **found, **({"reason": reason} if reason else {})}) + "\n")
         self._csv.writerow(row)
 
