@@ -20,8 +20,13 @@ def history(path):
 
 
 def saved_state(path, step):
-    """The arrays of a checkpoint by name."""
-    tree = ocp.StandardCheckpointer().restore((path / "checkpoints" / str(step) / "state").absolute())
+    """The arrays of a checkpoint by name, whatever devices it was saved from."""
+    folder, checkpointer = (path / "checkpoints" / str(step) / "state").absolute(), ocp.StandardCheckpointer()
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    found = checkpointer.metadata(folder).item_metadata.tree
+    tree = checkpointer.restore(
+        folder, jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), found)
+    )
     return {jax.tree_util.keystr(key): np.asarray(value) for key, value in jax.tree_util.tree_leaves_with_path(tree)}
 
 
