@@ -34,6 +34,8 @@ TOLERANCES = {
 }
 """Largest differences of files, by what their weights are kept as; "overlap" is 1 - IoU."""
 
+SMALL_FILE = "model.safetensors"
+
 Outputs = dict[str, np.ndarray]
 
 
@@ -65,8 +67,11 @@ def export_model(trained: Trained, folder: str | Path, licence: str = "", with_o
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        fill = fill_classifier if classifies else fill_detector
-        files, checked_on = fill(trained, partial, licence, with_onnx)
+        write(trained, partial / SMALL_FILE, licence)
+        if classifies:
+            files, checked_on = fill_classifier(trained, partial, licence, with_onnx)
+        else:
+            files, checked_on = fill_detector(trained, partial)
         record = {
             "task": trained.config.task,
             "class_names": trained.data.class_names,
@@ -104,7 +109,7 @@ def known_licence(trained: Trained) -> str:
 
 
 def fill_classifier(trained: Trained, folder: Path, licence: str, with_onnx: bool) -> tuple[dict, str]:
-    """The files of a classifier: their records, and what they were checked on."""
+    """Check a classifier's small file, write and check the others: their records, and what all were checked on."""
     interface = classifier_interface(in_float32(trained))
     checked_on, faces = faces_to_check(trained)
     expected = outputs(interface.function(trained.variables, faces))
@@ -113,9 +118,8 @@ def fill_classifier(trained: Trained, folder: Path, licence: str, with_onnx: boo
     def check(name: str, found: Outputs, tolerance: str) -> None:
         files[name] = accept(folder / name, probability_differences(expected, found), tolerance)
 
-    write(trained, folder / "model.safetensors", licence)
-    again = read(folder / "model.safetensors").variables
-    check("model.safetensors", outputs(interface.function(again, faces)), "float16")
+    again = read(folder / SMALL_FILE).variables
+    check(SMALL_FILE, outputs(interface.function(again, faces)), "float16")
     (folder / "model.stablehlo").write_bytes(to_stablehlo(interface, trained.variables))
     check("model.stablehlo", outputs(read_stablehlo(folder / "model.stablehlo").call(faces)), "float32")
     files["model.stablehlo"]["inputs"] = described(interface)
@@ -126,10 +130,9 @@ def fill_classifier(trained: Trained, folder: Path, licence: str, with_onnx: boo
     return files, checked_on
 
 
-def fill_detector(trained: Trained, folder: Path, licence: str, with_onnx: bool) -> tuple[dict, str]:
-    """The files of a detector, as fill_classifier's; there is no ONNX of it."""
-    write(trained, folder / "model.safetensors", licence)
-    again = read(folder / "model.safetensors").variables
+def fill_detector(trained: Trained, folder: Path) -> tuple[dict, str]:
+    """The same of a detector, of which there is no ONNX."""
+    again = read(folder / SMALL_FILE).variables
     checked_on, split = scenes_to_check(trained)
     files, halves = {}, []
     data = trained.config.data
@@ -145,7 +148,7 @@ def fill_detector(trained: Trained, folder: Path, licence: str, with_onnx: bool)
         files[name] = accept(folder / name, detection_differences(expected, found), "float32")
         files[name]["inputs"] = described(interface)
     worst = {name: max(one[name] for one in halves) for name in halves[0]}
-    return {"model.safetensors": accept(folder / "model.safetensors", worst, "float16"), **files}, checked_on
+    return {SMALL_FILE: accept(folder / SMALL_FILE, worst, "float16"), **files}, checked_on
 
 
 def in_float32(trained: Trained) -> Trained:
@@ -375,7 +378,8 @@ def table(record: dict) -> list[tuple[str, str, str]]:
 
 
 def shown_metrics(metrics: dict) -> str:
-    """The figures of an evaluation, for people."""
+    """The figures of an evaluation that are single ones, for people."""
+    figures = {name: value for name, value in metrics.items() if isinstance(value, int | float | str)}
     return ", ".join(
-        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in metrics.items()
+        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in figures.items()
     )

@@ -367,32 +367,31 @@ def multiply(graph: Graph, equation, *inputs: Value) -> Tensor:
     (contracted, batched), shapes = equation.params["dimension_numbers"], [sizes(var.aval) for var in equation.invars]
     letters = iter(ascii_letters)
     terms = [[""] * len(shape) for shape in shapes]
-    common = ""
-    for axes in (batched, contracted):
-        for pair in zip(*axes, strict=True):
-            letter = next(letters)
-            common += letter if axes is batched else ""
-            for term, axis in zip(terms, pair, strict=True):
-                term[axis] = letter
-    result = common
+    for left, right in [*zip(*batched, strict=True), *zip(*contracted, strict=True)]:
+        terms[0][left] = terms[1][right] = next(letters)
+    result = [terms[0][axis] for axis in batched[0]]
     for term in terms:
-        for axis, letter in enumerate(term):
-            if not letter:
-                term[axis] = next(letters)
-                result += term[axis]
-    equation_text = f"{','.join(map(''.join, terms))}->{result}"
+        for axis in [axis for axis, letter in enumerate(term) if not letter]:
+            term[axis] = next(letters)
+            result.append(term[axis])
+    written = ",".join("".join(term) for term in terms) + "->" + "".join(result)
     names = [expanded(graph, x, shape).name for x, shape in zip(inputs, shapes, strict=True)]
     shape = sizes(equation.outvars[0].aval)
-    return Tensor(graph.add("Einsum", names, equation=equation_text), shape, tuple(range(len(shape))))
+    return Tensor(graph.add("Einsum", names, equation=written), shape, tuple(range(len(shape))))
 
 
+SAME_NAME = ("abs", "add", "div", "erf", "exp", "log", "max", "min", "mul", "neg", "pow", "sqrt", "sub", "tanh")
+OTHER_NAME = {
+    "eq": "Equal",
+    "ge": "GreaterOrEqual",
+    "gt": "Greater",
+    "le": "LessOrEqual",
+    "logistic": "Sigmoid",
+    "lt": "Less",
+}
 OPERATORS: dict[str, Callable[..., Value]] = {
-    **{
-        name: elementwise(name.capitalize()) for name in ("abs", "add", "div", "erf", "exp", "log", "max", "min", "mul")
-    },
-    **{name: elementwise(name.capitalize()) for name in ("neg", "pow", "sqrt", "sub", "tanh")},
-    **{"eq": elementwise("Equal"), "gt": elementwise("Greater"), "ge": elementwise("GreaterOrEqual")},
-    **{"lt": elementwise("Less"), "le": elementwise("LessOrEqual"), "logistic": elementwise("Sigmoid")},
+    **{name: elementwise(name.capitalize()) for name in SAME_NAME},
+    **{name: elementwise(operator) for name, operator in OTHER_NAME.items()},
     "broadcast_in_dim": broadcast,
     "concatenate": concatenate,
     "conv_general_dilated": convolve,
