@@ -1,4 +1,4 @@
-"""MobileNetV2 from ImageNet, whole, fine-tuned on FER2013 in five passes.
+"""MobileNetV2 from ImageNet, whole, fine-tuned on FER2013 in twelve passes.
 
     python scripts/train.py --config=configs/fer_finetune.py --config.init_from=PATH/mobilenet_v2.safetensors
 
@@ -14,7 +14,7 @@ def get_config(arg=""):
     config = classification_config()
     config.data.name = "fer2013"
     config.batch_size = 64
-    config.total_epochs = 5.0
+    config.total_epochs = 12.0
     config.model = {"name": "mobilenet_v2", "dropout": 0.4, "input_size": (96, 96)}
     config.init_from = "hf-hub:timm/mobilenetv2_100.ra_in1k"
     config.init_excuse = ("classifier/.*",)
@@ -26,6 +26,7 @@ def get_config(arg=""):
     config.optim.schedule = "one_cycle"
     config.optim.warmup_epochs = 0.5
     config.label_smoothing = 0.1
+    config.ema_decay = 0.998
     config.augment.rotation = 10.0
     config.augment.width_shift = 0.08
     config.augment.height_shift = 0.08
