@@ -19,7 +19,7 @@ BATCH_SIZE = flags.DEFINE_integer(
     "batch_size", None, "Frames, and faces, that go through a network at once. Default: 8, and 1 on CPU.", 1
 )
 MARGIN = flags.DEFINE_float("margin", 0.1, "Of a face's longer side, added on each side before it is classified.", 0)
-MIN_SCORE = flags.DEFINE_float("min_score", 0.5, "Of the detector: boxes under it are left out.", 0, 1)
+MIN_SCORE = flags.DEFINE_float("min_score", 0.7, "Of the detector: boxes under it are left out.", 0, 1)
 MIN_CONFIDENCE = flags.DEFINE_float("min_confidence", 0.0, "Probability under which no expression is named.", 0, 1)
 DRAW = flags.DEFINE_bool("draw", True, "Draw the faces into the pictures and videos.")
 MAX_FRAMES = flags.DEFINE_integer("max_frames", None, "Stop behind so many frames, of a camera for example.", 1)

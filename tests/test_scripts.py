@@ -186,3 +186,16 @@ def test_own_faces_are_prepared_swept_over_seeds_and_two_runs_compared(tmp_path)
     assert "Against seed0 on the same pictures" in (tmp_path / "both.html").read_text()
     done = run("prepare_data", "fer2013", f"--source={tmp_path}", "--identity=(x)")
     assert done.returncode == 1 and "fer2013 has no option --identity" in done.stderr
+
+
+def test_a_photograph_is_read_by_the_weights_that_come_along(tmp_path):
+    from matplotlib.cbook import get_sample_data
+
+    done = run("predict", get_sample_data("grace_hopper.jpg", asfileobj=False), f"--out={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    (face,) = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
+    x1, y1, x2, y2 = face["box"]
+    assert x1 < 230 < 300 < x2 and y1 < 190 < 280 < y2  # her eyes and her chin
+    assert x2 - x1 < 250 and y2 - y1 < 300 and face["score"] > 0.9
+    assert sum(face["probabilities"].values()) == pytest.approx(1, abs=1e-4)
+    assert cv2.imread(str(tmp_path / "drawn" / "grace_hopper.jpg")).shape == (600, 512, 3)

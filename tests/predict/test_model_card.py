@@ -85,7 +85,6 @@ def test_card_is_filled_from_the_files_beside_it_and_a_drifted_number_shows(clas
 SHIPPED = sorted(reader.SHIPPED.glob("*.safetensors"))
 
 
-@pytest.mark.skipif(not SHIPPED, reason="no weights come along yet")
 def test_card_of_the_weights_that_come_along_is_theirs():
     card = (reader.SHIPPED / "README.md").read_text()
     assert with_figures(card, reader.SHIPPED) == card
