@@ -53,8 +53,8 @@ def load(
     batch_size: pictures, and faces, that go through a network at once. Default: 8, and 1 on CPU, where more take as
         much longer, and a last batch that is not full is padded for nothing.
     margin: what a face's square has beyond the box's longer side, on each side, as a fraction of it.
-    min_score: of the detector; boxes under it are left out. Of those from 0.7 on, 85 % are right on WIDER FACE's val, of
-        those from 0.5 on 73 %.
+    min_score: of the detector; boxes under it are left out. On WIDER FACE's val 85 % of those from 0.7 on are right,
+        and 73 % of those from 0.5 on.
     min_confidence: probability under which no expression is named.
     """
     batch_size = batch_size or (1 if jax.default_backend() == "cpu" else 8)
