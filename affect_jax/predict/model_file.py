@@ -11,6 +11,7 @@ import safetensors.numpy
 from ml_collections import ConfigDict
 
 from affect_jax.config import DEFAULTS
+from affect_jax.files import whole_file
 from affect_jax.models.pretrained import merge, named_weights
 from affect_jax.train import builders, workdir
 from affect_jax.train.state import init_variables
@@ -81,11 +82,9 @@ def write(trained: Trained, path: str | Path, licence: str) -> None:
         "data": trained.data._asdict(),
         "about": {**trained.about, "licence": licence},
     }
-    path = Path(path)
-    partial = path.with_name(f"{path.name}.partial")
     halves = {name: np.ascontiguousarray(value, np.float16) for name, value in weights.items()}
-    safetensors.numpy.save_file(halves, partial, {METADATA: json.dumps(record)})
-    partial.replace(path)
+    with whole_file(path) as file:
+        file.write(safetensors.numpy.save(halves, {METADATA: json.dumps(record)}))
 
 
 def summary(metrics: dict) -> dict:
