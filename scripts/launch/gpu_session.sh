@@ -44,9 +44,8 @@ bench() { # NAME CONFIG FIELDS...: half of the memory is PyTorch's
 }
 
 twice() { # one seed trained twice on deterministic operations: the same probabilities to the last bit
-    local -x XLA_FLAGS="${XLA_FLAGS:-} --xla_gpu_deterministic_ops=true"
-    $PYTHON scripts/train.py --config=configs/fer_vgg.py:demo --workdir=$OUT/twice_a &&
-        $PYTHON scripts/train.py --config=configs/fer_vgg.py:demo --workdir=$OUT/twice_b &&
+    $PYTHON scripts/train.py --deterministic --config=configs/fer_vgg.py:demo --workdir=$OUT/twice_a &&
+        $PYTHON scripts/train.py --deterministic --config=configs/fer_vgg.py:demo --workdir=$OUT/twice_b &&
         $PYTHON -c 'import sys, numpy
 a, b = (numpy.load(f"{run}/predictions/val.npz")["probs"] for run in sys.argv[1:])
 assert (a == b).all(), f"they differ by up to {abs(a - b).max()}"' $OUT/twice_a $OUT/twice_b
