@@ -26,8 +26,8 @@ COMPARE = flags.DEFINE_enum("compare", "none", ("none", "torch"), "Also time the
 OUT = flags.DEFINE_string("out", None, "Write the rows to this file as JSON.")
 LOOP_WINDOW = 5
 """Updates that are timed together, where one takes long against the clock."""
-PREDICTED = {1: 20, 64: 2}
-"""Images of a call -> calls that are timed together."""
+PREDICTED = {1: 100, 64: 10}
+"""Images of a call -> calls that are timed together, long enough for the threads of whoever came before to rest."""
 ROUNDS = flags.DEFINE_integer("rounds", 10, "Timed calls of each work; the table shows their median.")
 
 

@@ -1,6 +1,7 @@
 """Shared by all tests: a compile cache beside pytest's own, real data where it is, a run small enough to repeat."""
 
 import os
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -8,6 +9,7 @@ import pytest
 from absl import flags
 
 from affect_jax.config import classification_config, detection_config
+from affect_jax.ops import conv
 from affect_jax.train.process import prepare_process
 
 ROOT = Path(__file__).parents[1]
@@ -16,9 +18,17 @@ SHARED_DATA = ROOT.parent / "shared" / "data"
 
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)  # for the scripts that tests start
 jax.config.update("jax_compilation_cache_dir", str(CACHE))
+jax.config.update("jax_disable_most_optimizations", True)  # of these processes alone: compilation takes longest here
 prepare_process()
 if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()  # grain's workers read flags, which absl's app would have parsed
+
+
+@pytest.fixture
+def plain_convolutions(monkeypatch):
+    """Every convolution is XLA's own on CPU too: its forms there, held by test_conv.py, take long to compile."""
+    plain = conv._xla, partial(conv._derived_gradients, conv._xla)
+    monkeypatch.setattr(conv, "_cpu_forms", lambda *shapes: plain)
 
 
 @pytest.fixture

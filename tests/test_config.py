@@ -89,6 +89,7 @@ def test_config_is_valid(variant):
     validate(load(variant))
 
 
+@pytest.mark.usefixtures("plain_convolutions")
 @pytest.mark.parametrize("file", sorted({variant.partition(":")[0] for variant in VARIANTS}))
 def test_config_trains_for_two_updates(file, tmp_path):
     config = load(file)
@@ -137,6 +138,7 @@ def test_every_field_is_read_by_code_that_runs(tiny_config, tmp_path, monkeypatc
     assert_all_read({"fresh": tiny_config, "streamed": streamed}, tmp_path, monkeypatch)
 
 
+@pytest.mark.usefixtures("plain_convolutions")
 def test_every_field_of_a_detector_is_read_by_code_that_runs(tiny_detector_config, tmp_path, monkeypatch):
     onwards = tiny_detector_config.copy_and_resolve_references()
     onwards.init_from = str(tmp_path / "fresh")

@@ -2,22 +2,27 @@
 
 On GPU and TPU every convolution is XLA's own. On CPU some take other forms, equal in value and gradient to rounding:
 1x1 as a matrix product; depthwise, where XLA's own is hopeless, as shifted multiplications; 3x3 at stride 1 with many
-channels as 16 products of tiles in place of 36 (Winograd's F(2x2, 3x3): Lavin and Gray 2015, arXiv:1509.09308, 4.1).
+channels as 16 products of tiles in place of 36 (Winograd's F(2x2, 3x3): Lavin and Gray 2015, arXiv:1509.09308, 4.1), or
+of few pixels, where the kernel's tiles would take longer than the pixels', as one product of what each output sees.
 Shapes: B batch, H W input, h w output, C channels in, F channels out, kh kw kernel.
 """
 
+import math
 from collections.abc import Sequence
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.export import is_symbolic_dim
 
 Padding = str | Sequence[tuple[int, int]]
 
 DIMENSION_NUMBERS = ("NHWC", "HWIO", "NHWC")
 # From here on, in and out, the products that the tiles save cost more than their sums.
 MANY_CHANNELS = 64
+# Up to here, of all pictures together: the deep layers of one face.
+FEW_PIXELS = 144
 
 # Lavin and Gray, equation 8: a tile of 4x4 pixels and a kernel of 3x3 give 2x2 outputs A'[(G k G') * (B' x B)]A.
 TILE_OF_INPUT = ((1.0, 0.0, -1.0, 0.0), (0.0, 1.0, 1.0, 0.0), (0.0, -1.0, 1.0, 0.0), (0.0, 1.0, 0.0, -1.0))
@@ -40,7 +45,7 @@ def conv2d(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding: P
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def _conv2d(x, kernel, *static):
-    forward, _ = _cpu_forms(kernel.shape, *static)
+    forward, _ = _cpu_forms(x.shape, kernel.shape, *static)
     return lax.platform_dependent(x, kernel, cpu=partial(forward, static), default=partial(_xla, static))
 
 
@@ -51,7 +56,7 @@ def _conv2d_forward(x, kernel, *static):
 def _conv2d_backward(*static_residuals_gradient):
     *static, (x, kernel), gradient = static_residuals_gradient
     static = tuple(static)
-    _, gradients = _cpu_forms(kernel.shape, *static)
+    _, gradients = _cpu_forms(x.shape, kernel.shape, *static)
     default = partial(_derived_gradients, _xla, static)
     return lax.platform_dependent(x, kernel, gradient, cpu=partial(gradients, static), default=default)
 
@@ -59,7 +64,7 @@ def _conv2d_backward(*static_residuals_gradient):
 _conv2d.defvjp(_conv2d_forward, _conv2d_backward)
 
 
-def _cpu_forms(kernel_shape, strides, padding, groups):
+def _cpu_forms(x_shape, kernel_shape, strides, padding, groups):
     """The fastest forms on CPU: of the convolution, and of its gradients by x and by the kernel."""
     kh, kw, group_channels, features = kernel_shape
     if group_channels == 1 and groups == features > 1:
@@ -69,7 +74,8 @@ def _cpu_forms(kernel_shape, strides, padding, groups):
     if kh == kw == 1 and padding == ((0, 0), (0, 0)):
         return _pointwise, partial(_derived_gradients, _pointwise)
     if (kh, kw) == (3, 3) and strides == (1, 1) and min(group_channels, features) >= MANY_CHANNELS:
-        return _winograd, _winograd_gradients
+        few = not is_symbolic_dim(x_shape[0]) and math.prod(x_shape[:3]) <= FEW_PIXELS
+        return _patches if few else _winograd, _winograd_gradients
     return _xla, partial(_derived_gradients, _xla)
 
 
@@ -90,6 +96,13 @@ def _pointwise(static, x, kernel):
     x = x[:, ::down, ::right]
     # flat, or the gradient by the kernel would be a product over three axes, for which XLA on CPU transposes both
     return jnp.dot(x.reshape(-1, x.shape[-1]), kernel[0, 0]).reshape(*x.shape[:3], -1)
+
+
+def _patches(static, x, kernel):
+    strides, padding, _ = static
+    patches = jnp.concatenate(_taps(_pad(x, padding), kernel.shape[:2], strides), axis=-1)
+    products = jnp.dot(patches.reshape(-1, patches.shape[-1]), kernel.reshape(-1, kernel.shape[-1]))
+    return products.reshape(*patches.shape[:3], -1)
 
 
 def _winograd(static, x, kernel):

@@ -146,6 +146,7 @@ def test_torchvisions_resnet50_weights_fit_name_by_name(tmp_path):
     merge(shapes, pretrained.values, excuse=("box_predictor/.*",))
 
 
+@pytest.mark.usefixtures("plain_convolutions")
 @pytest.mark.parametrize(
     ("backbone", "neck", "levels"), [("resnet18", "fpn_c4", 4), ("resnet18", "c4", 1), ("mobilenet_v2", "fpn", 5)]
 )
@@ -161,7 +162,7 @@ def test_other_backbones_and_necks_learn_with_every_parameter_and_detect(backbon
     boxes = jnp.array([[[10.0, 12, 26, 30], [40, 20, 80, 60]], [[50, 5, 60, 16], [0, 0, 0, 0]]])
     batch = {"image": picture, "image_size": jnp.array([[64, 96], [60, 90]]), "boxes": boxes}
     batch |= {"label": jnp.zeros((2, 2), int), "box_mask": boxes[..., 2] > 0, "ignore": jnp.zeros((2, 2), bool)}
-    variables = model.init(jax.random.key(1), batch, False)
+    variables = jax.jit(model.init, static_argnums=2)(jax.random.key(1), batch, False)
 
     @jax.jit
     def loss_and_gradient(params):
@@ -178,7 +179,7 @@ def test_other_backbones_and_necks_learn_with_every_parameter_and_detect(backbon
     # an offset of a class, or of an anchor, that no sample has is not learned from
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
     assert not [name for name in still if name.startswith(("backbone", "fpn", "box_head"))]
-    detections = jax.jit(lambda: model.apply(variables, batch, False)["detections"])()
+    detections = jax.jit(lambda variables: model.apply(variables, batch, False)["detections"])(variables)
     assert detections["valid"].any(axis=1).all()
     boxes = np.asarray(detections["boxes"])[np.asarray(detections["valid"])]
     assert (boxes[:, :2] <= boxes[:, 2:]).all() and boxes.min() >= 0 and boxes.max() <= 96

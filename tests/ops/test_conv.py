@@ -65,10 +65,11 @@ MANY = conv.MANY_CHANNELS
         ((3, 3), (1, 1), "SAME", 4, 8, 2),
     ],
 )
-@pytest.mark.parametrize("size", [(8, 12), (9, 7)])
-def test_value_and_gradients_are_those_of_xla(size, kernel_size, strides, padding, channels, features, groups):
-    x, kernel = random_case(size, kernel_size, channels, features, groups)
+@pytest.mark.parametrize(("batch", "size"), [(6, (8, 12)), (6, (9, 7)), (1, (9, 7))])
+def test_value_and_gradients_are_those_of_xla(batch, size, kernel_size, strides, padding, channels, features, groups):
+    x, kernel = random_case(size, kernel_size, channels, features, groups, batch)
     static = (strides, padding, groups)
+    assert (batch == 1) == (batch * size[0] * size[1] <= conv.FEW_PIXELS)
     assert_equal(
         value_and_gradients(conv2d, x, kernel, *static), value_and_gradients(reference, x, kernel, *static), 1e-5
     )

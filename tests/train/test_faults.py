@@ -154,9 +154,10 @@ def test_full_disk_ends_the_run_in_words_and_leaves_what_was_saved(troubled):
     if "full disk" not in told:
         pytest.skip("no file system can be mounted here")
     assert told["full disk"].returncode == 1
-    assert "No space left on device" in told["full disk"].stderr
-    assert "the same command goes on" in told["full disk"].stderr
-    assert "Traceback" not in told["full disk"].stderr
+    # tensorstore's threads may print a few of their own before it, of writes that end behind the one that failed
+    assert 'scripts/train.py", line' not in told["full disk"].stderr
+    last = told["full disk"].stderr.splitlines()[-1]
+    assert last.startswith("OSError: ") and "No space left on device" in last and "the same command goes on" in last
     assert left["full disk"] in (["5"], ["10", "5"])  # as many as there is room for, and no part of another
     assert all(json.loads(line)["step"] for line in left["record on the full disk"].splitlines())
 
