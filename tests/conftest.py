@@ -18,7 +18,10 @@ SHARED_DATA = ROOT.parent / "shared" / "data"
 
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)  # for the scripts that tests start
 jax.config.update("jax_compilation_cache_dir", str(CACHE))
-jax.config.update("jax_disable_most_optimizations", True)  # of these processes alone: compilation takes longest here
+
+# Compilation takes longest here.
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+jax.config.update("jax_disable_most_optimizations", True)
 prepare_process()
 if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()  # grain's workers read flags, which absl's app would have parsed

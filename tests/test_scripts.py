@@ -39,7 +39,7 @@ def run(name: str, *arguments: str, **environment: str) -> subprocess.CompletedP
 
 @pytest.mark.slow
 def test_demo_teaches_vgg_fer_the_drawn_faces_and_says_what_is_next(tmp_path):
-    done = run("train", DEMO, f"--workdir={tmp_path}")
+    done = run("train", DEMO, f"--workdir={tmp_path}", JAX_DISABLE_MOST_OPTIMIZATIONS="0")  # it has much to compute
     assert done.returncode == 0, done.stderr
     accuracy = json.loads((tmp_path / "metrics.json").read_text())["val"]["accuracy"]
     assert accuracy > 0.95  # logistic regression stays under 60 %: test_drawn_faces.py
