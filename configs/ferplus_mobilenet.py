@@ -39,7 +39,8 @@ def get_config(arg=""):
     config.augment.zoom = 0.1
     config.augment.horizontal_flip = True
     if arg == "two_cores":
-        config.total_epochs = 4.0
+        config.total_epochs = 6.0
+        config.ema_decay = 0.998
         config.model.dropout = 0.3
     elif arg:
         raise ValueError(f"unknown argument {arg!r}; known is two_cores")
