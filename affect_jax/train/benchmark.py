@@ -26,6 +26,7 @@ from affect_jax.train.loop import train_and_evaluate
 from affect_jax.train.mesh import data_mesh, one_device, replicated, split_over_devices, to_devices
 from affect_jax.train.state import create_state, init_variables, make_apply
 from affect_jax.train.steps import Batch, make_train_step
+from affect_jax.train.tasks import build_task
 
 Work = Callable[[], None]
 """Does its work once and returns when it is done."""
@@ -66,12 +67,13 @@ def step_work(config: ConfigDict, batch: Batch, updates: int) -> tuple[Work, dic
     if config.task == "classification":
         config.augment, config.mixup_alpha = {}, 0.0
     mesh = data_mesh()
-    split = builders.build_split(config, "train")
-    num_classes = len(split.class_names)
+    task = build_task(config)
+    num_classes = len(task.data_facts.class_names)
     model = builders.build_network(config, num_classes)
     apply = make_apply(model)
-    tx = builders.build_optimizer(config, builders.build_schedule(config, len(split)))
-    variables = init_variables(model, jax.random.key(0), builders.network_inputs(config, split.image_shape))
+    tx = builders.build_optimizer(config, builders.build_schedule(config, task.num_examples))
+    inputs = builders.network_inputs(config, task.data_facts.image_shape)
+    variables = init_variables(model, jax.random.key(0), inputs)
     state = jax.device_put(create_state(variables, tx, config.ema_decay > 0), replicated(mesh))
     loss_fn = builders.build_loss_fn(config, apply, num_classes)
     train_step = make_train_step(loss_fn, tx, jax.random.key(1), config.accumulate_steps, config.ema_decay)
@@ -170,9 +172,9 @@ def forward_flop(config: ConfigDict) -> float:
 
     Of a detector, a picture of its first bucket; boxes, NMS and the like count nothing.
     """
-    split = builders.build_split(config, "train")
-    model = builders.build_network(config, len(split.class_names))
-    inputs = builders.network_inputs(config, split.image_shape)
+    class_names, image_shape = build_task(config).data_facts
+    model = builders.build_network(config, len(class_names))
+    inputs = builders.network_inputs(config, image_shape)
     variables = jax.eval_shape(lambda: init_variables(model, jax.random.key(0), inputs))
     return _flop(jax.make_jaxpr(lambda variables, x: make_apply(model)(variables, x, False))(variables, inputs).jaxpr)
 

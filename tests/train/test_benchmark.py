@@ -58,21 +58,36 @@ def test_torch_twin_trains_and_predicts_in_each_dtype(dtype):
     torch_twin.predict_work(twin, batch["image"], calls=2)()
 
 
-def test_one_command_writes_a_row_for_each_work(tmp_path):
-    command = [sys.executable, "scripts/benchmark.py", "--config=configs/fer_vgg.py:demo", "--rounds=2"]
-    command += ["--config.model.widths=(4,4,4,4)", "--config.model.dense=(8,)", "--config.batch_size=16"]
-    command += ["--config.eval_batch_size=16", f"--out={tmp_path / 'rows.json'}"]
-    examples = "--config.data.options.num_examples"
-    command += [f"{examples}.train=400", f"{examples}.val=40", f"{examples}.test=40"]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+def benchmark_rows(tmp_path, *arguments: str) -> list[dict]:
+    """What scripts/benchmark.py writes."""
+    command = [sys.executable, "scripts/benchmark.py", *arguments, f"--out={tmp_path / 'rows.json'}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     rows = json.loads((tmp_path / "rows.json").read_text())
+    assert all(0 < row["images_per_second"] <= row["images_per_second_best"] for row in rows)
+    return rows
+
+
+def test_one_command_writes_a_row_for_each_work(tmp_path):
+    examples = "--config.data.options.num_examples"
+    small = ("--config.model.widths=(4,4,4,4)", "--config.model.dense=(8,)", "--config.batch_size=16")
+    few = ("--config.eval_batch_size=16", f"{examples}.train=400", f"{examples}.val=40", f"{examples}.test=40")
+    rows = benchmark_rows(tmp_path, "--config=configs/fer_vgg.py:demo", "--rounds=2", *small, *few)
     works = [(row["work"], row["implementation"]) for row in rows]
     expected = ("step", "predict_1", "predict_64", "evaluate", "loop_resident", "loop_stream")
     assert works == [(work, "affect_jax") for work in expected]
-    for row in rows:
-        assert 0 < row["images_per_second"] <= row["images_per_second_best"]
-        assert row["flop_per_second"] > 0
-        assert 0 < row["share_of_peak"] < 1
+    assert all(row["flop_per_second"] > 0 and 0 < row["share_of_peak"] < 1 for row in rows)
+
+
+@pytest.mark.slow
+def test_the_same_command_times_a_detector_beside_opencv(tmp_path):
+    size = ("--config.data.options.image_size=(96,128)", "--config.data.buckets=((96,128),)", "--config.batch_size=2")
+    narrow = ("--config.model.fpn_channels=16", "--config.model.box_representation_size=16")
+    rows = benchmark_rows(tmp_path, "--config=configs/widerface_rcnn.py:demo", "--rounds=1", *size, *narrow)
+    flop = {row["work"]: row["flop_per_second"] for row in rows if row["implementation"] == "affect_jax"}
+    assert {"step", "forward", "loop_stream", "roi_align_of_step", "nms_of_step", "nms_2000"} < flop.keys()
+    assert min(flop[work] for work in ("step", "forward", "loop_stream")) > 0
+    assert [row["work"] for row in rows if row["implementation"] == "opencv"] == ["nms_2000"]
 
 
 def test_detectors_works_are_timed(tiny_detector_config):
