@@ -79,15 +79,11 @@ def test_one_command_writes_a_row_for_each_work(tmp_path):
     assert all(row["flop_per_second"] > 0 and 0 < row["share_of_peak"] < 1 for row in rows)
 
 
-@pytest.mark.slow
-def test_the_same_command_times_a_detector_beside_opencv(tmp_path):
-    size = ("--config.data.options.image_size=(96,128)", "--config.data.buckets=((96,128),)", "--config.batch_size=2")
-    narrow = ("--config.model.fpn_channels=16", "--config.model.box_representation_size=16")
-    rows = benchmark_rows(tmp_path, "--config=configs/widerface_rcnn.py:demo", "--rounds=1", *size, *narrow)
-    flop = {row["work"]: row["flop_per_second"] for row in rows if row["implementation"] == "affect_jax"}
-    assert {"step", "forward", "loop_stream", "roi_align_of_step", "nms_of_step", "nms_2000"} < flop.keys()
-    assert min(flop[work] for work in ("step", "forward", "loop_stream")) > 0
-    assert [row["work"] for row in rows if row["implementation"] == "opencv"] == ["nms_2000"]
+def test_flop_of_a_detector_grow_with_its_picture_and_not_with_its_regions(tiny_detector_config):
+    config = tiny_detector_config.copy_and_resolve_references()
+    flop = forward_flop(config)
+    config.data.buckets = ((192, 128),)
+    assert 1.5 * flop < forward_flop(config) < 2 * flop
 
 
 def test_detectors_works_are_timed(tiny_detector_config):
