@@ -20,7 +20,7 @@ demo: $(VENV)/.installed
 	$(BIN)/python scripts/train.py --config=configs/fer_vgg.py:demo --workdir=runs/fer_vgg_demo
 
 test: $(VENV)/.installed lint
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

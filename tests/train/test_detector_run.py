@@ -20,8 +20,6 @@ from affect_jax.train.evaluation import evaluate_function
 from affect_jax.train.loop import train_and_evaluate
 from affect_jax.train.signals import Interrupted
 
-pytestmark = pytest.mark.xdist_group("detector_run")  # one process has them all: their shared runs take long
-
 ROOT = Path(__file__).parents[2]
 
 

@@ -31,8 +31,6 @@ from affect_jax.train.signals import Interrupted
 from affect_jax.train.workdir import Workdir, only_run
 from affect_jax.train.writers import JsonlWriter
 
-pytestmark = pytest.mark.xdist_group("faults")  # one process has them all: their shared runs take long
-
 ROOT = Path(__file__).parents[2]
 ARGUMENTS = [
     "--config=configs/fer_vgg.py:demo",

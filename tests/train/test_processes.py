@@ -12,8 +12,6 @@ from affect_jax.train import signals
 from affect_jax.train.loop import train_and_evaluate
 from affect_jax.train.process import cluster_size, join_processes
 
-pytestmark = pytest.mark.xdist_group("processes")  # one process has them all: their shared runs take long
-
 UPDATES = 60
 CONFIG = """
 from affect_jax.train.workdir import Workdir, load_config
