@@ -1,6 +1,9 @@
 """Writes WIDER FACE's first 20 training pictures with medium faces as a set whose train and val are the same.
 
     python results/widerface_overfit/first_twenty.py WIDER_FACE_FOLDER OUT
+    python scripts/prepare_data.py widerface --source=OUT --data_dir=data/twenty
+
+The run's own command is in config.json beside this file, its record in metrics.jsonl.
 
 The first 20 of the publishers' list with 1 to 15 faces, all of at least 24 px.
 """

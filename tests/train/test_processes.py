@@ -74,9 +74,10 @@ def test_two_processes_and_then_four_do_the_run_of_one(straight_run, shared_run)
     for name in one:
         if "opt_state" not in name:  # its momentum shows a kink that another rounding met at its full size
             np.testing.assert_allclose(one[name], several[name], rtol=1e-3, atol=3e-3, err_msg=name)
-    for kind, steps in (("train/loss", set(range(2, UPDATES + 1, 2)) - {step + 1}), ("val/loss", range(12, 61, 12))):
+    logged = set(range(2, UPDATES + 1, 2)) - {step + 1}  # whose mean the stop may have cut to one update
+    for kind, steps in (("train/loss", logged), ("val/loss", range(12, UPDATES + 1, 12))):
         losses = [{r["step"]: r[kind] for r in history(run) if kind in r} for run in (straight_run[0], path)]
-        one, several = ([found[number] for number in steps] for found in losses)  # behind the stop: of another window
+        one, several = ([found[number] for number in steps] for found in losses)
         np.testing.assert_allclose(one, several, rtol=2e-3)
 
 
