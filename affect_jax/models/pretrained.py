@@ -41,13 +41,16 @@ class Pretrained:
     model_options: Mapping[str, object]
 
 
+OWN_RECORD = "affect_jax"
+"""The one entry in the metadata of a model file of ours: JSON, the config in it."""
 IMAGENET = Preprocess((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 MINUS_ONE_TO_ONE = Preprocess((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
 def load_pretrained(reference: str | Path) -> Pretrained:
-    """Weights of MobileNetV2 or a ResNet as torchvision, timm or (MobileNetV2, .h5) keras.applications name them, or of
-    torchvision's Faster R-CNN with a feature pyramid (its first COCO weights, COCO_V1, want bn_epsilon 0).
+    """Weights of MobileNetV2 or a ResNet as torchvision, timm or (MobileNetV2, .h5) keras.applications name them, of
+    torchvision's Faster R-CNN with a feature pyramid (its first COCO weights, COCO_V1, want bn_epsilon 0), or of a
+    model file of ours, as predict.model_file writes it.
 
     `reference` is a local file (.safetensors; .pth or .pt where torch is installed; .h5 where h5py is), a file in a
     Hugging Face repository, "hf://org/repo/path/to/file", or all of a timm model, "hf-hub:org/repo"; "@revision" behind
@@ -58,6 +61,8 @@ def load_pretrained(reference: str | Path) -> Pretrained:
     if path.suffix not in READERS:
         raise ValueError(f"{reference}: a weight file ends in {', '.join(READERS)}, not {path.suffix or 'nothing'!r}")
     arrays, metadata = READERS[path.suffix](path)
+    if OWN_RECORD in metadata:
+        return trained_with(json.loads(metadata[OWN_RECORD])["config"], arrays, reference)
     naming = _recognize(arrays, reference)
     return Pretrained(
         source=reference,
@@ -65,6 +70,14 @@ def load_pretrained(reference: str | Path) -> Pretrained:
         preprocess=preprocess or naming.preprocess,
         model_options={**naming.model_options, **_options_in(metadata)},
     )
+
+
+def trained_with(config: Mapping, values: Mapping[str, np.ndarray], source: str) -> Pretrained:
+    """Weights under our names, of a network that was trained with this config of ours."""
+    model, preprocess = config["model"], config["preprocess"]
+    options = {name: _as_tuples(model[name]) for name in ("padding", "bn_epsilon", "stride_in_1x1") if name in model}
+    mean, std = (_as_tuples(preprocess[name]) for name in ("mean", "std"))
+    return Pretrained(source, values, Preprocess(mean, std), options)
 
 
 def check_options(model: nn.Module, pretrained: Pretrained) -> None:

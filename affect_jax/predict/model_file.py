@@ -12,12 +12,10 @@ from ml_collections import ConfigDict
 
 from affect_jax.config import DEFAULTS
 from affect_jax.files import whole_file
-from affect_jax.models.pretrained import merge, named_weights
+from affect_jax.models.pretrained import OWN_RECORD, merge, named_weights
 from affect_jax.train import builders, workdir
 from affect_jax.train.state import init_variables
 
-METADATA = "affect_jax"
-"""The one entry of the file's metadata: JSON."""
 FLOAT16_MAX = float(np.finfo(np.float16).max)
 
 
@@ -47,9 +45,9 @@ def read(path: str | Path) -> Trained:
         weights = safetensors.numpy.load_file(path)
     except safetensors.SafetensorError as error:
         raise ValueError(f"{path} is not a whole safetensors file: {error}") from None
-    if METADATA not in metadata:
+    if OWN_RECORD not in metadata:
         raise ValueError(f"{path} holds weights alone; a model file of ours, as scripts/export.py writes it, is wanted")
-    record = workdir.tuples(json.loads(metadata[METADATA]))
+    record = workdir.tuples(json.loads(metadata[OWN_RECORD]))
     config = DEFAULTS[record["config"]["task"]]()
     config.update(record["config"])
     data = workdir.DataFacts(**record["data"])
@@ -84,7 +82,7 @@ def write(trained: Trained, path: str | Path, licence: str) -> None:
     }
     halves = {name: np.ascontiguousarray(value, np.float16) for name, value in weights.items()}
     with whole_file(path) as file:
-        file.write(safetensors.numpy.save(halves, {METADATA: json.dumps(record)}))
+        file.write(safetensors.numpy.save(halves, {OWN_RECORD: json.dumps(record)}))
 
 
 def summary(metrics: dict) -> dict:

@@ -19,7 +19,7 @@ from affect_jax.evaluate.anchor_coverage import best_anchor_iou, coverage_by_hei
 from affect_jax.evaluate.figures import draw_boxes
 from affect_jax.models import build_model
 from affect_jax.models.faster_rcnn import ANCHOR_STRIDES
-from affect_jax.models.pretrained import Preprocess, check_options, load_pretrained, merge, named_weights
+from affect_jax.models.pretrained import Preprocess, check_options, load_pretrained, merge, named_weights, trained_with
 from affect_jax.ops.augment import augment
 from affect_jax.train import classification, detection
 from affect_jax.train.checkpoint import Checkpoints, check_undamaged, step_folders
@@ -62,14 +62,14 @@ def build_variables(config: ConfigDict, model: Network, key: jax.Array, inputs) 
     if not config.init_from:
         return variables
     if (Path(config.init_from) / "config.json").exists():
-        _, trained = load_best_variables(Workdir(config.init_from))
-        weights = named_weights(trained)
+        run = Workdir(config.init_from)
+        _, trained = load_best_variables(run)
+        pretrained = trained_with(load_config(run), named_weights(trained), config.init_from)
     else:
         pretrained = load_pretrained(config.init_from)
-        check_options(model, pretrained)
-        check_preprocess(config, pretrained.preprocess)
-        weights = pretrained.values
-    return merge(variables, weights, config.init_excuse, config.init_from)
+    check_options(model, pretrained)
+    check_preprocess(config, pretrained.preprocess)
+    return merge(variables, pretrained.values, config.init_excuse, config.init_from)
 
 
 def load_best_variables(run: Workdir) -> tuple[int, dict]:

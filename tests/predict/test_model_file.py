@@ -6,6 +6,7 @@ import safetensors.numpy
 from affect_jax.models.pretrained import named_weights
 from affect_jax.predict.model_file import read, write
 from affect_jax.predict.reader import Classifier
+from affect_jax.train.builders import build_network, build_variables, network_inputs
 
 
 def test_file_gives_back_the_network_to_the_precision_of_float16(classifier, tmp_path):
@@ -21,6 +22,20 @@ def test_file_gives_back_the_network_to_the_precision_of_float16(classifier, tmp
         np.testing.assert_array_equal(value, np.asarray(old[name], np.float16), err_msg=name)
     faces = list(np.random.default_rng(0).integers(0, 256, (3, 60, 50, 3), np.uint8))
     np.testing.assert_allclose(Classifier(again, 2)(faces), Classifier(classifier, 2)(faces), atol=5e-3)
+
+
+def test_training_starts_from_a_model_file_that_saw_the_same_pixels(classifier, tmp_path):
+    file = tmp_path / "model.safetensors"
+    write(classifier, file, "")
+    config = classifier.config.copy_and_resolve_references()
+    config.init_from = str(file)
+    model, inputs = build_network(config, 3), network_inputs(config, classifier.data.image_shape)
+    started = named_weights(build_variables(config, model, jax.random.key(1), inputs))
+    for name, value in named_weights(read(file).variables).items():
+        np.testing.assert_array_equal(started[name], value, err_msg=name)
+    config.preprocess.mean, config.preprocess.std = (0.25,), (0.5,)
+    with pytest.raises(ValueError, match="trained on pixels of other mean and std"):
+        build_variables(config, model, jax.random.key(1), inputs)
 
 
 def test_file_is_half_the_size_of_its_weights(classifier, tmp_path):
