@@ -23,6 +23,7 @@ VARIANTS = [
     "fer_mobilenet.py:literal",
     "fer_mobilenet.py:two_cores",
     "fer_finetune.py",
+    "fer_finetune.py:ferplus",
     "fer_speedrun.py",
     "fer_speedrun.py:68",
     "fer_speedrun.py:72",

@@ -23,7 +23,7 @@ from affect_jax.train.mesh import one_device
 from affect_jax.train.state import Network, make_apply
 
 SHIPPED = Path(__file__).parent / "weights"
-CLASSIFIER, DETECTOR = SHIPPED / "fer2013_mobilenet_v2.safetensors", SHIPPED / "widerface_rcnn.safetensors"
+CLASSIFIER, DETECTOR = SHIPPED / "ferplus_mobilenet_v2.safetensors", SHIPPED / "widerface_rcnn.safetensors"
 WHOLE = "whole"
 """In the place of a detector: every picture is a face already."""
 

@@ -89,4 +89,4 @@ def test_card_of_the_weights_that_come_along_is_theirs():
     card = (reader.SHIPPED / "README.md").read_text()
     assert with_figures(card, reader.SHIPPED) == card
     assert {block[1] for block in BLOCK.findall(card)} == {file.name for file in SHIPPED}
-    assert {reader.CLASSIFIER, reader.DETECTOR} == set(SHIPPED)
+    assert {reader.CLASSIFIER, reader.DETECTOR} < set(SHIPPED)

@@ -37,9 +37,13 @@ def straight_run(make_tiny_config, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def shared_run(straight_run, tmp_path_factory):
-    """The folder of a run that two processes began and four finished, what they said, and where it was stopped."""
+    """The folder of a run that two processes began and four finished, what they said, and where it was stopped.
+
+    They stream the pictures that the one had on its device, each with a worker of its own.
+    """
     path = tmp_path_factory.mktemp("shared") / "run"
-    arguments = (straight_run[1], f"--workdir={path}")
+    streamed = ("--config.data.input=stream", "--config.data.num_workers=1")
+    arguments = (straight_run[1], f"--workdir={path}", *streamed)
     two = start_processes(2, "scripts/train.py", *arguments)
     for line in two[0].stdout:
         if "updates, " in line:  # the last line before the first update; JAX hears the signal within a second
