@@ -40,7 +40,7 @@ def get_config(arg=""):
 
 
 def ferplus(config):
-    """FER+'s votes, which need no smoothing; the faces are known already, so they are changed more, and learned less."""
+    """FER+'s votes, which need no smoothing; the faces are known already, so they are changed more and learned less."""
     config.data.name = "ferplus"
     config.data.targets = "votes"
     config.init_from = "affect_jax/predict/weights/fer2013_mobilenet_v2.safetensors"

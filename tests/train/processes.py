@@ -7,6 +7,19 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+CONFIG = """
+from affect_jax.train.workdir import Workdir, load_config
+
+def get_config():
+    return load_config(Workdir({path!r}))
+"""
+
+
+def config_of(run: Path, folder: Path) -> str:
+    """The argument that gives a script the config of a run; the file for it is written into the folder."""
+    file = folder / "config.py"
+    file.write_text(CONFIG.format(path=str(run)))
+    return f"--config={file}"
 
 
 def start_processes(number: int, script: str | Path, *arguments: str) -> list[subprocess.Popen]:

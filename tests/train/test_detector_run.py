@@ -11,7 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from processes import ended, start_processes
+from processes import config_of, ended, start_processes
 from run_records import assert_same_bits, history, saved_state, stop_behind
 
 from affect_jax.train.builders import build_split, evaluation_box_batches
@@ -90,6 +90,23 @@ def test_evaluations_stand_beside_one_another_and_the_report_shows_pictures(fini
     drawn = [cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR) for picture in pictures]
     assert len(drawn) >= 3  # curves of losses, precision over recall, and the worst pictures
     assert all(picture.std() > 1 for picture in drawn)
+
+
+@pytest.mark.slow
+def test_two_processes_train_a_detector_as_one_does(finished_run, tmp_path):
+    run = tmp_path / "run"
+    done = ended(start_processes(2, "scripts/train.py", config_of(finished_run[0], tmp_path), f"--workdir={run}"))
+    assert [code for code, _ in done] == [0, 0], done
+    assert "step 6/6" in done[0][1] and "step " not in done[1][1]
+    one, two = (losses_of_three_updates(path) for path in (finished_run[0], run))
+    assert two == pytest.approx(one, rel=2e-3, abs=1e-5)
+    assert {name for _, name in one} >= {"train/loss_objectness", "train/loss_box_reg", "val/loss"}
+
+
+def losses_of_three_updates(run) -> dict[tuple[int, str], float]:
+    """By step and name; further on rounding makes another proposal the last one that is taken."""
+    records = [record for record in history(run) if record["step"] <= 3]
+    return {(r["step"], name): value for r in records for name, value in r.items() if "/loss" in name}
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ import signal
 
 import numpy as np
 import pytest
-from processes import ended, start_processes
+from processes import config_of, ended, start_processes
 from run_records import history, saved_state
 
 from affect_jax.train import signals
@@ -13,12 +13,6 @@ from affect_jax.train.loop import train_and_evaluate
 from affect_jax.train.process import cluster_size, join_processes
 
 UPDATES = 60
-CONFIG = """
-from affect_jax.train.workdir import Workdir, load_config
-
-def get_config():
-    return load_config(Workdir({path!r}))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +25,7 @@ def straight_run(make_tiny_config, tmp_path_factory):
     config.model.dropout = 0.0  # processes round otherwise, and a kink of ReLU among few hidden units makes that felt
     folder = tmp_path_factory.mktemp("processes")
     train_and_evaluate(config, folder / "straight")
-    (folder / "config.py").write_text(CONFIG.format(path=str(folder / "straight")))
-    return folder / "straight", f"--config={folder / 'config.py'}"
+    return folder / "straight", config_of(folder / "straight", folder)
 
 
 @pytest.fixture(scope="module")
