@@ -30,13 +30,14 @@ class BatchPlan(NamedTuple):
 
 
 def choose_buckets(sizes: np.ndarray, buckets: Sequence[Size]) -> np.ndarray:
-    """The bucket that keeps each picture largest, of equal ones that of least area: int32 [P], places in `buckets`.
+    """The bucket that shrinks each picture least; of equal ones the least in area, and then the one it is largest in.
 
-    `sizes` are heights and widths, [P, 2].
+    `sizes` are heights and widths, [P, 2]; gives int32 [P], places in `buckets`.
     """
     scales = np.array([[fitting_scale(size, bucket) for bucket in buckets] for size in sizes]).reshape(-1, len(buckets))
-    by_area = np.argsort([height * width for height, width in buckets], kind="stable")
-    return by_area[np.argmax(scales[:, by_area], axis=1)].astype(np.int32)
+    areas = np.broadcast_to([height * width for height, width in buckets], scales.shape)
+    best_first = np.lexsort((-scales, areas, -np.minimum(scales, 1)), axis=-1)
+    return best_first[:, 0].astype(np.int32)
 
 
 class BucketBatches:

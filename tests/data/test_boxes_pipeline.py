@@ -58,13 +58,16 @@ def assert_same(first: dict, second: dict):
         assert array.dtype == second[name].dtype
 
 
-def test_a_picture_goes_where_it_stays_largest():
+def test_a_picture_goes_where_it_is_shrunk_least_and_a_small_one_where_least_is_computed():
     rng = np.random.default_rng(0)
     sizes = rng.integers(20, 200, (100, 2))
     chosen = choose_buckets(sizes, BUCKETS)
     for (height, width), place in zip(sizes, chosen, strict=True):
         scales = [min(h / height, w / width) for h, w in BUCKETS]
-        assert scales[place] == max(scales)
+        assert scales[place] == max(scales)  # these buckets have one area
+    large_and_small = [(60, 80), (80, 60), (30, 40), (40, 30)]
+    for size, place in (((90, 120), 0), ((60, 80), 0), ((31, 40), 0), ((30, 40), 2), ((12, 10), 3), ((10, 12), 2)):
+        assert choose_buckets(np.array([size]), large_and_small).tolist() == [place]
     # of two that serve a picture alike, the one with less padding
     assert choose_buckets(np.array([[10, 10]]), [(50, 90), (50, 60)]).tolist() == [1]
     assert choose_buckets(np.zeros((0, 2), int), BUCKETS).shape == (0,)
