@@ -85,7 +85,7 @@ def two_cores(config):
 def mobilenet(config):
     """MobileNetV2 from ImageNet, BatchNorm's statistics as they are: a sixth of ResNet-18's time a picture."""
     config.data.buckets = ((384, 384),)
-    # the smaller ones are for small pictures, whose faces are found as well there, in half the time
+    # the smaller ones are for small pictures, at no worse an AP50 and in three fifths of the time
     config.data.eval_buckets = ((768, 1024), (1024, 768), (576, 768), (768, 576))
     config.model.backbone_name = "mobilenet_v2"
     config.model.rpn_post_nms_top_n_test = 500
