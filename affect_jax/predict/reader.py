@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from affect_jax.data.boxes_pipeline import choose_buckets
@@ -121,7 +120,7 @@ class Classifier:
         """Probabilities of each face."""
         inputs = [face_input(face, self.image_shape) for face in faces]
         pending = [
-            (self._predict(self._variables, jnp.asarray(padded(batch, self._batch_size)))["probs"], len(batch))
+            (self._predict(self._variables, padded(batch, self._batch_size))["probs"], len(batch))
             for batch in batched(inputs, self._batch_size)
         ]
         empty = np.zeros((0, len(self.class_names)), np.float32)
@@ -165,8 +164,8 @@ class Detector:
             for image, scale in zip(images, scales, strict=True)
         ]
         batch = {
-            "image": jnp.asarray(padded([image for image, _, _ in fitted], self._batch_size)),
-            "image_size": jnp.asarray(padded(sizes, self._batch_size)),
+            "image": padded([image for image, _, _ in fitted], self._batch_size),
+            "image_size": padded(sizes, self._batch_size),
         }
         return self._detect(self._variables, batch)["detections"], scales
 

@@ -124,7 +124,7 @@ def predict_work(config: ConfigDict, images: np.ndarray, calls: int) -> Work:
 
     def work() -> None:
         for _ in range(calls):
-            np.asarray(predict(variables, jnp.asarray(images))["probs"])
+            np.asarray(predict(variables, images)["probs"])
 
     return work
 
