@@ -105,7 +105,7 @@ def run_in(held: ExitStack, config: ConfigDict, path: str | Path) -> dict[str, f
         writers = [JsonlWriter(run.history, step), tensorboard_writer(run.path, step)]
     held.callback(close_writers, writers)
     progress = Progress(total_steps, steps_per_epoch, task.SHOWN, say)
-    clock, steps_timed, programs = Clock(seconds), 0, {}
+    clock, programs = Clock(seconds), {}
 
     def write(step: int, metrics: dict[str, float]) -> None:
         for writer in writers:
@@ -119,17 +119,17 @@ def run_in(held: ExitStack, config: ConfigDict, path: str | Path) -> dict[str, f
             check_finite(dispatch, one)
         totals = {key: sum(one[key] for one in sums) for key in sums[0]}
         last = dispatches[-1].first_step + len(dispatches[-1].indices)
-        rate = steps_timed / clock.training if steps_timed else 0.0
+        updates_per_second = sum(len(dispatch.indices) for dispatch in dispatches) / clock.lap()
         count = totals.pop("count")
         metrics = {
             **{f"train/{name}": float(totals[name] / count) for name in totals if name not in OF_THE_LAST},
             "train/grad_norm": float(sums[-1]["grad_norm"]),
             "train/learning_rate": float(schedule(last - 1)),
-            "train/images_per_second": rate * config.batch_size,
+            "train/images_per_second": updates_per_second * config.batch_size,
             **clock.seconds,
         }
         write(last, metrics)
-        progress.train_line(last, metrics, (total_steps - last) / rate if rate else 0.0)
+        progress.train_line(last, metrics, (total_steps - last) / updates_per_second)
 
     waiting: list[Dispatch] = []  # not reported yet
     overdue: list[Dispatch] = []  # to be reported once the next call is under way, so that the device never waits
@@ -152,7 +152,6 @@ def run_in(held: ExitStack, config: ConfigDict, path: str | Path) -> dict[str, f
                     programs[program] = train_steps.lower(*arguments).compile()
                 say(f"step compiled, or found so: {clock.seconds['compile_seconds']:.1f} s of compilation so far")
             state, sums = programs[program](*arguments)
-            steps_timed += count
             waiting.append(Dispatch(step, indices, sums))
             step += count
             if overdue:

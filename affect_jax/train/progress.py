@@ -24,7 +24,7 @@ class Clock:
         # a checkpoint of an older version knows all seconds alone
         self._before = {"train_seconds": before.get("seconds", 0.0), **before}
         self._started = time.perf_counter()
-        self._paused = self._compiling = 0.0
+        self._paused = self._compiling = self._last_lap = 0.0
 
     @property
     def seconds(self) -> dict[str, float]:
@@ -33,10 +33,11 @@ class Clock:
         now = {"seconds": total, "train_seconds": total - self._paused, "compile_seconds": self._compiling}
         return {name: value + self._before.get(name, 0.0) for name, value in now.items()}
 
-    @property
-    def training(self) -> float:
-        """Wall seconds of this process without the pauses."""
-        return time.perf_counter() - self._started - self._paused
+    def lap(self) -> float:
+        """Seconds of training since the last call, or the start: of late, so that one slow hour is not in all rates."""
+        training = time.perf_counter() - self._started - self._paused
+        lap, self._last_lap = training - self._last_lap, training
+        return lap
 
     @contextmanager
     def paused(self):
