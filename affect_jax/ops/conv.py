@@ -21,7 +21,7 @@ Padding = str | Sequence[tuple[int, int]]
 DIMENSION_NUMBERS = ("NHWC", "HWIO", "NHWC")
 # From here on, in and out, the products that the tiles save cost more than their sums.
 MANY_CHANNELS = 64
-# Up to here, pixels of the batch times channels in and out: VGG-FER's layers for one face, 1.1 to 1.3 times as fast.
+# Up to here, pixels of the batch times channels in and out, XLA's own wins: 1.2 to 1.7 times in VGG-FER, for one face.
 FEW_PRODUCTS = 2**24
 
 # Lavin and Gray, equation 8: a tile of 4x4 pixels and a kernel of 3x3 give 2x2 outputs A'[(G k G') * (B' x B)]A.

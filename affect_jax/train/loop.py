@@ -119,6 +119,7 @@ def run_in(held: ExitStack, config: ConfigDict, path: str | Path) -> dict[str, f
             check_finite(dispatch, one)
         totals = {key: sum(one[key] for one in sums) for key in sums[0]}
         last = dispatches[-1].first_step + len(dispatches[-1].indices)
+        # since the line before, not since the start: one slow hour would be in all later rates
         updates_per_second = sum(len(dispatch.indices) for dispatch in dispatches) / clock.lap()
         count = totals.pop("count")
         metrics = {

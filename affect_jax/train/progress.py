@@ -34,7 +34,7 @@ class Clock:
         return {name: value + self._before.get(name, 0.0) for name, value in now.items()}
 
     def lap(self) -> float:
-        """Seconds of training since the last call, or the start: of late, so that one slow hour is not in all rates."""
+        """Seconds of training since the call before, or the start."""
         training = time.perf_counter() - self._started - self._paused
         lap, self._last_lap = training - self._last_lap, training
         return lap

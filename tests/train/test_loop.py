@@ -71,6 +71,17 @@ def test_run_leaves_config_record_events_checkpoints_and_report(tiny_config, tmp
     assert json.loads((tmp_path / "metrics.json").read_text())["val"]["accuracy"] == metrics["val/accuracy"]
 
 
+def test_rate_and_time_left_are_of_the_updates_since_the_line_before(tiny_config, tmp_path, monkeypatch, capsys):
+    laps = iter([4.0, 4.0, 2.0, 2.0, 8.0, 2.0])
+    monkeypatch.setattr(loop.Clock, "lap", lambda clock: next(laps))
+    train_and_evaluate(tiny_config, tmp_path)
+    records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    rates = [record["train/images_per_second"] for record in records if "train/loss" in record]
+    assert rates == [8, 8, 16, 16, 4, 16]  # two updates of 16 images each
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.endswith(" left")]
+    assert [line.split()[-2] for line in lines] == ["0:20", "0:16", "0:06", "0:04", "0:08", "0:00"]
+
+
 def test_finished_run_started_again_gives_its_metrics_and_changes_nothing(tiny_config, tmp_path):
     first = train_and_evaluate(tiny_config, tmp_path)
     before = history(tmp_path)
