@@ -33,7 +33,8 @@ ROUNDS = flags.DEFINE_integer("rounds", 10, "Timed calls of each work; the table
 
 def torch_twins(config) -> dict:
     """The config's network in PyTorch, by implementation; none without --compare=torch."""
-    from affect_jax.train import builders, torch_twin
+    from affect_jax.benchmark import torch_twin
+    from affect_jax.train import builders
 
     if COMPARE.value != "torch":
         return {}
@@ -52,7 +53,7 @@ def torch_twins(config) -> dict:
 
 
 def torch_optimizer(config):
-    from affect_jax.train.torch_twin import Optimizer
+    from affect_jax.benchmark.torch_twin import Optimizer
 
     optim = config.optim
     return Optimizer(optim.name, optim.learning_rate, optim.momentum, optim.weight_decay)
@@ -62,7 +63,7 @@ def measure(config) -> list[dict]:
     import jax
     import jax.numpy as jnp
 
-    from affect_jax.train import benchmark
+    from affect_jax.benchmark import steps as benchmark
 
     devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
     print(f"{devices}: imports and set-up {time.perf_counter() - STARTED:.1f} s", flush=True)
@@ -77,7 +78,9 @@ def measure(config) -> list[dict]:
 def measure_classifier(config) -> list[dict]:
     import jax
 
-    from affect_jax.train import benchmark, builders, torch_twin
+    from affect_jax.benchmark import steps as benchmark
+    from affect_jax.benchmark import torch_twin
+    from affect_jax.train import builders
 
     flop = benchmark.forward_flop(config)
     on_cpu = jax.default_backend() == "cpu"
@@ -111,7 +114,8 @@ def measure_classifier(config) -> list[dict]:
 
 
 def measure_detector(config) -> list[dict]:
-    from affect_jax.train import benchmark, detector_benchmark
+    from affect_jax.benchmark import detector as detector_benchmark
+    from affect_jax.benchmark import steps as benchmark
 
     batch, flop, pictures = detector_benchmark.first_batch(config), benchmark.forward_flop(config), config.batch_size
     steps = {"affect_jax": timed_step(config, batch, 1)}
@@ -139,7 +143,8 @@ def measure_detector(config) -> list[dict]:
 
 def torchvision_works(config, batch: dict, regions: tuple) -> dict:
     """torchvision's step, forward and RoIAlign, each in a process of its own."""
-    from affect_jax.train import builders, torch_twin
+    from affect_jax.benchmark import torch_twin
+    from affect_jax.train import builders
 
     model = config.model
     if model.neck != "fpn":
@@ -157,7 +162,7 @@ def torchvision_works(config, batch: dict, regions: tuple) -> dict:
 
 
 def timed_step(config, batch, updates: int):
-    from affect_jax.train import benchmark
+    from affect_jax.benchmark import steps as benchmark
 
     start = time.perf_counter()
     work, memory = benchmark.step_work(config, batch, updates)
@@ -171,14 +176,14 @@ def timed_step(config, batch, updates: int):
 
 
 def print_peak_memory() -> None:
-    from affect_jax.train import benchmark
+    from affect_jax.benchmark import steps as benchmark
 
     if peak := benchmark.peak_memory():
         print(f"up to here at most {peak / 2**20:.0f} MiB of the device's memory were in use at once", flush=True)
 
 
 def rows_in_turn(name: str, works: dict, images: int, flop: float) -> list[dict]:
-    from affect_jax.train import benchmark
+    from affect_jax.benchmark import steps as benchmark
 
     timed = benchmark.seconds_in_turn(works, ROUNDS.value)
     return [benchmark.row(name, implementation, images, seconds, flop) for implementation, seconds in timed.items()]
@@ -203,7 +208,7 @@ def main(argv):
         raise app.UsageError(f"what is {argv[1]!r}? Fields are set as --config.NAME=VALUE")
     if CONFIG.value is None:
         raise app.UsageError("which config? For example --config=configs/fer_vgg.py")
-    from affect_jax.train.process import prepare_process
+    from affect_jax.process import prepare_process
 
     logging.set_verbosity(logging.ERROR)
     prepare_process()

@@ -77,7 +77,7 @@ def our_works(video: str) -> dict:
 
 def peer_works(video: str) -> dict:
     """Passes over the video by the packages in another environment."""
-    from affect_jax.predict import peers
+    from affect_jax.benchmark import peers
 
     def work(package: str):
         process = subprocess.Popen(
@@ -115,7 +115,7 @@ def load(batch_size: int, whole: bool = False):
 def time_rows(video: str) -> list[dict]:
     import statistics
 
-    from affect_jax.train.benchmark import seconds_in_turn
+    from affect_jax.benchmark.steps import seconds_in_turn
 
     works = our_works(video) | peer_works(video)
     return [
@@ -159,7 +159,7 @@ def resident_megabytes() -> float:
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"what is {argv[1]!r}? The folder is --pictures=FOLDER")
-    from affect_jax.train.process import prepare_process
+    from affect_jax.process import prepare_process
 
     logging.set_verbosity(logging.ERROR)
     prepare_process()

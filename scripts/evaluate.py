@@ -12,7 +12,7 @@ import jax
 from absl import app, flags, logging
 
 from affect_jax.data import SPLITS
-from affect_jax.train.process import define_process_flags, join_processes, prepare_process
+from affect_jax.process import define_process_flags, join_processes, prepare_process
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder.", required=True)
 SPLIT = flags.DEFINE_enum("split", "val", SPLITS, "The split to evaluate on.")

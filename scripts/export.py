@@ -22,9 +22,9 @@ def main(argv):
         raise app.UsageError(f"what is {argv[1]!r}?")
     import jax
 
-    from affect_jax.predict.export import export_model, table
+    from affect_jax.export.export import export_model, table
     from affect_jax.predict.model_file import read
-    from affect_jax.train.process import prepare_process
+    from affect_jax.process import prepare_process
 
     logging.set_verbosity(logging.ERROR)
     jax.config.update("jax_platforms", "cpu")  # whose float32 is whole; what is exported runs on the others too

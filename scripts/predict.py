@@ -65,7 +65,7 @@ def main(argv):
     from affect_jax.predict import reader
     from affect_jax.predict.media import find_sources
     from affect_jax.predict.output import DRAWN
-    from affect_jax.train.process import prepare_process
+    from affect_jax.process import prepare_process
 
     logging.set_verbosity(logging.ERROR)
     prepare_process()

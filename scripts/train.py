@@ -15,7 +15,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from affect_jax.train.process import define_process_flags, join_processes, prepare_process
+from affect_jax.process import define_process_flags, join_processes, prepare_process
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", help_string="configs/NAME.py, or configs/NAME.py:demo", lock_config=True

@@ -7,10 +7,13 @@ from pathlib import Path
 import jax
 import pytest
 from absl import flags
+from untrained import untrained
 
 from affect_jax.config import classification_config, detection_config
 from affect_jax.ops import conv
-from affect_jax.train.process import prepare_process
+from affect_jax.predict.model_file import Trained
+from affect_jax.process import prepare_process
+from affect_jax.train.workdir import DataFacts
 
 ROOT = Path(__file__).parents[1]
 CACHE = ROOT / ".pytest_cache" / "xla"
@@ -108,3 +111,18 @@ def tiny_detector_config():
         config.transform[f"{change}_probability"] = 0.5
     config.transform.brightness = config.transform.contrast = 0.1
     return config
+
+
+@pytest.fixture
+def classifier(tiny_config) -> Trained:
+    """A small untrained classifier of gray faces of 48 pixels."""
+    return untrained(tiny_config, DataFacts(("happy", "sad", "neutral"), (48, 48, 1)))
+
+
+@pytest.fixture
+def detector(tiny_detector_config) -> Trained:
+    """A small untrained detector that resizes images to 96x128 or 128x96."""
+    config = tiny_detector_config.copy_and_resolve_references()
+    config.data.eval_buckets = ((96, 128), (128, 96))
+    config.model.box_score_thresh = 0.0
+    return untrained(config, DataFacts(("face",), ()))

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "affect_jax"
-BASE = {"losses", "labels", "config", "files", "names"}
+BASE = {"losses", "labels", "config", "files", "names", "process"}
 MAY_IMPORT = {
     "ops": {"ops"},
     "models": {"models", "ops"} | BASE,
@@ -17,6 +17,8 @@ MAY_IMPORT = {
     "data": {"data", "ops"} | BASE,
     "train": {"train", "models", "evaluate", "data", "ops"} | BASE,
     "predict": {"predict", "train", "models", "evaluate", "data", "ops"} | BASE,
+    "export": {"export", "predict", "train", "models", "evaluate", "data", "ops"} | BASE,
+    "benchmark": {"benchmark", "export", "predict", "train", "models", "evaluate", "data", "ops"} | BASE,
     **dict.fromkeys(BASE, BASE),
     "__init__": set(),
 }

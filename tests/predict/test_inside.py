@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
-from predict_networks import untrained
+from untrained import untrained
 
 from affect_jax.predict.inside import class_activation, maps_of_face
 from affect_jax.train.workdir import DataFacts

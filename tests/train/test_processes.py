@@ -8,9 +8,9 @@ import pytest
 from processes import config_of, ended, start_processes
 from run_records import history, saved_state
 
+from affect_jax.process import cluster_size, join_processes
 from affect_jax.train import signals
 from affect_jax.train.loop import train_and_evaluate
-from affect_jax.train.process import cluster_size, join_processes
 
 UPDATES = 60
 
@@ -111,7 +111,7 @@ import jax
 from absl import app
 from jax.experimental import multihost_utils
 
-from affect_jax.train import process
+from affect_jax import process
 
 process.SECONDS_TO_LEAVE = 3
 FLAGS = process.define_process_flags()

@@ -7,10 +7,12 @@ import jax
 import numpy as np
 import pytest
 
+from affect_jax.benchmark import detector as detector_benchmark
+from affect_jax.benchmark import torch_twin
+from affect_jax.benchmark.steps import forward_flop, noise_batch, seconds_in_turn
 from affect_jax.models import build_model
 from affect_jax.ops.nms import nms
-from affect_jax.train import builders, detector_benchmark, torch_twin
-from affect_jax.train.benchmark import forward_flop, noise_batch, seconds_in_turn
+from affect_jax.train import builders
 from affect_jax.train.state import init_variables
 
 ROOT = Path(__file__).parents[2]

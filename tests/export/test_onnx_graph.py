@@ -6,12 +6,12 @@ import onnxruntime
 import pytest
 from flax import linen as nn
 from jax import lax
-from predict_networks import untrained
+from untrained import untrained
 
+from affect_jax.export.export import classifier_interface
+from affect_jax.export.onnx_graph import to_onnx
 from affect_jax.models.layers import max_pool
 from affect_jax.ops.conv import conv2d
-from affect_jax.predict.export import classifier_interface
-from affect_jax.predict.onnx_graph import to_onnx
 from affect_jax.train.workdir import DataFacts
 
 RNG = np.random.default_rng(0)

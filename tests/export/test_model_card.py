@@ -3,8 +3,8 @@ import pytest
 
 from affect_jax.evaluate.classification import classification_metrics
 from affect_jax.evaluate.detection import detection_metrics
+from affect_jax.export.model_card import BLOCK, figures, update_card, with_figures
 from affect_jax.predict import reader
-from affect_jax.predict.model_card import BLOCK, figures, update_card, with_figures
 from affect_jax.predict.model_file import Trained, read, summary, write
 from affect_jax.train.workdir import DataFacts
 

@@ -218,7 +218,7 @@ def write_onnx(interface: Interface, trained: Trained, path: Path, licence: str)
     """A classifier as ONNX, checked for its form; class names, source and licence are in its metadata."""
     import onnx
 
-    from affect_jax.predict.onnx_graph import to_onnx
+    from affect_jax.export.onnx_graph import to_onnx
 
     ((name, face),) = interface.inputs.items()
     model = to_onnx(lambda faces: interface.function(trained.variables, faces), name, face.shape, face.dtype)

@@ -1,0 +1,1 @@
+"""Steps, loops and prediction timed next to PyTorch, torchvision and other packages."""

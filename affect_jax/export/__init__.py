@@ -1,0 +1,1 @@
+"""Trained networks as StableHLO and ONNX, and the card of the bundled weights."""
