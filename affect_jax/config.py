@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 INPUTS = ("auto", "resident", "stream")
 OPTIMIZERS = ("adam", "adamw", "sgd")
-SCHEDULES = ("constant", "cosine", "one_cycle", "step")
+SCHEDULES = ("constant", "cosine", "linear", "step")
 FRACTIONS = ("width_shift", "height_shift", "zoom", "brightness", "contrast", "erase_area")
 DTYPES = ("float32", "bfloat16")
 TARGETS = ("label", "votes")
@@ -155,7 +155,7 @@ def _common_config() -> ConfigDict:
                 "clip_norm": 0.0,  # largest global norm of the gradient; 0: no limit
                 "schedule": "constant",
                 "warmup_epochs": 0.0,
-                "final_fraction": 0.0,  # of the peak, that "cosine" and "one_cycle" end on
+                "final_fraction": 0.0,  # of the peak, that "cosine" and "linear" end at
                 "step_epochs": (),  # where "step" multiplies the rate by step_factor
                 "step_factor": 0.1,
                 "multipliers": (),  # pairs (regex, factor) on the rate of the parameters whose names match

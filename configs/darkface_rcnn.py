@@ -53,7 +53,7 @@ def two_cores(config):
     config.init_from, config.init_excuse = "", ()
     config.optim.freeze = ()
     config.optim.learning_rate = 0.02
-    config.optim.schedule = "one_cycle"
+    config.optim.schedule = "linear"
     config.optim.warmup_epochs = 0.1
     config.model.backbone_name = "resnet18"
     config.model.fpn_channels = 64

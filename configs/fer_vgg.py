@@ -47,7 +47,7 @@ def demo(config):
     config.model.dense = (128,)
     config.total_epochs = 8.0
     config.optim.learning_rate = 0.003
-    config.optim.schedule = "one_cycle"
+    config.optim.schedule = "linear"
     config.optim.warmup_epochs = 1.0
     config.augment = classification_config().augment
     config.augment.horizontal_flip = True

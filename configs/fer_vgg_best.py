@@ -1,4 +1,4 @@
-"""VGG-FER on FER2013, the best recipe we know for it: SGD with one cycle, smoothing, mixup, erasing, averaged weights.
+"""VGG-FER on FER2013, the best recipe we found: SGD with linear decay, label smoothing, mixup, erasing, weight average.
 
     python scripts/train.py --config=configs/fer_vgg_best.py --workdir=runs/fer_vgg_best
     python scripts/evaluate.py --workdir=runs/fer_vgg_best --split=test --tta=flip
@@ -26,7 +26,7 @@ def get_config(arg=""):
     config.optim.name = "sgd"
     config.optim.learning_rate = 0.05
     config.optim.weight_decay = 5e-4
-    config.optim.schedule = "one_cycle"
+    config.optim.schedule = "linear"
     config.optim.warmup_epochs = 10.0
     config.label_smoothing = 0.1
     config.mixup_alpha = 0.4

@@ -77,7 +77,7 @@ def two_cores(config):
     config.model.rpn_post_nms_top_n_train = config.model.rpn_post_nms_top_n_test = 300
     config.model.box_batch_size_per_image = 128
     config.optim.learning_rate = 0.02
-    config.optim.schedule = "one_cycle"
+    config.optim.schedule = "linear"
     config.optim.warmup_epochs = 1.0
     config.transform.scale_range = (1.0, 4.0)  # of a picture that fits: windows at the sizes evaluation sees
 

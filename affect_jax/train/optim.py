@@ -19,7 +19,7 @@ def make_schedule(
 ) -> optax.Schedule:
     """Learning rate by step, rising linearly over `warmup_steps` to its peak `learning_rate` and then, by name:
 
-    "constant"; "cosine" down to final_fraction of the peak; "one_cycle", linearly down to it; "step", times `factor` at
+    "constant"; "cosine" down to final_fraction of the peak; "linear", linearly down to it; "step", times `factor` at
     each of `boundaries`. Past total_steps the last value stays.
     """
     decay_steps = max(1, total_steps - warmup_steps)
@@ -27,7 +27,7 @@ def make_schedule(
     after = {
         "constant": lambda: optax.constant_schedule(learning_rate),
         "cosine": lambda: optax.cosine_decay_schedule(learning_rate, decay_steps, alpha=final_fraction),
-        "one_cycle": lambda: optax.linear_schedule(learning_rate, final, decay_steps),
+        "linear": lambda: optax.linear_schedule(learning_rate, final, decay_steps),
         "step": lambda: optax.piecewise_constant_schedule(
             learning_rate, {boundary - warmup_steps: factor for boundary in boundaries}
         ),
