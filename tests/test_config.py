@@ -24,6 +24,8 @@ VARIANTS = [
     "fer_mobilenet.py:two_cores",
     "fer_finetune.py",
     "fer_finetune.py:ferplus",
+    "fer_mobilenet_v1.py",
+    "fer_mobilenet_v1.py:ferplus",
     "fer_speedrun.py",
     "fer_speedrun.py:68",
     "fer_speedrun.py:72",

@@ -7,6 +7,7 @@ from flax import linen as nn
 # A name is imported when it is asked for, so that a network's own needs burden nobody else.
 MODELS = {
     "faster_rcnn": "affect_jax.models.faster_rcnn:FasterRCNN",
+    "mobilenet_v1": "affect_jax.models.mobilenet_v1:MobileNetV1",
     "mobilenet_v2": "affect_jax.models.mobilenet:MobileNetV2",
     "mobilenet_v2_cnn": "affect_jax.models.mobilenet:MobileNetV2CNN",
     "resnet18": "affect_jax.models.resnet:resnet18",

@@ -17,6 +17,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError, safe_open
 
 from affect_jax.models.mobilenet import STAGES
+from affect_jax.models.mobilenet_v1 import BLOCKS
 from affect_jax.models.roi_heads import POOLED_SIDE
 
 
@@ -33,24 +34,30 @@ class Pretrained:
     """Weights under our names, float32, and what it takes to compute with them what their makers did.
 
     `model_options` are fields of the network (padding, bn_epsilon, stride_in_1x1) with the values that they want.
+    `folded` weights had BatchNorm folded into the convolutions. Their BatchNorm adds the bias and nothing else, which
+    is right in evaluation mode; before training, measure its statistics with calibrate_batch_norm.
     """
 
     source: str
     values: Mapping[str, np.ndarray]
     preprocess: Preprocess
     model_options: Mapping[str, object]
+    folded: bool = False
 
 
 OWN_RECORD = "affect_jax"
 """The one entry in the metadata of a model file of ours: JSON, the config in it."""
 IMAGENET = Preprocess((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 MINUS_ONE_TO_ONE = Preprocess((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+VGGFACE2 = Preprocess((123.68 / 255, 116.779 / 255, 103.939 / 255), IMAGENET.std)
+"""The mean is that of the weights. They want pixels in [0, 255]; the first kernel absorbs the scale (_from_folded)."""
 
 
 def load_pretrained(reference: str | Path) -> Pretrained:
     """Weights of MobileNetV2 or a ResNet as torchvision, timm or (MobileNetV2, .h5) keras.applications name them, of
-    torchvision's Faster R-CNN with a feature pyramid (its first COCO weights, COCO_V1, want bn_epsilon 0), or of a
-    model file of ours, as predict.model_file writes it.
+    torchvision's Faster R-CNN with a feature pyramid (its first COCO weights, COCO_V1, want bn_epsilon 0), of
+    MobileNetV1 with BatchNorm folded (names as `blocks.0.depthwise.conv.weight`), or of a model file of ours, as
+    predict.model_file writes it.
 
     `reference` is a local file (.safetensors; .pth or .pt where torch is installed; .h5 where h5py is), a file in a
     Hugging Face repository, "hf://org/repo/path/to/file", or all of a timm model, "hf-hub:org/repo"; "@revision" behind
@@ -64,11 +71,15 @@ def load_pretrained(reference: str | Path) -> Pretrained:
     if OWN_RECORD in metadata:
         return trained_with(json.loads(metadata[OWN_RECORD])["config"], arrays, reference)
     naming = _recognize(arrays, reference)
+    values = dict(_translate(arrays, naming))
+    if naming.folded:
+        values = _with_idle_batch_norm(values, naming.model_options["bn_epsilon"])
     return Pretrained(
         source=reference,
-        values=dict(_translate(arrays, naming)),
+        values=values,
         preprocess=preprocess or naming.preprocess,
         model_options={**naming.model_options, **_options_in(metadata)},
+        folded=naming.folded,
     )
 
 
@@ -330,12 +341,44 @@ def _from_torch_detector(layer: str, weight: str, array: np.ndarray) -> tuple[st
     return _from_torch(layer, weight, array)
 
 
+def _folded_mobilenet_v1() -> dict[str, str]:
+    modules = {"stem.conv": "backbone/stem"}
+    for block in range(len(BLOCKS)):
+        modules |= {
+            f"blocks.{block}.{part}.conv": f"backbone/block{block}/{part}" for part in ("depthwise", "pointwise")
+        }
+    return modules
+
+
+def _from_folded(layer: str, weight: str, array: np.ndarray) -> tuple[str, np.ndarray]:
+    """_from_torch for a convolution with BatchNorm folded into it; its bias becomes BatchNorm's.
+
+    The first kernel is for pixels in [0, 255] in the order B, G, R there, for R, G, B over VGGFACE2's std here.
+    """
+    name, array = _from_torch(layer, weight, array)
+    if layer == "backbone/stem" and name == "kernel":
+        array = array[:, :, ::-1] * (255 * np.array(VGGFACE2.std, np.float32))[:, None]
+    return f"conv/{name}" if name == "kernel" else f"bn/{name}", array
+
+
+def _with_idle_batch_norm(values: Mapping[str, np.ndarray], epsilon: float) -> dict[str, np.ndarray]:
+    """Weights that have only the biases of BatchNorm, with scales and statistics that change nothing."""
+    idle = {}
+    for name, bias in values.items():
+        if name.endswith("bn/bias"):
+            layer, ones = name.removesuffix("bias"), np.ones_like(bias)
+            idle |= {f"{layer}scale": ones * np.sqrt(1 + epsilon, dtype=np.float32)}
+            idle |= {f"{layer}mean": 0 * ones, f"{layer}var": ones}
+    return {**values, **idle}
+
+
 @dataclass(frozen=True)
 class _Naming:
     modules: Mapping[str, str]  # their layer -> ours
     weight: Callable[[str, str, np.ndarray], tuple[str, np.ndarray]]  # (our layer, their weight) -> our weight
     preprocess: Preprocess
     model_options: Mapping[str, object] = field(default_factory=dict)
+    folded: bool = False
 
 
 def _namings() -> dict[str, _Naming]:
@@ -352,6 +395,9 @@ def _namings() -> dict[str, _Naming]:
         ),
         "Keras' MobileNetV2": _Naming(
             _keras_mobilenet(), _from_keras, MINUS_ONE_TO_ONE, {"padding": "SAME", "bn_epsilon": 1e-3}
+        ),
+        "MobileNetV1 of VGGFace2": _Naming(
+            _folded_mobilenet_v1(), _from_folded, VGGFACE2, {"bn_epsilon": 1e-3}, folded=True
         ),
     }
 

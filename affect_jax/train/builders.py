@@ -18,6 +18,7 @@ from affect_jax.data.transforms import fitting_scale, transform
 from affect_jax.evaluate.anchor_coverage import best_anchor_iou, coverage_by_height
 from affect_jax.evaluate.figures import draw_boxes
 from affect_jax.models import build_model
+from affect_jax.models.calibration import calibrate_batch_norm
 from affect_jax.models.faster_rcnn import ANCHOR_STRIDES
 from affect_jax.models.pretrained import Preprocess, check_options, load_pretrained, merge, named_weights, trained_with
 from affect_jax.ops.augment import augment
@@ -28,6 +29,9 @@ from affect_jax.train.optim import make_optimizer, make_schedule
 from affect_jax.train.state import Apply, Network, init_variables
 from affect_jax.train.steps import LossFn
 from affect_jax.train.workdir import Workdir, load_config
+
+CALIBRATION_IMAGES = 512
+"""Training images on which the statistics of a folded BatchNorm are measured."""
 
 
 def build_split(config: ConfigDict, split: str):
@@ -69,7 +73,13 @@ def build_variables(config: ConfigDict, model: Network, key: jax.Array, inputs) 
         pretrained = load_pretrained(config.init_from)
     check_options(model, pretrained)
     check_preprocess(config, pretrained.preprocess)
-    return merge(variables, pretrained.values, config.init_excuse, config.init_from)
+    variables = merge(variables, pretrained.values, config.init_excuse, config.init_from)
+    if not pretrained.folded:
+        return variables
+    split = build_split(config, "train")
+    images = split.read(np.arange(min(CALIBRATION_IMAGES, len(split))))["image"]
+    normalized = classification.normalize(images, config.preprocess.mean, config.preprocess.std)
+    return calibrate_batch_norm(model, variables, normalized)
 
 
 def load_best_variables(run: Workdir) -> tuple[int, dict]:

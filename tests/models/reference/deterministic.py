@@ -33,6 +33,15 @@ def _random_weight(name, shape):
     return (0.2 * rng.standard_normal(shape)).astype(np.float32)
 
 
+def folded_weights(shapes):
+    """random_weights of convolutions followed by ReLU6 whose features keep their size, for pixels in [-128, 127]."""
+    weights = random_weights(shapes)
+    for name, value in weights.items():
+        if value.ndim > 1:
+            value *= math.sqrt(2) / (64 if name.startswith("stem") else 1)
+    return weights
+
+
 def sample(features):
     """A part of a feature map [B, H, W, C] that is small enough to ship."""
     _, height, width, _ = features.shape

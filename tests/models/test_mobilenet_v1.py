@@ -1,0 +1,132 @@
+"""Features are compared with those that reference/make_mobilenet_v1_reference.py computed in torch."""
+
+import math
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from reference.deterministic import IMAGENET_MEAN, IMAGENET_STD, folded_weights, images, random_weights, sample
+from safetensors.numpy import save_file
+
+from affect_jax.models import build_model
+from affect_jax.models.calibration import calibrate_batch_norm
+from affect_jax.models.mobilenet_v1 import BLOCKS, MobileNetV1Backbone
+from affect_jax.models.pretrained import VGGFACE2, check_options, load_pretrained, merge, named_weights
+from affect_jax.train import builders
+from affect_jax.train.classification import normalize
+from affect_jax.train.state import make_apply
+
+KEY = jax.random.key(0)
+FEATURES = np.load(Path(__file__).parent / "reference" / "mobilenet_v1.npz")
+FILE = "mobilenet_v1_vggface2.safetensors"
+
+
+def file_shapes():
+    """{name: shape} of the published file."""
+    shapes, before = {"stem.conv.weight": (32, 3, 3, 3), "stem.conv.bias": (32,)}, 32
+    for block, (channels, _) in enumerate(BLOCKS):
+        depthwise, pointwise = f"blocks.{block}.depthwise.conv", f"blocks.{block}.pointwise.conv"
+        shapes |= {f"{depthwise}.weight": (before, 1, 3, 3), f"{depthwise}.bias": (before,)}
+        shapes |= {f"{pointwise}.weight": (channels, before, 1, 1), f"{pointwise}.bias": (channels,)}
+        before = channels
+    return shapes
+
+
+@pytest.fixture
+def random_file(tmp_path):
+    """A file of random weights with the published names."""
+    save_file(folded_weights(file_shapes()), tmp_path / FILE)
+    return tmp_path / FILE
+
+
+def shapes_of(model, x):
+    return jax.eval_shape(lambda: model.init_with_output(KEY, x, False))
+
+
+def assert_features_equal_torchs(network, file):
+    pretrained = load_pretrained(file)
+    model = build_model("mobilenet_v1", num_classes=7)
+    check_options(model, pretrained)
+    pixels = (images() * IMAGENET_STD + IMAGENET_MEAN) * 255
+    x = normalize(pixels, pretrained.preprocess.mean, pretrained.preprocess.std)
+    variables = merge(shapes_of(model, x)[1], pretrained.values, excuse=("classifier/.*",))
+    backbone = {collection: tree["backbone"] for collection, tree in variables.items()}
+
+    @jax.jit
+    def features(variables):
+        _, state = MobileNetV1Backbone().apply(variables, x, False, capture_intermediates=True)
+        return state["intermediates"]
+
+    found = features(backbone)
+    for tap in ("block0", "block5", "block12"):
+        ours = sample(np.asarray(found[tap]["__call__"][0]))
+        np.testing.assert_allclose(ours, FEATURES[f"{network}/{tap}"], atol=1e-4, err_msg=tap)
+
+
+def test_features_with_random_weights_equal_torchs(random_file):
+    assert_features_equal_torchs("random", random_file)
+
+
+def test_features_with_the_published_weights_equal_torchs(shared_data):
+    assert_features_equal_torchs("vggface2", shared_data / "weights" / FILE)
+
+
+def test_mobilenet_v1_has_the_published_number_of_parameters():
+    logits, variables = shapes_of(build_model("mobilenet_v1", num_classes=1000), np.zeros((2, 48, 48, 1)))
+    assert logits.shape == (2, 1000)
+    assert sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) == 4_231_976  # Keras' trainable parameters
+
+
+@pytest.mark.parametrize("width_multiplier", [0.25, 1.0])
+def test_backbone_has_stride_32_and_rounds_sides_up(width_multiplier):
+    features, _ = shapes_of(MobileNetV1Backbone(width_multiplier), np.zeros((2, 50, 97, 3)))
+    assert features.shape == (2, math.ceil(50 / 32), math.ceil(97 / 32), int(1024 * width_multiplier))
+
+
+def test_logits_are_float32_when_computed_in_bfloat16():
+    logits, variables = shapes_of(build_model("mobilenet_v1", num_classes=7, dtype=jnp.bfloat16), images())
+    assert {leaf.dtype for leaf in jax.tree.leaves((logits, variables))} == {jnp.dtype(jnp.float32)}
+
+
+def random_network(name):
+    """A narrow network with random weights and statistics, and a batch of images."""
+    x = np.random.default_rng(0).normal(size=(16, 48, 48, 3)).astype(np.float32)
+    model = build_model(name, num_classes=7, width_multiplier=0.25, dropout=0.0)
+    _, shapes = shapes_of(model, x)
+    return model, merge(shapes, random_weights({name: w.shape for name, w in named_weights(shapes).items()})), x
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v1", "mobilenet_v2"])
+def test_calibration_keeps_the_outputs_and_makes_training_mode_agree_with_them(name):
+    model, variables, x = random_network(name)
+    calibrated = calibrate_batch_norm(model, variables, x)
+    assert jax.tree.structure(calibrated) == jax.tree.structure(variables)
+    apply = make_apply(model)
+    before, _ = apply(variables, x, False)
+    after, _ = apply(calibrated, x, False)
+    other = -x[:, ::-1]
+    np.testing.assert_allclose(after, before, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(apply(calibrated, other, False)[0], apply(variables, other, False)[0], 1e-4, 1e-5)
+    in_training, _ = apply(calibrated, x, True, KEY)
+    np.testing.assert_allclose(in_training, before, rtol=1e-3, atol=1e-4)
+    assert np.abs(apply(variables, x, True, KEY)[0] - before).max() > 0.01
+
+
+def test_run_from_a_folded_file_starts_with_its_function_and_with_statistics_of_the_training_images(
+    tiny_config, random_file
+):
+    config = tiny_config
+    config.model = {"name": "mobilenet_v1", "dropout": 0.0}
+    config.init_from, config.init_excuse = str(random_file), ("classifier/.*",)
+    config.preprocess.mean, config.preprocess.std = VGGFACE2.mean, VGGFACE2.std
+    split = builders.build_split(config, "train")
+    model = builders.build_network(config, 7)
+    variables = builders.build_variables(config, model, KEY, builders.network_inputs(config, split.image_shape))
+    apply = make_apply(model)
+    x = normalize(split.read(np.arange(len(split)))["image"], VGGFACE2.mean, VGGFACE2.std)
+    in_evaluation, _ = apply(variables, x, False)
+    folded = merge(variables, load_pretrained(random_file).values, config.init_excuse)
+    np.testing.assert_allclose(in_evaluation, apply(folded, x, False)[0], atol=1e-4)
+    np.testing.assert_allclose(apply(variables, x, True, KEY)[0], in_evaluation, atol=1e-4)
