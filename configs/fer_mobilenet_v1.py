@@ -28,7 +28,7 @@ def get_config(arg=""):
     config.optim.name = "adamw"
     config.optim.learning_rate = 0.001
     config.optim.weight_decay = 0.05
-    config.optim.schedule = "one_cycle"
+    config.optim.schedule = "linear"
     config.optim.warmup_epochs = 0.5
     # frozen features of the middle blocks separate expressions better than those of the last ones, so the last ones
     # must change most; stem and first blocks are generic
