@@ -42,7 +42,7 @@ def video_of_pictures(path: Path) -> str:
     """The folder's pictures, each a frame with nothing cut off."""
     import numpy as np
 
-    from affect_jax.data.pictures import SUFFIXES, read_picture
+    from affect_jax.data.images import SUFFIXES, read_image
     from affect_jax.data.transforms import resize_to_fit
     from affect_jax.predict.media import files_below
 
@@ -51,7 +51,7 @@ def video_of_pictures(path: Path) -> str:
     if len(files) < NUM_FRAMES.value:
         raise ValueError(f"{PICTURES.value} has {len(files)} pictures; --num_frames={NUM_FRAMES.value} are wanted")
     chosen = files[: NUM_FRAMES.value]
-    return write_video(path, (resize_to_fit(read_picture(file), np.zeros((0, 4)), size)[0] for file in chosen))
+    return write_video(path, (resize_to_fit(read_image(file), np.zeros((0, 4)), size)[0] for file in chosen))
 
 
 def our_works(video: str) -> dict:

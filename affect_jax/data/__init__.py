@@ -38,7 +38,7 @@ def open_split(name: str, split: str, data_dir: str | Path = "data", **options):
     A set of P pictures with boxes has `class_names`, `len`, `sizes()` int32 [P, 2] (height, width), `box_counts()`
     int32 [P], `places(indices)` -> names, `boxes(index)` float32 [N, 4], `annotations(index)` -> dict of boxes, label
     int32 [N] (places in class_names) and ignore bool [N] (evaluation neither counts nor punishes such a box), and
-    `read_picture(index)` -> these and image uint8 [H, W, 3] (RGB, of its own size). It pickles.
+    `read_image(index)` -> these and image uint8 [H, W, 3] (RGB, of its own size). It pickles.
 
     An option given as a mapping from splits holds a value for each. ValueError on an
     unknown name, FileNotFoundError, with the command to run, on a set not prepared.

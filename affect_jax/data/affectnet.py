@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from affect_jax import labels
-from affect_jax.data.pictures import crop_box, fit, read_picture
+from affect_jax.data.images import crop_box, fit, read_image
 from affect_jax.data.prepared import PreparedBuilder
 from affect_jax.data.source import BadInput, BadRows
 
@@ -226,7 +226,7 @@ def _read_number(path: Path) -> str:
 def read_face(path: Path, box: tuple[float, float, float, float] | None, margin: float, size: int) -> np.ndarray:
     """The face of the picture, or the whole picture, RGB [size, size, 3]; ValueError where it cannot be read."""
     try:
-        image = read_picture(path)
+        image = read_image(path)
     except ValueError as reason:
         raise ValueError(f"{path}: {reason}") from None
     return fit(image if box is None else crop_box(image, box, margin), (size, size))

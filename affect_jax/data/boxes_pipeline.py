@@ -74,7 +74,7 @@ class BucketBatches:
         return [batches[place] for place in rng.permutation(len(batches))]
 
 
-class ReadPictures(grain.transforms.Map):
+class ReadImages(grain.transforms.Map):
     """A plan to this process' rows of its batch, each transformed by draws of its own: (seed, step, row)."""
 
     def __init__(
@@ -103,7 +103,7 @@ def read_batch(
     """The batch of the pictures at `indices`, transformed as `settings` say by draws from `rngs`, one a picture."""
     examples = []
     for index, rng in zip(indices, rngs, strict=True):
-        picture = split.read_picture(int(index))
+        picture = split.read_image(int(index))
         example = transform(**picture, bucket=bucket, rng=rng, **settings)
         examples.append({**example, **pad_boxes(example["boxes"], example["label"], example["ignore"], max_boxes)})
     batch = {name: np.stack([example[name] for example in examples]) for name in examples[0]}
@@ -150,7 +150,7 @@ def boxes_stream_iterator(
     `settings` are those of `transform`. Its state goes into the checkpoint.
     """
     warn_of_lost_boxes(split, max_boxes)
-    read = ReadPictures(split, source.seed, max_boxes, settings, process_index, process_count)
+    read = ReadImages(split, source.seed, max_boxes, settings, process_index, process_count)
     batches = grain.MapDataset.source(source).map(read)
     return read_ahead(batches, num_workers)
 

@@ -79,7 +79,7 @@ class DrawnScenes:
         heads = [(place, head_mask(self._face(index, n), place.size)) for n, place in enumerate(self._places(index))]
         return annotate([tight_box(mask, place) for place, mask in heads])
 
-    def read_picture(self, index: int) -> dict[str, np.ndarray]:
+    def read_image(self, index: int) -> dict[str, np.ndarray]:
         """image uint8 [H, W, 3] (RGB) and what `annotations` gives."""
         scene = cluttered_background(self._rng(index, BACKGROUND), self.image_size)
         boxes = []

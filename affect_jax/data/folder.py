@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from affect_jax.data.pictures import SUFFIXES, fit, read_picture, to_channels
+from affect_jax.data.images import SUFFIXES, fit, read_image, to_channels
 from affect_jax.data.prepared import PreparedBuilder
 from affect_jax.data.source import BadInput, BadRows
 
@@ -176,4 +176,4 @@ def find_classes(source: Path) -> tuple[dict[Path, str | None], tuple[str, ...]]
 
 def read_face(path: Path, size: int, channels: int) -> np.ndarray:
     """The picture as a square of `size` pixels, [H, W] or RGB [H, W, 3]; ValueError where it cannot be read."""
-    return to_channels(fit(read_picture(path), (size, size)), channels)
+    return to_channels(fit(read_image(path), (size, size)), channels)

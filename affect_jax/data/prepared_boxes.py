@@ -13,7 +13,7 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 import tensorflow_datasets as tfds
 
-from affect_jax.data.pictures import decode_picture, picture_size, read_encoded
+from affect_jax.data.images import decode_image, read_encoded, read_image_size
 from affect_jax.data.prepared import Records, SourceBuilder
 from affect_jax.data.source import BadInput, BadRows, place
 
@@ -63,7 +63,7 @@ class BoxesBuilder(SourceBuilder, skip_registration=True):
         `annotations`, at `row`, is where the picture is named. Bad pictures and boxes are reported there.
         """
         try:
-            size = picture_size(Path(self.source) / file)
+            size = read_image_size(Path(self.source) / file)
         except ValueError as reason:
             self.bad_rows.report(annotations, row, f"{file}: {reason}")
             return None
@@ -127,7 +127,7 @@ class BoxesBuilder(SourceBuilder, skip_registration=True):
     def encode(self, example: dict) -> dict:
         """The picture's bytes as they are, once they have been decoded to what its header told."""
         encoded = read_encoded(Path(self.source) / example["file"])
-        height, width = decode_picture(encoded).shape[:2]
+        height, width = decode_image(encoded).shape[:2]
         if (height, width) != tuple(example["size"]):
             found = "x".join(map(str, example["size"][::-1]))
             raise ValueError(f"its header tells of {found} pixels, it has {width}x{height}")
@@ -211,8 +211,8 @@ class PreparedBoxesSplit:
         own = slice(self._ends[index] - self._index["num_boxes"][index], self._ends[index])
         return {name: self._index[name][own].copy() for name in ("boxes", "label", "ignore")}
 
-    def read_picture(self, index: int) -> dict[str, np.ndarray]:
+    def read_image(self, index: int) -> dict[str, np.ndarray]:
         """image uint8 [H, W, 3] (RGB, its own size) and what `annotations` gives."""
         annotations = self.annotations(index)
         (record,) = self._records.read(np.array([index]))
-        return {"image": decode_picture(record["image"].bytes_list.value[0]), **annotations}
+        return {"image": decode_image(record["image"].bytes_list.value[0]), **annotations}

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from affect_jax.data.pictures import SUFFIXES, read_picture
+from affect_jax.data.images import SUFFIXES, read_image
 
 VIDEO_SUFFIXES = (".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".webm", ".wmv")
 CAMERA = re.compile(r"camera:(\d+)")
@@ -91,7 +91,7 @@ def read_frames(sources: Iterable[Source], report: Report) -> Iterator[Frame]:
             yield from read_video(source, report)
             continue
         try:
-            image = read_picture(source.file)
+            image = read_image(source.file)
         except ValueError as error:
             report(source.file, str(error))
             continue

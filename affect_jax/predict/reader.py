@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from affect_jax.data.boxes_pipeline import choose_buckets
-from affect_jax.data.pictures import crop_box, fit, to_channels
+from affect_jax.data.images import crop_box, fit, to_channels
 from affect_jax.data.transforms import clip_boxes, resize_to_fit
 from affect_jax.predict.media import Frame
 from affect_jax.predict.model_file import Trained, read

@@ -200,7 +200,7 @@ def transformed_samples(config: ConfigDict, split, count: int, draws: int) -> np
     """changed_samples of a detector."""
     rows = []
     for index in range(min(count, len(split))):
-        picture = split.read_picture(index)
+        picture = split.read_image(index)
         rows.append([])
         for draw in range(1 + draws):
             settings = config.transform.to_dict() if draw else {}

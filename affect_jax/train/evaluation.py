@@ -253,7 +253,7 @@ def write_detector_report(
         shown=pictures.name,
         pictures=[
             {
-                "image": seen(split.read_picture(picture), pictures.settings, (config.seed, picture)),
+                "image": seen(split.read_image(picture), pictures.settings, (config.seed, picture)),
                 "truth": truths[picture],
                 "found": found[picture],
                 "id": split.places([picture])[0],

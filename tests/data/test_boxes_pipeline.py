@@ -35,7 +35,7 @@ class Pictures:
     def box_counts(self):
         return np.arange(self.number, dtype=np.int32) % 5
 
-    def read_picture(self, index):
+    def read_image(self, index):
         image = np.random.default_rng(index).integers(1, 255, (*self._sizes[index], 3), np.uint8)
         number = np.arange(index % 5)
         boxes = np.stack([number, number, number * 2 + 5, number * 2 + 6], axis=1).astype(np.float32)
@@ -169,7 +169,7 @@ def test_evaluation_sees_every_picture_once_with_all_its_boxes(batch_size):
         for row in np.flatnonzero(batch["mask"]):
             index = batch["index"][row]
             seen.append(index)
-            picture = split.read_picture(int(index))
+            picture = split.read_image(int(index))
             height, width = batch["image_size"][row]
             scale = min(np.array(batch["image"].shape[1:3]) / split.sizes()[index])
             assert batch["scale"][row] == np.float32(scale)
@@ -210,6 +210,6 @@ def test_drawn_scenes_stream():
         for index, image, boxes, mask in zip(
             batch["index"], batch["image"], batch["boxes"], batch["box_mask"], strict=True
         ):
-            picture = split.read_picture(int(index))
+            picture = split.read_image(int(index))
             np.testing.assert_array_equal(image, picture["image"])
             np.testing.assert_array_equal(boxes[mask], picture["boxes"])

@@ -47,7 +47,7 @@ def test_boxes_of_any_classes_come_back_by_name(tmp_path, source):
     assert done.counts["val"] == {"face": 2, "hat": 1}
     split = open_split("coco_json", "val", tmp_path / "data")
     assert split.class_names == ("face", "hat") and len(split) == 2
-    picture = split.read_picture(0)
+    picture = split.read_image(0)
     np.testing.assert_array_equal(picture["boxes"], np.float32([[3, 4, 13.5, 20], [3, 1, 13, 5], [20, 4, 50, 20]]))
     assert picture["label"].tolist() == [0, 1, 0] and picture["ignore"].tolist() == [False, False, True]
     assert split.box_counts().tolist() == [3, 0]

@@ -50,7 +50,7 @@ def test_pictures_come_back_with_their_boxes_in_the_split_of_the_list(tmp_path, 
     expected = np.array([[3, 4, 13, 20], [30, 10, 40, 22]], np.float32)
     np.testing.assert_array_equal(val.boxes(0), expected)
     for split in (val, pickle.loads(pickle.dumps(val)), open_split("darkface", "test", tmp_path / "data")):
-        picture = split.read_picture(0)
+        picture = split.read_image(0)
         np.testing.assert_array_equal(picture["image"][..., ::-1], cv2.imread(str(source / "image" / f"{IN_VAL}.png")))
         np.testing.assert_array_equal(picture["boxes"], expected)
         assert {name: (array.dtype, array.shape) for name, array in picture.items()} == {
@@ -59,11 +59,11 @@ def test_pictures_come_back_with_their_boxes_in_the_split_of_the_list(tmp_path, 
             "label": (np.int32, (2,)),
             "ignore": (np.bool_, (2,)),
         }
-    empty = train.read_picture(1)
+    empty = train.read_image(1)
     assert empty["boxes"].shape == (0, 4) and empty["boxes"].dtype == np.float32
     for index in (-1, 2):
         with pytest.raises(IndexError, match=f"index {index} of 2"):
-            train.read_picture(index)
+            train.read_image(index)
 
 
 def test_records_hold_the_files_own_bytes_and_what_the_index_has(tmp_path, source):
@@ -145,7 +145,7 @@ def test_the_real_pictures_come_back_with_the_boxes_known_of_them(tmp_path, shar
     split = open_split("darkface", "val", tmp_path)
     assert split.places(range(4)) == [f"image/{number}.png" for number in (234, 252, 1482, 2850)]
     for index, place in enumerate(split.places(range(4))):
-        picture = split.read_picture(index)
+        picture = split.read_image(index)
         assert picture["image"].shape == (720, 1080, 3)
         x, y, width, height = np.array(known[place.removeprefix("image/")]["boxes"]).T
         np.testing.assert_array_equal(picture["boxes"], np.stack([x, y, x + width, y + height], axis=1))

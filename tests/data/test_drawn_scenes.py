@@ -13,10 +13,10 @@ def scenes(split: str = "train", **options):
 
 def test_scene_i_is_always_the_same_and_splits_and_seeds_differ():
     first, again, other = scenes(), pickle.loads(pickle.dumps(scenes())), scenes(seed=1)
-    picture = first.read_picture(7)
-    for name, array in again.read_picture(7).items():
+    picture = first.read_image(7)
+    for name, array in again.read_image(7).items():
         np.testing.assert_array_equal(array, picture[name])
-    for different in (other.read_picture(7), scenes("val").read_picture(7), first.read_picture(8)):
+    for different in (other.read_image(7), scenes("val").read_image(7), first.read_image(8)):
         assert (different["image"] != picture["image"]).any()
 
 
@@ -25,7 +25,7 @@ def test_what_is_known_without_drawing_is_what_is_drawn():
     assert split.class_names == ("face",) and len(split) == 30
     assert split.sizes().tolist() == [[160, 224]] * 30
     for index in range(0, 30, 5):
-        picture = split.read_picture(index)
+        picture = split.read_image(index)
         assert picture["image"].shape == (160, 224, 3) and picture["image"].dtype == np.uint8
         for name, array in split.annotations(index).items():
             np.testing.assert_array_equal(picture[name], array)
@@ -34,7 +34,7 @@ def test_what_is_known_without_drawing_is_what_is_drawn():
     assert split.places([3]) == ["drawn_scenes, train 3"]
     for index in (-1, 30):
         with pytest.raises(IndexError, match=f"index {index} of 30"):
-            split.read_picture(index)
+            split.read_image(index)
 
 
 def test_heads_are_of_many_sizes_inside_the_scene_few_overlap_and_some_scenes_have_none():
@@ -53,9 +53,9 @@ def test_heads_are_of_many_sizes_inside_the_scene_few_overlap_and_some_scenes_ha
 def test_a_box_is_where_the_head_was_pasted():
     split = scenes()
     places = split._places(0)
-    empty = split.read_picture(0)["image"].astype(int)
+    empty = split.read_image(0)["image"].astype(int)
     split._places = lambda index: []
-    changed = (split.read_picture(0)["image"].astype(int) != empty).any(axis=2)
+    changed = (split.read_image(0)["image"].astype(int) != empty).any(axis=2)
     inside = np.zeros_like(changed)
     for x1, y1, x2, y2 in scenes().boxes(0).astype(int):
         inside[y1:y2, x1:x2] = True
@@ -66,10 +66,10 @@ def test_a_box_is_where_the_head_was_pasted():
 def test_dark_scenes_are_the_same_scenes_with_less_light():
     light, dark = scenes(), scenes(dark=True)
     for index in range(4):
-        day, night = light.read_picture(index), dark.read_picture(index)
+        day, night = light.read_image(index), dark.read_image(index)
         np.testing.assert_array_equal(day["boxes"], night["boxes"])
         assert night["image"].mean() < 0.6 * day["image"].mean()
-        np.testing.assert_array_equal(night["image"], dark.read_picture(index)["image"])
+        np.testing.assert_array_equal(night["image"], dark.read_image(index)["image"])
 
 
 def test_impossible_scenes_are_told_in_words():

@@ -46,7 +46,7 @@ def test_pictures_come_back_with_their_boxes_and_what_is_invalid_is_ignored(tmp_
     for remark in ("train: 1 pictures without boxes are kept", "train: 1 boxes are ignored in evaluation"):
         assert remark in done.remarks
     split = open_split("widerface", "train", tmp_path / "data")
-    picture = split.read_picture(0)
+    picture = split.read_image(0)
     np.testing.assert_array_equal(picture["boxes"], [[3, 4, 13, 20], [30, 10, 38, 22]])
     assert picture["ignore"].tolist() == [False, True] and picture["label"].tolist() == [0, 0]
     assert split.box_counts().tolist() == [2, 0, 1] and split.places([1]) == ["WIDER_train/images/0--Parade/b.jpg"]
@@ -57,7 +57,7 @@ def test_sizes_and_pixels_are_those_that_opencv_reads_by_default(tmp_path, sourc
     split = open_split("widerface", "train", tmp_path / "data")
     assert split.sizes().tolist() == [[40, 50], [40, 50], [50, 40]]
     for index, place in enumerate(split.places(range(3))):
-        np.testing.assert_array_equal(split.read_picture(index)["image"][..., ::-1], cv2.imread(str(source / place)))
+        np.testing.assert_array_equal(split.read_image(index)["image"][..., ::-1], cv2.imread(str(source / place)))
 
 
 BAD = {
@@ -109,7 +109,7 @@ def test_the_real_pictures_have_their_counts_and_faces_of_skin_in_their_boxes(tm
     assert len(split) == 180
     redder = []
     for index in range(0, 180, 9):
-        picture = split.read_picture(index)
+        picture = split.read_image(index)
         assert picture["image"].shape[:2] == tuple(split.sizes()[index])
         for x1, y1, x2, y2 in picture["boxes"].astype(int):
             face = picture["image"][y1:y2, x1:x2].reshape(-1, 3).mean(axis=0)

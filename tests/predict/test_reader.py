@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from affect_jax.data import open_split
-from affect_jax.data.pictures import crop_box, fit, to_channels
+from affect_jax.data.images import crop_box, fit, to_channels
 from affect_jax.predict.media import Frame
 from affect_jax.predict.model_file import write
 from affect_jax.predict.reader import Classifier, Detector, FaceReader, load
@@ -16,7 +16,7 @@ from affect_jax.train.state import make_apply
 def pictures():
     """Five drawn scenes, of two shapes."""
     split = open_split("drawn_scenes", "val", num_examples={"train": 1, "val": 5, "test": 1}, image_size=(192, 256))
-    images = [split.read_picture(index)["image"] for index in range(5)]
+    images = [split.read_image(index)["image"] for index in range(5)]
     return [
         np.ascontiguousarray(image.transpose(1, 0, 2)) if place in (1, 2) else image
         for place, image in enumerate(images)
@@ -72,7 +72,7 @@ def test_detector_finds_what_evaluation_finds(detector):
     expected, _ = detect_split(detect, detector.variables, batches, len(split), mesh)
     scores = np.sort(np.concatenate([one["scores"] for one in expected]))
     threshold = float(scores[len(scores) // 2])
-    images = [split.read_picture(index)["image"] for index in range(5)]
+    images = [split.read_image(index)["image"] for index in range(5)]
     found = Detector(detector, 3, threshold)(images)
     for one, wanted in zip(found, expected, strict=True):
         kept = wanted["scores"] >= threshold

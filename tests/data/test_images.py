@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from affect_jax.data.pictures import MAX_PIXELS, crop_box, fit, read_picture
+from affect_jax.data.images import MAX_PIXELS, crop_box, fit, read_image
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def save(path, image, mode, **options):
     [("a.png", "RGB", 0), ("a.bmp", "RGB", 0), ("a.tif", "RGB", 0), ("a.jpg", "RGB", 8), ("a.webp", "RGB", 12)],
 )
 def test_color_pictures_come_back_as_rgb(tmp_path, picture, name, mode, tolerance):
-    read = read_picture(save(tmp_path / name, picture, mode, quality=98))
+    read = read_image(save(tmp_path / name, picture, mode, quality=98))
     assert read.dtype == np.uint8 and read.shape == picture.shape
     assert np.abs(read.astype(int) - picture).max() <= tolerance
 
@@ -33,11 +33,11 @@ def test_color_pictures_come_back_as_rgb(tmp_path, picture, name, mode, toleranc
 def test_cmyk_jpeg_is_read_as_pillow_converts_it(tmp_path, picture):
     path = save(tmp_path / "a.jpg", picture, "CMYK", quality=95)
     expected = np.asarray(Image.open(path).convert("RGB"), int)
-    assert np.abs(read_picture(path) - expected).mean() < 6
+    assert np.abs(read_image(path) - expected).mean() < 6
 
 
 def test_gray_is_repeated_in_three_channels(tmp_path, picture):
-    read = read_picture(save(tmp_path / "a.png", picture, "L"))
+    read = read_image(save(tmp_path / "a.png", picture, "L"))
     np.testing.assert_array_equal(read, np.asarray(Image.fromarray(picture).convert("L"))[..., None].repeat(3, -1))
 
 
@@ -47,19 +47,19 @@ def test_exif_orientation_turns_the_picture(tmp_path, picture):
     exif[0x0112] = 6  # shown turned by a quarter to the right
     turned = upright.transpose(Image.Transpose.ROTATE_90)
     turned.save(tmp_path / "a.jpg", exif=exif, quality=98)
-    assert np.abs(read_picture(tmp_path / "a.jpg").astype(int) - picture).max() < 12
+    assert np.abs(read_image(tmp_path / "a.jpg").astype(int) - picture).max() < 12
 
 
 def test_sixteen_bits_are_cut_to_eight(tmp_path, picture):
     cv2.imwrite(str(tmp_path / "a.png"), picture[..., ::-1].astype(np.uint16) * 257)
-    np.testing.assert_array_equal(read_picture(tmp_path / "a.png"), picture)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), picture)
 
 
 def test_transparent_pixels_lie_over_white(tmp_path, picture):
     alpha = np.zeros((*picture.shape[:2], 1), np.uint8)
     alpha[:20] = 255
     save(tmp_path / "a.png", np.concatenate([picture, alpha], axis=-1), "RGBA")
-    read = read_picture(tmp_path / "a.png")
+    read = read_image(tmp_path / "a.png")
     np.testing.assert_array_equal(read[:20], picture[:20])
     assert (read[20:] == 255).all()
 
@@ -76,7 +76,7 @@ def test_truncated_file_is_an_error_not_half_a_picture(tmp_path, picture, form):
     path = tmp_path / f"a.{form.lower()}"
     path.write_bytes(whole[: len(whole) * 2 // 3])
     with pytest.raises(ValueError, match="not a readable picture"):
-        read_picture(path)
+        read_image(path)
 
 
 def test_empty_absent_and_foreign_files_are_named_as_what_they_are(tmp_path):
@@ -84,14 +84,14 @@ def test_empty_absent_and_foreign_files_are_named_as_what_they_are(tmp_path):
     (tmp_path / "text.jpg").write_text("no picture " * 20)
     for name, reason in (("empty.jpg", "an empty file"), ("none.jpg", "no such file"), ("text.jpg", "not a readable")):
         with pytest.raises(ValueError, match=reason):
-            read_picture(tmp_path / name)
+            read_image(tmp_path / name)
 
 
 def test_huge_picture_is_refused_by_its_header(tmp_path):
     side = int(MAX_PIXELS**0.5) + 1
     Image.new("1", (side, side)).save(tmp_path / "huge.png")
     with pytest.raises(ValueError, match=r"8,945x8,945 pixels are more than 80 million"):
-        read_picture(tmp_path / "huge.png")
+        read_image(tmp_path / "huge.png")
 
 
 def test_crop_of_a_box_is_a_square_round_it_and_repeats_the_edge():

@@ -21,16 +21,16 @@ class Header(NamedTuple):
     """What a picture's first bytes tell."""
 
     size: tuple[int, int]
-    """(height, width) as read_picture gives it: turned as EXIF says."""
+    """(height, width) as read_image gives it: turned as EXIF says."""
     transparent: bool
 
 
-def read_picture(path: str | Path) -> np.ndarray:
+def read_image(path: str | Path) -> np.ndarray:
     """RGB uint8 [H, W, 3]: turned as EXIF says, sixteen bits cut to eight, transparent pixels over white.
 
     ValueError, with the reason alone, on a file that is absent, empty, truncated, too large or no picture.
     """
-    return decode_picture(read_encoded(path))
+    return decode_image(read_encoded(path))
 
 
 def read_encoded(path: str | Path) -> bytes:
@@ -45,8 +45,8 @@ def read_encoded(path: str | Path) -> bytes:
     return encoded
 
 
-def decode_picture(encoded: bytes) -> np.ndarray:
-    """The picture of a file's bytes, as read_picture gives it; ValueError, with the reason alone, on no picture."""
+def decode_image(encoded: bytes) -> np.ndarray:
+    """The picture of a file's bytes, as read_image gives it; ValueError, with the reason alone, on no picture."""
     header = _read_header(io.BytesIO(encoded))
     flags = cv2.IMREAD_UNCHANGED if header and header.transparent else cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
     try:
@@ -67,13 +67,13 @@ def decode_picture(encoded: bytes) -> np.ndarray:
     return np.ascontiguousarray(image[..., ::-1])
 
 
-def picture_size(path: str | Path) -> tuple[int, int]:
-    """(height, width) of what read_picture gives, mostly without decoding; ValueError, with the reason alone."""
+def read_image_size(path: str | Path) -> tuple[int, int]:
+    """(height, width) of what read_image gives, mostly without decoding; ValueError, with the reason alone."""
     path = Path(path)
     if not path.is_file():
         raise ValueError("no such file")
     header = _read_header(path)
-    return header.size if header else read_picture(path).shape[:2]
+    return header.size if header else read_image(path).shape[:2]
 
 
 def _read_header(file: Path | BinaryIO, whole: bool = False) -> Header | None:
