@@ -1,74 +1,74 @@
-"""Configs: every field with its default, by task, durations to steps, and every check across fields in one place."""
+"""Configs: every field with its default, the checks of each field, and durations in steps."""
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-INPUTS = ("auto", "resident", "stream")
-OPTIMIZERS = ("adam", "adamw", "sgd")
-SCHEDULES = ("constant", "cosine", "linear", "step")
-FRACTIONS = ("width_shift", "height_shift", "zoom", "brightness", "contrast", "erase_area")
-DTYPES = ("float32", "bfloat16")
-TARGETS = ("label", "votes")
-SAMPLINGS = ("shuffled", "balanced")
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Mean and standard deviation per channel of ImageNet's pixels in [0, 1], red first."""
 SELECT_ON = {
     "classification": {"val/accuracy": "max", "val/macro_f1": "max", "val/loss": "min"},
     "detection": {"val/ap50": "max", "val/coco_ap": "max", "val/loss": "min"},
 }
-"""By task, the figures by which a run may choose its best checkpoint, and whether the largest or smallest is best."""
+"""By task, the metrics that can choose the best checkpoint, and whether the largest or the smallest value is best."""
+
+
+# ---- Fields and defaults ----
 
 
 def classification_config() -> ConfigDict:
-    """All fields of a classifier's run. What regularizes or augments is off until a config turns it on."""
+    """Return all fields of a classifier's run. Regularization and augmentation are off by default."""
     config = _common_config()
     config.task = "classification"
     config.data.name = "fer2013"
     config.data.update(
         {
-            "input": "auto",  # "resident": the set lives on the device; "stream": batches come from the host
-            "resident_limit_gib": 2.0,  # "auto" takes "resident" up to this size
-            "targets": "label",  # or "votes": the distribution that annotators gave
-            "sampling": "shuffled",  # every example once a pass; or "balanced": every class equally often
+            "input": "auto",  # "resident": the data set is kept on the device; "stream": batches come from the host
+            "resident_limit_gib": 2.0,  # GiB, at least 0; "auto" keeps data sets up to this size on the device
+            "targets": "label",  # or "votes": the distribution of the annotators' votes
+            "sampling": "shuffled",  # every example once per epoch; or "balanced": every class equally often
         }
     )
     config.model.name = "vgg_fer"
     config.update(
         {
             "augment": {
-                "rotation": 0.0,  # up to so many degrees either way
-                "width_shift": 0.0,  # up to this fraction of the width
-                "height_shift": 0.0,
-                "shear": 0.0,  # degrees
-                "zoom": 0.0,  # scale within 1 - zoom and 1 + zoom
-                "horizontal_flip": False,
-                "brightness": 0.0,
-                "contrast": 0.0,
-                "blur_probability": 0.0,
-                "blur_sigma": 1.0,  # pixels, at most
-                "equalize_probability": 0.0,
-                "erase_probability": 0.0,
-                "erase_area": 0.2,  # fraction of the picture, at most
+                "rotation": 0.0,  # degrees either way, 0 to 180
+                "width_shift": 0.0,  # fraction of the width either way, 0 to 1
+                "height_shift": 0.0,  # fraction of the height either way, 0 to 1
+                "shear": 0.0,  # degrees either way, 0 to 60
+                "zoom": 0.0,  # scale from 1 - zoom to 1 + zoom, 0 to 0.9
+                "horizontal_flip": False,  # of every second image
+                "brightness": 0.0,  # fraction of the range of values, added either way, 0 to 1
+                "contrast": 0.0,  # contrast from 1 - contrast to 1 + contrast, 0 to 1
+                "blur_probability": 0.0,  # 0 to 1
+                "blur_sigma": 1.0,  # largest sigma in pixels, above 0
+                "equalize_probability": 0.0,  # 0 to 1
+                "erase_probability": 0.0,  # 0 to 1
+                "erase_area": 0.2,  # largest fraction of the image, 0 to 1
             },
-            "mixup_alpha": 0.0,
-            "valence_arousal_weight": 0.0,  # of the loss of a head for valence and arousal; 0: no head
-            "label_smoothing": 0.0,
+            "mixup_alpha": 0.0,  # at least 0; 0: no mixup
+            "valence_arousal_weight": 0.0,  # weight of this loss, at least 0; 0: no head for valence and arousal
+            "label_smoothing": 0.0,  # 0 to 0.99
         }
     )
     return config
 
 
 def detection_config() -> ConfigDict:
-    """All fields of a detector's run: torchvision's names, and its values but for anchors of smaller faces."""
+    """Return all fields of a detector's run: torchvision's names and values, except anchors for smaller faces."""
     config = _common_config()
     config.task = "detection"
     config.data.name = "widerface"
     config.data.update(
         {
-            "buckets": ((640, 640),),  # (height, width) that pictures are brought to, multiples of 32
-            "eval_buckets": (),  # the same for evaluation; (): the same sizes
-            "max_boxes": 100,  # of a picture, in training
+            "buckets": ((640, 640),),  # (height, width) of batches in training, pixels, multiples of 32
+            "eval_buckets": (),  # the same for evaluation; (): the sizes of training
+            "max_boxes": 100,  # boxes of an image in training, at least 1
         }
     )
     config.model = {
@@ -102,20 +102,20 @@ def detection_config() -> ConfigDict:
         "box_batch_size_per_image": 512,
         "box_positive_fraction": 0.25,
     }
-    config.preprocess = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+    config.preprocess = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
     config.transform = {
-        "scale_range": (),  # a window at a scale within it, in units of the whole picture's; (): the whole picture
-        "min_face": 0.0,  # pixels of the bucket; training ignores smaller boxes
-        "horizontal_flip": False,
-        "low_light_probability": 0.0,
-        "low_light_exposure": (0.03, 0.3),  # fraction of the light that is left
-        "brightness": 0.0,
-        "contrast": 0.0,
-        "blur_probability": 0.0,
-        "blur_sigma": 1.0,  # pixels, at most
-        "equalize_probability": 0.0,
-        "clahe_probability": 0.0,
-        "clahe_limit": 2.0,
+        "scale_range": (),  # (smallest, largest) scale of a random window; 1 fits the whole image; (): the whole image
+        "min_face": 0.0,  # pixels of the bucket, at least 0; training ignores smaller boxes
+        "horizontal_flip": False,  # of every second image
+        "low_light_probability": 0.0,  # 0 to 1
+        "low_light_exposure": (0.03, 0.3),  # (smallest, largest) fraction of the light that remains, above 0, to 1
+        "brightness": 0.0,  # fraction of the range of values, added either way, 0 to 1
+        "contrast": 0.0,  # contrast from 1 - contrast to 1 + contrast, 0 to 1
+        "blur_probability": 0.0,  # 0 to 1
+        "blur_sigma": 1.0,  # largest sigma in pixels, above 0
+        "equalize_probability": 0.0,  # 0 to 1
+        "clahe_probability": 0.0,  # 0 to 1
+        "clahe_limit": 2.0,  # contrast limit of CLAHE, above 0
     }
     config.batch_size = config.eval_batch_size = 8
     config.optim.name = "sgd"
@@ -123,196 +123,311 @@ def detection_config() -> ConfigDict:
     return config
 
 
-DEFAULTS = {"classification": classification_config, "detection": detection_config}
-"""All fields of a run with their defaults, by its task."""
-
-
 def _common_config() -> ConfigDict:
-    """What every run has."""
+    """Return the fields of every run."""
     return ConfigDict(
         {
-            "task": "",
-            "seed": 0,
-            "total_epochs": 120.0,  # passes over the training split; fractions are fine, here and below
-            "batch_size": 64,  # of one update, over all devices
-            "accumulate_steps": 1,  # parts that a batch is split into where it does not fit in memory whole
-            "dtype": "float32",  # of the network's arithmetic; parameters, statistics and losses are float32
+            "task": "",  # "classification" or "detection"
+            "seed": 0,  # 0 to 2**32 - 1
+            "total_epochs": 120.0,  # epochs of the training split, above 0; fractions are allowed, here and below
+            "batch_size": 64,  # examples per step over all devices, at least 1
+            "accumulate_steps": 1,  # equal parts of a batch that is too large for the memory, at least 1
+            "dtype": "float32",  # or "bfloat16", of the network's arithmetic; parameters and losses are float32
             "data": {
                 "name": "",
                 "data_dir": "data",
                 "options": {},  # further arguments of the data set
-                "num_workers": 0,  # processes that read pictures
+                "num_workers": 0,  # processes that read images, at least 0; 0: the process of the run
             },
-            "model": {"name": ""},
-            "init_from": "",  # weights to start from: a file, a hub reference, another run's workdir
-            "init_excuse": (),  # regexes of the names that may be missing, extra or misshapen there
-            "preprocess": {"mean": (0.5,), "std": (0.25,)},  # per channel, of pixels in [0, 1]
+            "model": {"name": ""},  # and the arguments of the network
+            "init_from": "",  # initial weights: a file, a hub reference or the workdir of another run
+            "init_excuse": (),  # regexes of names that may be missing, extra or of another shape in init_from
+            "preprocess": {"mean": (0.5,), "std": (0.25,)},  # per channel, of pixels in [0, 1]; std is above 0
             "optim": {
-                "name": "adam",
-                "learning_rate": 0.001,  # the schedule's peak
-                "momentum": 0.9,  # of sgd, Nesterov's
-                "weight_decay": 0.0,  # on kernels only
-                "clip_norm": 0.0,  # largest global norm of the gradient; 0: no limit
-                "schedule": "constant",
-                "warmup_epochs": 0.0,
-                "final_fraction": 0.0,  # of the peak, that "cosine" and "linear" end at
-                "step_epochs": (),  # where "step" multiplies the rate by step_factor
-                "step_factor": 0.1,
-                "multipliers": (),  # pairs (regex, factor) on the rate of the parameters whose names match
-                "freeze": (),  # regexes of parameters that stay as they are, with their BatchNorm statistics
-                "freeze_epochs": 0.0,  # for how long; 0: for good
+                "name": "adam",  # or "adamw", "sgd"
+                "learning_rate": 0.001,  # the peak of the schedule, above 0
+                "momentum": 0.9,  # of sgd, 0 to 0.9999
+                "nesterov": False,  # sgd with Nesterov's momentum
+                "weight_decay": 0.0,  # of kernels only, 0 to 10
+                "clip_norm": 0.0,  # largest global norm of the gradient, at least 0; 0: no limit
+                "schedule": "constant",  # or "cosine", "linear", "step"
+                "warmup_epochs": 0.0,  # epochs of linear warm-up, at least 0
+                "final_fraction": 0.0,  # fraction of the peak where "cosine" and "linear" end, 0 to 1
+                "step_epochs": (),  # epochs at which "step" multiplies the learning rate by step_factor, increasing
+                "step_factor": 0.1,  # 0 to 1
+                "multipliers": (),  # pairs (regex, factor): factor on the learning rate of the parameters that match
+                "freeze": (),  # regexes of parameters that do not train, and whose BatchNorm statistics stay as well
+                "freeze_epochs": 0.0,  # epochs for which they are frozen, at least 0; 0: the whole run
             },
-            "ema_decay": 0.0,  # average of the weights that evaluation uses; 0: the weights themselves
-            "steps_per_dispatch": 0,  # updates per call to the device; 0: one on CPU and of a detector, else 32
-            "log_every_steps": 50,
-            "eval_every_epochs": 1.0,  # evaluates on val and saves
-            "eval_batch_size": 256,
-            "keep_checkpoints": 2,  # newest ones, beside the best
-            "select_on": "val/accuracy",
+            "ema_decay": 0.0,  # decay of the weight average that evaluation uses, 0 to 0.99999; 0: no average
+            "steps_per_dispatch": 0,  # steps per call to the device, at least 0; 0: 1 on CPU and of a detector, else 32
+            "log_every_steps": 50,  # at least 1
+            "eval_every_epochs": 1.0,  # epochs between evaluations on val, each with a checkpoint, above 0
+            "eval_batch_size": 256,  # at least 1
+            "keep_checkpoints": 2,  # newest checkpoints that are kept besides the best, at least 1
+            "select_on": "val/accuracy",  # metric that chooses the best checkpoint: see SELECT_ON
         }
     )
 
 
+DEFAULTS = {"classification": classification_config, "detection": detection_config}
+"""By task, the function that returns all fields with their defaults."""
+
+
+def default_config(task: str) -> ConfigDict:
+    """Return all fields of a run of `task` with their defaults; ValueError on an unknown task."""
+    if task not in DEFAULTS:
+        raise ValueError(f"task is {task!r}; must be one of {', '.join(DEFAULTS)}")
+    return DEFAULTS[task]()
+
+
+def apply_variant(
+    config: ConfigDict, name: str, variants: dict[str, Callable[[ConfigDict], None]] | None = None
+) -> ConfigDict:
+    """Return the config, changed by the variant called `name`: the text after the colon in --config=FILE:NAME.
+
+    An empty name changes nothing. ValueError on an unknown name.
+    """
+    variants = variants or {}
+    if name and name not in variants:
+        known = f"the variants are {', '.join(variants)}" if variants else "this config has no variants"
+        raise ValueError(f"unknown variant {name!r}: {known}")
+    if name:
+        variants[name](config)
+    return config
+
+
 def epochs_to_steps(epochs: float, num_examples: int, batch_size: int) -> int:
-    """The number of updates nearest to `epochs` passes, at least one where epochs > 0."""
+    """Return the number of steps nearest to `epochs` epochs, at least 1 if epochs > 0."""
     return max(round(epochs * num_examples / batch_size), math.ceil(min(epochs, 1)))
 
 
-class Problems(list):
-    """What does not hold of a config, a line each."""
+# ---- Checks of one field ----
 
-    def require(self, holds: bool, problem: str) -> None:
-        """Note the problem unless `holds`."""
-        if not holds:
-            self.append(problem)
 
-    def one_of(self, field: str, value: str, known: Iterable[str]) -> None:
-        """Note a value that is not known."""
-        self.require(value in known, f"{field} is {value!r}; known are {', '.join(known)}")
+class Check(NamedTuple):
+    """A condition on a value, and the condition in words, as in "must be above 0"."""
 
-    def within(self, field: str, value: float, low: float, high: float) -> None:
-        """Note a value outside its range."""
-        self.require(low <= value <= high, f"{field} is {value}; it lies within {low} and {high}")
+    holds: Callable[[Any], bool]
+    words: str
+
+
+def between(low: float, high: float, unit: str = "") -> Check:
+    """Return the check of a number from `low` to `high`, both included."""
+    return Check(lambda value: low <= value <= high, f"must be between {low} and {high} {unit}".rstrip())
+
+
+def at_least(low: float, hint: str = "") -> Check:
+    """Return the check of a finite number that is not below `low`."""
+    return Check(lambda value: low <= value < math.inf, f"must be at least {low}{hint and f' ({hint})'}")
+
+
+def above(low: float) -> Check:
+    """Return the check of a finite number above `low`."""
+    return Check(lambda value: low < value < math.inf, f"must be above {low}")
+
+
+def one_of(*names: str) -> Check:
+    """Return the check of a name."""
+    return Check(lambda value: value in names, f"must be one of {', '.join(names)}")
+
+
+def each(check: Check, count: int = 0) -> Check:
+    """Return the check of a tuple of at least `count` values that all pass `check`."""
+    least = f"needs {count} or more values; " if count else ""
+    return Check(lambda values: len(values) >= count and all(map(check.holds, values)), f"{least}each {check.words}")
+
+
+# ---- Checks of fields ----
+
+
+def increasing(pair: tuple[float, ...]) -> bool:
+    """Return True for a pair (smallest, largest) of numbers above 0."""
+    return len(pair) == 2 and 0 < pair[0] <= pair[1] < math.inf
+
+
+FRACTION = between(0, 1)
+IMAGE_SIZE = Check(
+    lambda size: len(size) == 2 and all(side > 0 and side % 32 == 0 for side in size),
+    "must be (height, width), multiples of 32",
+)
+MULTIPLIER = Check(lambda pair: len(pair) == 2 and pair[1] >= 0, "must be (regex, factor), the factor at least 0")
+COMMON_CHECKS = {
+    "seed": between(0, 2**32 - 1),
+    "total_epochs": above(0),
+    "batch_size": at_least(1),
+    "accumulate_steps": at_least(1),
+    "dtype": one_of("float32", "bfloat16"),
+    "data.num_workers": at_least(0, "0 reads in the process of the run"),
+    "preprocess.mean": each(FRACTION, count=1),
+    "preprocess.std": each(above(0), count=1),
+    "optim.name": one_of("adam", "adamw", "sgd"),
+    "optim.learning_rate": above(0),
+    "optim.momentum": between(0, 0.9999),
+    "optim.weight_decay": between(0, 10),
+    "optim.clip_norm": at_least(0, "0 is no limit"),
+    "optim.schedule": one_of("constant", "cosine", "linear", "step"),
+    "optim.warmup_epochs": at_least(0),
+    "optim.final_fraction": FRACTION,
+    "optim.step_epochs": each(above(0)),
+    "optim.step_factor": FRACTION,
+    "optim.multipliers": each(MULTIPLIER),
+    "optim.freeze_epochs": at_least(0, "0 freezes for the whole run"),
+    "ema_decay": between(0, 0.99999),
+    "steps_per_dispatch": at_least(0, "0 chooses by device"),
+    "log_every_steps": at_least(1),
+    "eval_every_epochs": above(0),
+    "eval_batch_size": at_least(1),
+    "keep_checkpoints": at_least(1),
+}
+NECK_LEVELS = {"fpn": 5, "fpn_c4": 4, "c4": 1}
+"""Feature levels of each neck of Faster R-CNN."""
+HEAD_CHECKS = {
+    "nms_thresh": FRACTION,
+    "score_thresh": FRACTION,
+    "fg_iou_thresh": FRACTION,
+    "bg_iou_thresh": FRACTION,
+    "batch_size_per_image": at_least(1),
+    "positive_fraction": FRACTION,
+}
+"""Checks of the fields that the RPN and the box head share."""
+CHECKS = {
+    "classification": {
+        **COMMON_CHECKS,
+        "data.input": one_of("auto", "resident", "stream"),
+        "data.resident_limit_gib": at_least(0),
+        "data.targets": one_of("label", "votes"),
+        "data.sampling": one_of("shuffled", "balanced"),
+        "augment.rotation": between(0, 180, "degrees"),
+        "augment.width_shift": FRACTION,
+        "augment.height_shift": FRACTION,
+        "augment.shear": between(0, 60, "degrees"),
+        "augment.zoom": between(0, 0.9),
+        "augment.brightness": FRACTION,
+        "augment.contrast": FRACTION,
+        "augment.blur_probability": FRACTION,
+        "augment.blur_sigma": above(0),
+        "augment.equalize_probability": FRACTION,
+        "augment.erase_probability": FRACTION,
+        "augment.erase_area": FRACTION,
+        "mixup_alpha": at_least(0, "0 is no mixup"),
+        "valence_arousal_weight": at_least(0, "0 is no head for valence and arousal"),
+        "label_smoothing": between(0, 0.99),
+        "select_on": one_of(*SELECT_ON["classification"]),
+    },
+    "detection": {
+        **COMMON_CHECKS,
+        "data.buckets": each(IMAGE_SIZE, count=1),
+        "data.eval_buckets": each(IMAGE_SIZE),
+        "data.max_boxes": at_least(1),
+        "model.neck": one_of(*NECK_LEVELS),
+        "model.bn_epsilon": above(0),
+        "model.fpn_channels": at_least(1),
+        "model.anchor_sizes": each(each(above(0), count=1), count=1),
+        "model.aspect_ratios": each(above(0), count=1),
+        **{f"model.rpn_pre_nms_top_n_{when}": at_least(1) for when in ("train", "test")},
+        **{f"model.rpn_post_nms_top_n_{when}": at_least(1) for when in ("train", "test")},
+        **{f"model.{head}_{field}": check for head in ("rpn", "box") for field, check in HEAD_CHECKS.items()},
+        "model.box_canonical_size": above(0),
+        "model.box_canonical_level": between(2, 6),
+        "model.box_representation_size": at_least(1),
+        "model.box_detections_per_img": at_least(1),
+        "transform.scale_range": Check(
+            lambda scales: not scales or increasing(scales), "must be () or (smallest, largest), both above 0"
+        ),
+        "transform.min_face": at_least(0),
+        "transform.low_light_probability": FRACTION,
+        "transform.low_light_exposure": Check(
+            lambda pair: increasing(pair) and pair[1] <= 1, "must be (smallest, largest), both above 0 and at most 1"
+        ),
+        "transform.brightness": FRACTION,
+        "transform.contrast": FRACTION,
+        "transform.blur_probability": FRACTION,
+        "transform.blur_sigma": above(0),
+        "transform.equalize_probability": FRACTION,
+        "transform.clahe_probability": FRACTION,
+        "transform.clahe_limit": above(0),
+        "steps_per_dispatch": between(0, 1),
+        "select_on": one_of(*SELECT_ON["detection"]),
+    },
+}
+"""By task, the check of each field."""
+
+
+# ---- Rules across fields: each yields messages ----
+
+
+def _common_rules(config: ConfigDict) -> Iterator[str]:
+    optim, pixels = config.optim, config.preprocess
+    parts = config.accumulate_steps
+    if config.batch_size % parts:
+        yield f"batch_size {config.batch_size} does not split into accumulate_steps {parts} equal parts"
+    if config.init_excuse and not config.init_from:
+        yield "init_excuse is set but init_from is empty; set init_from, or clear init_excuse"
+    if len(pixels.mean) != len(pixels.std):
+        yield f"preprocess.mean {pixels.mean} and preprocess.std {pixels.std} must have one value per channel each"
+    if optim.name == "adam" and optim.weight_decay:
+        yield "optim.weight_decay is set but adam has none; use adamw"
+    if optim.warmup_epochs >= config.total_epochs:
+        yield f"optim.warmup_epochs {optim.warmup_epochs} must be below total_epochs {config.total_epochs}"
+    if optim.freeze_epochs and not optim.freeze:
+        yield "optim.freeze_epochs is set but optim.freeze is empty; name the parameters to freeze"
+    if optim.schedule == "step":
+        yield from _step_rules(optim)
+    yield from _regex_rules("init_excuse", config.init_excuse)
+    yield from _regex_rules("optim.freeze", optim.freeze)
+    yield from _regex_rules("optim.multipliers", [regex for regex, _ in optim.multipliers])
+
+
+def _regex_rules(field: str, regexes: Sequence[str]) -> Iterator[str]:
+    for regex in regexes:
+        try:
+            re.compile(regex)
+        except re.error as error:
+            yield f"{field}: {regex!r} is not a valid regular expression: {error}"
+
+
+def _step_rules(optim: ConfigDict) -> Iterator[str]:
+    epochs = optim.step_epochs
+    if len(epochs) == 0:
+        yield "optim.schedule is step but optim.step_epochs is empty"
+    if any(later <= earlier for earlier, later in pairwise(epochs)):
+        yield f"optim.step_epochs is {epochs}; the epochs must increase"
+    if len(epochs) > 0 and epochs[0] < optim.warmup_epochs:
+        yield f"optim.step_epochs is {epochs}; the first must not be below optim.warmup_epochs {optim.warmup_epochs}"
+
+
+def _classification_rules(config: ConfigDict) -> Iterator[str]:
+    yield from _common_rules(config)
+    if config.data.input == "resident" and config.data.num_workers:
+        yield "data.num_workers is set but data.input is resident, which reads the data set once; use stream"
+    if config.valence_arousal_weight and config.accumulate_steps != 1:
+        yield "valence_arousal_weight needs accumulate_steps = 1: its loss is computed over the whole batch"
+
+
+def _detection_rules(config: ConfigDict) -> Iterator[str]:
+    yield from _common_rules(config)
+    neck, levels = config.model.neck, len(config.model.anchor_sizes)
+    if levels != NECK_LEVELS[neck]:
+        yield f"model.anchor_sizes has {levels} levels but the neck {neck} has {NECK_LEVELS[neck]}; give sizes for each"
+    for head in ("rpn", "box"):
+        background, foreground = config.model[f"{head}_bg_iou_thresh"], config.model[f"{head}_fg_iou_thresh"]
+        if background > foreground:
+            yield f"model.{head}_bg_iou_thresh {background} is above model.{head}_fg_iou_thresh {foreground}"
+
+
+RULES = {"classification": _classification_rules, "detection": _detection_rules}
 
 
 def validate(config: ConfigDict) -> None:
-    """Check ranges, names, and fields against one another; ValueError lists all that does not hold."""
-    problems = Problems()
-    _check_run(config, problems)
-    _check_optim(config, problems)
-    CHECKS[config.task](config, problems)
+    """Check every field, then the fields against each other; ValueError lists all problems."""
+    problems = _problems({"task": one_of(*CHECKS)}, config)
+    problems = problems or _problems(CHECKS[config.task], config) or list(RULES[config.task](config))
     if problems:
-        raise ValueError("the config cannot be run:\n" + "\n".join(f"  {problem}" for problem in problems))
+        raise ValueError("\n  ".join(["the config is not valid:", *problems]))
 
 
-def _check_run(config: ConfigDict, problems: Problems) -> None:
-    problems.one_of("dtype", config.dtype, DTYPES)
-    problems.one_of("select_on", config.select_on, SELECT_ON[config.task])
-    for field in ("total_epochs", "batch_size", "accumulate_steps", "log_every_steps", "eval_every_epochs"):
-        problems.require(config[field] > 0, f"{field} is {config[field]}; it must be above 0")
-    for field, holds, hint in (
-        ("eval_batch_size", config.eval_batch_size > 0, "it must be above 0"),
-        ("keep_checkpoints", config.keep_checkpoints > 0, "at least the newest is kept"),
-        ("steps_per_dispatch", config.steps_per_dispatch >= 0, "0 chooses by device"),
-    ):
-        problems.require(holds, f"{field} is {config[field]}; {hint}")
-    problems.require(
-        config.data.num_workers >= 0, f"data.num_workers is {config.data.num_workers}; 0 reads in this process"
-    )
-    problems.within("ema_decay", config.ema_decay, 0.0, 0.99999)
-    problems.require(
-        config.batch_size % config.accumulate_steps == 0,
-        f"batch_size {config.batch_size} does not split into accumulate_steps {config.accumulate_steps} equal parts",
-    )
-    problems.require(
-        config.init_from != "" or len(config.init_excuse) == 0,
-        "init_excuse is set but init_from is empty: there is nothing to excuse",
-    )
-    problems.require(
-        len(config.preprocess.mean) == len(config.preprocess.std) and min(config.preprocess.std) > 0,
-        f"preprocess.mean {config.preprocess.mean} and std {config.preprocess.std}: one each per channel, std above 0",
-    )
-    for pattern in (*config.init_excuse, *config.optim.freeze, *(pair[0] for pair in config.optim.multipliers)):
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            problems.append(f"{pattern!r} is no regex: {error}")
-
-
-def _check_optim(config: ConfigDict, problems: Problems) -> None:
-    optim = config.optim
-    problems.one_of("optim.name", optim.name, OPTIMIZERS)
-    problems.one_of("optim.schedule", optim.schedule, SCHEDULES)
-    problems.require(optim.learning_rate > 0, f"optim.learning_rate is {optim.learning_rate}; it must be above 0")
-    problems.within("optim.final_fraction", optim.final_fraction, 0.0, 1.0)
-    problems.require(
-        optim.name != "adam" or optim.weight_decay == 0, "optim.weight_decay is set but adam has none; use adamw"
-    )
-    problems.require(
-        optim.schedule != "step" or len(optim.step_epochs) > 0,
-        "optim.schedule is step but optim.step_epochs is empty",
-    )
-    problems.require(
-        optim.warmup_epochs < config.total_epochs,
-        f"optim.warmup_epochs {optim.warmup_epochs} does not end within total_epochs {config.total_epochs}",
-    )
-    problems.require(
-        optim.freeze_epochs == 0 or len(optim.freeze) > 0, "optim.freeze_epochs is set but optim.freeze names nothing"
-    )
-
-
-def _check_classification(config: ConfigDict, problems: Problems) -> None:
-    problems.one_of("data.input", config.data.input, INPUTS)
-    problems.one_of("data.targets", config.data.targets, TARGETS)
-    problems.one_of("data.sampling", config.data.sampling, SAMPLINGS)
-    problems.require(
-        config.data.input != "resident" or config.data.num_workers == 0,
-        "data.num_workers is set but data.input is resident, which reads the set once; use stream",
-    )
-    problems.within("label_smoothing", config.label_smoothing, 0.0, 0.99)
-    problems.require(config.mixup_alpha >= 0, f"mixup_alpha is {config.mixup_alpha}; 0 is off")
-    weight = config.valence_arousal_weight
-    problems.require(weight >= 0, f"valence_arousal_weight is {weight}; 0 is no head")
-    problems.require(
-        weight == 0 or config.accumulate_steps == 1,
-        "valence_arousal_weight is set and accumulate_steps is not 1: concordance is a figure of the whole batch",
-    )
-    for field, value in config.augment.items():
-        if field.endswith("probability") or field in FRACTIONS:
-            problems.within(f"augment.{field}", value, 0.0, 1.0)
-    problems.require(
-        config.augment.zoom != 1.0, "augment.zoom is 1.0, which could shrink a picture to nothing; stay below"
-    )
-
-
-def _check_detection(config: ConfigDict, problems: Problems) -> None:
-    problems.require(len(config.data.buckets) > 0, "data.buckets is empty; a detector needs one at least")
-    for field in ("buckets", "eval_buckets"):
-        for bucket in config.data[field]:
-            problems.require(
-                len(bucket) == 2 and min(bucket) > 0 and all(side % 32 == 0 for side in bucket),
-                f"data.{field} has {tuple(bucket)}; each is a height and a width, multiples of 32",
-            )
-    problems.require(config.data.max_boxes > 0, f"data.max_boxes is {config.data.max_boxes}; it must be above 0")
-    problems.require(
-        config.steps_per_dispatch in (0, 1),
-        f"steps_per_dispatch is {config.steps_per_dispatch}; batches of several sizes go to the device one by one",
-    )
-    levels = {"fpn": 5, "fpn_c4": 4, "c4": 1}
-    neck, sizes = config.model.neck, config.model.anchor_sizes
-    problems.one_of("model.neck", neck, levels)
-    problems.require(
-        len(sizes) == levels.get(neck, len(sizes)),
-        f"model.anchor_sizes has {len(sizes)} levels, the neck {neck!r} gives {levels.get(neck)}",
-    )
-    scales = config.transform.scale_range
-    problems.require(
-        len(scales) == 0 or (len(scales) == 2 and 0 < scales[0] <= scales[1]),
-        f"transform.scale_range is {scales}; it is empty, or a smallest and a largest scale above 0",
-    )
-    for field, value in config.transform.items():
-        if field.endswith("probability") or field in FRACTIONS:
-            problems.within(f"transform.{field}", value, 0.0, 1.0)
-
-
-CHECKS = {"classification": _check_classification, "detection": _check_detection}
+def _problems(checks: dict[str, Check], config: ConfigDict) -> list[str]:
+    return [
+        f"{field} is {config[field]!r}; {words}" for field, (holds, words) in checks.items() if not holds(config[field])
+    ]

@@ -4,45 +4,19 @@
     python scripts/train.py --config=configs/affectnet_resnet.py --workdir=runs/affectnet_resnet
     python scripts/evaluate.py --workdir=runs/affectnet_resnet --split=test
 
-Selects on faces taken from the training set (val); test is the publishers' validation set. The same for the set that
-was prepared with --num_classes=7. `init_from` can be a file with torchvision's or timm's names; the default needs a
-network. Not measured: the pictures are to be had from their publishers only.
+The best checkpoint is selected on faces held out from the training set (val); test is the publishers' validation set.
+A data set prepared with --num_classes=7 works too. The default `init_from` needs a network connection; a file with the
+names of torchvision or timm works as well. Not measured: the images are available from their publishers only.
 """
 
-from affect_jax.config import classification_config
+from affect_jax.config import apply_variant, classification_config
+from affect_jax.recipes import affectnet, imagenet_weights, sgd_linear
 
 
-def get_config(arg=""):
-    if arg:
-        raise ValueError(f"unknown argument {arg!r}; there is none")
+def get_config(variant=""):
     config = classification_config()
-    config.data.name = "affectnet"
-    config.data.sampling = "balanced"
-    config.data.num_workers = 4
-    config.data.input = "stream"
-    config.batch_size = 256
-    config.total_epochs = 12.0
-    config.dtype = "bfloat16"
+    affectnet(config)
     config.model = {"name": "resnet18"}
-    config.valence_arousal_weight = 0.5
-    config.init_from = "hf-hub:timm/resnet18.tv_in1k"
-    config.init_excuse = ("classifier/.*",)
-    config.preprocess.mean = (0.485, 0.456, 0.406)
-    config.preprocess.std = (0.229, 0.224, 0.225)
-    config.optim.name = "sgd"
-    config.optim.learning_rate = 0.02
-    config.optim.weight_decay = 0.0005
-    config.optim.schedule = "linear"
-    config.optim.warmup_epochs = 1.0
-    config.label_smoothing = 0.1
-    config.ema_decay = 0.999
-    config.augment.rotation = 10.0
-    config.augment.width_shift = 0.05
-    config.augment.height_shift = 0.05
-    config.augment.zoom = 0.1
-    config.augment.brightness = 0.2
-    config.augment.contrast = 0.2
-    config.augment.horizontal_flip = True
-    config.augment.erase_probability = 0.25
-    config.log_every_steps = 100
-    return config
+    imagenet_weights(config, "hf-hub:timm/resnet18.tv_in1k")
+    sgd_linear(config, 0.02)
+    return apply_variant(config, variant)

@@ -10,10 +10,11 @@ affect_jax/data/darkface_split.txt), which are also what is reported: the publis
 `:two_cores` is ResNet-18 on small windows of pictures, from random weights.
 """
 
-from affect_jax.config import detection_config
+from affect_jax.config import apply_variant, detection_config
+from affect_jax.recipes import sgd_linear
 
 
-def get_config(arg=""):
+def get_config(variant=""):
     config = detection_config()
     config.data.name = "darkface"
     config.data.buckets = ((736, 1088),)  # 1080x720 as they are, sides rounded up to multiples of 32
@@ -36,11 +37,7 @@ def get_config(arg=""):
     config.transform.blur_probability = 0.2
     config.transform.blur_sigma = 1.5
     config.transform.equalize_probability = 0.2
-    if arg == "two_cores":
-        two_cores(config)
-    elif arg:
-        raise ValueError(f"unknown argument {arg!r}; known is two_cores")
-    return config
+    return apply_variant(config, variant, {"two_cores": two_cores})
 
 
 def two_cores(config):
@@ -52,9 +49,7 @@ def two_cores(config):
     config.total_epochs = 1.0
     config.init_from, config.init_excuse = "", ()
     config.optim.freeze = ()
-    config.optim.learning_rate = 0.02
-    config.optim.schedule = "linear"
-    config.optim.warmup_epochs = 0.1
+    sgd_linear(config, 0.02, weight_decay=0.0, warmup_epochs=0.1)
     config.model.backbone_name = "resnet18"
     config.model.fpn_channels = 64
     config.model.box_representation_size = 256

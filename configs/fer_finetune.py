@@ -1,46 +1,30 @@
-"""MobileNetV2 from ImageNet, whole, fine-tuned on FER2013 in twelve passes.
+"""MobileNetV2 from ImageNet, fine-tuned on FER2013 in twelve epochs, no layer frozen.
 
     python scripts/train.py --config=configs/fer_finetune.py --config.init_from=PATH/mobilenet_v2.safetensors
     python scripts/train.py --config=configs/fer_finetune.py:ferplus
 
-Selects on PublicTest (val). `init_from` can be a file with torchvision's or timm's names; the default needs a network.
-`:ferplus` goes on from there, from the weights that come along, with the votes of FER+'s annotators.
+The best checkpoint is selected on PublicTest (val). The default `init_from` needs a network connection; a file with the
+names of torchvision or timm works as well. `:ferplus` starts from the bundled weights of this config and trains on the
+votes of FER+'s annotators.
 """
 
-from affect_jax.config import classification_config
+from affect_jax.config import apply_variant, classification_config
+from affect_jax.recipes import adamw_linear, mobilenet_v2, warped_faces
 
 
-def get_config(arg=""):
+def get_config(variant=""):
     config = classification_config()
-    config.data.name = "fer2013"
-    config.batch_size = 64
     config.total_epochs = 12.0
-    config.model = {"name": "mobilenet_v2", "dropout": 0.4, "input_size": (96, 96)}
-    config.init_from = "hf-hub:timm/mobilenetv2_100.ra_in1k"
-    config.init_excuse = ("classifier/.*",)
-    config.preprocess.mean = (0.485, 0.456, 0.406)
-    config.preprocess.std = (0.229, 0.224, 0.225)
-    config.optim.name = "adamw"
-    config.optim.learning_rate = 0.001
-    config.optim.weight_decay = 0.05
-    config.optim.schedule = "linear"
-    config.optim.warmup_epochs = 0.5
+    mobilenet_v2(config, input_size=(96, 96))
+    adamw_linear(config)
     config.label_smoothing = 0.1
     config.ema_decay = 0.998
-    config.augment.rotation = 10.0
-    config.augment.width_shift = 0.08
-    config.augment.height_shift = 0.08
-    config.augment.zoom = 0.1
-    config.augment.horizontal_flip = True
-    if arg == "ferplus":
-        ferplus(config)
-    elif arg:
-        raise ValueError(f"unknown argument {arg!r}; known is ferplus")
-    return config
+    warped_faces(config, shift=0.08)
+    return apply_variant(config, variant, {"ferplus": ferplus})
 
 
 def ferplus(config):
-    """FER+'s votes, which need no smoothing; the faces are known already, so they are changed more and learned less."""
+    """Set FER+'s votes, which need no label smoothing; stronger augmentation and half the learning rate."""
     config.data.name = "ferplus"
     config.data.targets = "votes"
     config.init_from = "affect_jax/predict/weights/fer2013_mobilenet_v2.safetensors"

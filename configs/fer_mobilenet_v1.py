@@ -12,40 +12,27 @@ Selects on PublicTest (val). `:ferplus` continues from a run or a model file of 
 FER+'s annotators.
 """
 
-from affect_jax.config import classification_config
+from affect_jax.config import IMAGENET_STD, apply_variant, classification_config
+from affect_jax.recipes import adamw_linear, warped_faces
 
 
-def get_config(arg=""):
+def get_config(variant=""):
     config = classification_config()
-    config.data.name = "fer2013"
-    config.batch_size = 64
     config.total_epochs = 8.0
     config.model = {"name": "mobilenet_v1", "dropout": 0.4, "input_size": (96, 96)}
     config.init_from = "mobilenet_v1.safetensors"
     config.init_excuse = ("classifier/.*",)
     config.preprocess.mean = (123.68 / 255, 116.779 / 255, 103.939 / 255)
-    config.preprocess.std = (0.229, 0.224, 0.225)
-    config.optim.name = "adamw"
-    config.optim.learning_rate = 0.001
-    config.optim.weight_decay = 0.05
-    config.optim.schedule = "linear"
-    config.optim.warmup_epochs = 0.5
+    config.preprocess.std = IMAGENET_STD
+    adamw_linear(config)
     # frozen features of the middle blocks separate expressions better than those of the last ones, so the last ones
     # must change most; stem and first blocks are generic
     config.optim.multipliers = ((r"backbone/(stem|block[0-4])/.*", 0.3),)
     config.label_smoothing = 0.1
     config.ema_decay = 0.998
-    config.augment.rotation = 15.0
-    config.augment.width_shift = 0.08
-    config.augment.height_shift = 0.08
-    config.augment.zoom = 0.15
-    config.augment.horizontal_flip = True
+    warped_faces(config, rotation=15.0, shift=0.08, zoom=0.15)
     config.augment.erase_probability = 0.25
-    if arg == "ferplus":
-        ferplus(config)
-    elif arg:
-        raise ValueError(f"unknown argument {arg!r}; known is ferplus")
-    return config
+    return apply_variant(config, variant, {"ferplus": ferplus})
 
 
 def ferplus(config):

@@ -9,10 +9,11 @@ windows of pictures, from random weights. `:demo` runs that on drawn scenes, in 
 `:mobilenet` is MobileNetV2 from ImageNet: small, quick, and what comes along for scripts/predict.py.
 """
 
-from affect_jax.config import detection_config
+from affect_jax.config import apply_variant, detection_config
+from affect_jax.recipes import adamw_linear, sgd_linear
 
 
-def get_config(arg=""):
+def get_config(variant=""):
     config = detection_config()
     config.data.name = "widerface"
     config.data.buckets = ((640, 896), (896, 640))
@@ -46,17 +47,7 @@ def get_config(arg=""):
     config.transform.low_light_probability = 0.5
     config.transform.brightness = 0.1
     config.transform.contrast = 0.2
-    variants = {
-        "": (),
-        "two_cores": (two_cores,),
-        "mobilenet": (two_cores, mobilenet),
-        "demo": (two_cores, demo),
-    }
-    if arg not in variants:
-        raise ValueError(f"unknown argument {arg!r}; known are {', '.join(filter(None, variants))}")
-    for change in variants[arg]:
-        change(config)
-    return config
+    return apply_variant(config, variant, {"two_cores": two_cores, "mobilenet": mobilenet, "demo": demo})
 
 
 def two_cores(config):
@@ -76,14 +67,13 @@ def two_cores(config):
     config.model.rpn_pre_nms_top_n_train = config.model.rpn_pre_nms_top_n_test = 500
     config.model.rpn_post_nms_top_n_train = config.model.rpn_post_nms_top_n_test = 300
     config.model.box_batch_size_per_image = 128
-    config.optim.learning_rate = 0.02
-    config.optim.schedule = "linear"
-    config.optim.warmup_epochs = 1.0
+    sgd_linear(config, 0.02, weight_decay=0.0001)
     config.transform.scale_range = (1.0, 4.0)  # of a picture that fits: windows at the sizes evaluation sees
 
 
 def mobilenet(config):
     """MobileNetV2 from ImageNet, BatchNorm's statistics as they are: a sixth of ResNet-18's time a picture."""
+    two_cores(config)
     config.data.buckets = ((384, 384),)
     # the smaller ones are for small pictures, at no worse an AP50 and in three fifths of the time
     config.data.eval_buckets = ((768, 1024), (1024, 768), (576, 768), (768, 576))
@@ -101,14 +91,13 @@ def mobilenet(config):
     config.optim.freeze = ("backbone/(stem|block0)/.*", "backbone/.*/bn/.*")
     config.total_epochs = 15.0
     config.eval_every_epochs = 5.0
-    config.optim.name = "adamw"
-    config.optim.learning_rate = 0.001
-    config.optim.weight_decay = 0.05
+    adamw_linear(config, warmup_epochs=1.0)
     config.ema_decay = 0.998
 
 
 def demo(config):
     """Drawn scenes; a third of them dark."""
+    two_cores(config)
     config.data.name = "drawn_scenes"
     config.data.options = {"num_examples": {"train": 400, "val": 60, "test": 60}, "image_size": (256, 320)}
     config.data.buckets, config.data.eval_buckets = ((256, 320),), ()

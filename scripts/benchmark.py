@@ -56,7 +56,7 @@ def torch_optimizer(config):
     from affect_jax.benchmark.torch_twin import Optimizer
 
     optim = config.optim
-    return Optimizer(optim.name, optim.learning_rate, optim.momentum, optim.weight_decay)
+    return Optimizer(optim.name, optim.learning_rate, optim.momentum, optim.weight_decay, optim.nesterov)
 
 
 def measure(config) -> list[dict]:

@@ -5,7 +5,15 @@ from pathlib import Path
 import pytest
 from ml_collections import ConfigDict
 
-from affect_jax.config import classification_config, epochs_to_steps, validate
+from affect_jax.config import (
+    CHECKS,
+    DEFAULTS,
+    classification_config,
+    default_config,
+    detection_config,
+    epochs_to_steps,
+    validate,
+)
 from affect_jax.data import open_split
 from affect_jax.train import loop
 from affect_jax.train.loop import train_and_evaluate
@@ -28,6 +36,7 @@ VARIANTS = [
     "fer_mobilenet_v1.py:ferplus",
     "fer_speedrun.py",
     "fer_speedrun.py:68",
+    "fer_speedrun.py:70",
     "fer_speedrun.py:72",
     "ferplus_vgg.py:majority",
     "ferplus_vgg.py",
@@ -42,6 +51,7 @@ VARIANTS = [
     "darkface_rcnn.py",
     "darkface_rcnn.py:two_cores",
 ]
+FILES = sorted({variant.partition(":")[0] for variant in VARIANTS})
 
 
 def load(variant: str) -> ConfigDict:
@@ -93,7 +103,7 @@ def test_config_is_valid(variant):
 
 
 @pytest.mark.usefixtures("plain_convolutions")
-@pytest.mark.parametrize("file", sorted({variant.partition(":")[0] for variant in VARIANTS}))
+@pytest.mark.parametrize("file", FILES)
 def test_config_trains_for_two_updates(file, tmp_path):
     config = load(file)
     cut_to_two_updates(config)
@@ -119,9 +129,12 @@ def test_speedrun_makes_one_dispatch_a_pass(tmp_path, monkeypatch):
     assert seconds_to(0.0, load_history(Workdir(tmp_path))) == records[0]["train_seconds"]
 
 
-def test_unknown_argument_is_refused():
-    with pytest.raises(ValueError, match="unknown argument 'nonsense'"):
-        load("fer_vgg.py:nonsense")
+@pytest.mark.parametrize("file", FILES)
+def test_unknown_variant_is_refused_with_the_known_ones(file):
+    with pytest.raises(ValueError, match="unknown variant 'nonsense'") as error:
+        load(f"{file}:nonsense")
+    known = {variant.partition(":")[2] for variant in VARIANTS if variant.startswith(f"{file}:")}
+    assert all(name in str(error.value) for name in known)
 
 
 def leaves(config: ConfigDict, prefix: str = "") -> set[str]:
@@ -183,33 +196,98 @@ def test_input_is_resident_where_the_config_says_so_or_the_split_fits(tiny_confi
     assert not is_resident(tiny_config, split)
 
 
+def set_fields(config: ConfigDict, **fields) -> ConfigDict:
+    """Set fields by their dotted names, "__" for each dot."""
+    config.update_from_flattened_dict({name.replace("__", "."): value for name, value in fields.items()})
+    return config
+
+
 @pytest.mark.parametrize(
-    ("field", "value", "message"),
+    ("fields", "message"),
     [
-        ("dtype", "float61", "dtype is 'float61'; known are float32, bfloat16"),
-        ("batch_size", 0, "batch_size is 0"),
-        ("accumulate_steps", 3, "does not split into accumulate_steps 3"),
-        ("select_on", "test/accuracy", "select_on is 'test/accuracy'"),
-        ("optim.weight_decay", 0.1, "adam has none; use adamw"),
-        ("optim.schedule", "step", "optim.step_epochs is empty"),
-        ("optim.warmup_epochs", 500.0, "does not end within total_epochs"),
-        ("augment.zoom", 1.5, "augment.zoom is 1.5"),
-        ("label_smoothing", 1.0, "label_smoothing is 1.0"),
-        ("data.sampling", "fair", "data.sampling is 'fair'; known are shuffled, balanced"),
-        ("valence_arousal_weight", -1.0, "valence_arousal_weight is -1.0"),
-        ("preprocess.std", (0.0,), "std above 0"),
+        ({"dtype": "float61"}, "dtype is 'float61'; must be one of float32, bfloat16"),
+        ({"batch_size": 0}, "batch_size is 0; must be at least 1"),
+        ({"accumulate_steps": 3}, "does not split into accumulate_steps 3"),
+        ({"accumulate_steps": 0}, "accumulate_steps is 0; must be at least 1"),
+        ({"total_epochs": float("nan")}, "total_epochs is nan"),
+        ({"select_on": "test/accuracy"}, "select_on is 'test/accuracy'; must be one of val/accuracy"),
+        ({"optim__learning_rate": float("inf")}, "optim.learning_rate is inf"),
+        ({"optim__momentum": 7.0}, "optim.momentum is 7.0; must be between 0 and 0.9999"),
+        ({"optim__weight_decay": 0.1}, "adam has none; use adamw"),
+        ({"optim__schedule": "one_cycle"}, "must be one of constant, cosine, linear, step"),
+        ({"optim__schedule": "step"}, "optim.step_epochs is empty"),
+        ({"optim__schedule": "step", "optim__step_epochs": (3.0, 3.0)}, "the epochs must increase"),
+        (
+            {"optim__schedule": "step", "optim__step_epochs": (3.0,), "optim__warmup_epochs": 4.0},
+            "the first must not be below optim.warmup_epochs 4.0",
+        ),
+        ({"optim__warmup_epochs": 500.0}, "must be below total_epochs"),
+        ({"optim__freeze": ("(a",)}, "optim.freeze: '(a' is not a valid regular expression"),
+        ({"optim__multipliers": (("a)", 0.1),)}, "optim.multipliers: 'a)' is not a valid regular expression"),
+        ({"optim__multipliers": ("a",)}, "must be (regex, factor)"),
+        ({"init_from": "w", "init_excuse": ("*",)}, "init_excuse: '*' is not a valid regular expression"),
+        ({"augment__rotation": -5.0}, "augment.rotation is -5.0; must be between 0 and 180 degrees"),
+        ({"augment__shear": 95.0}, "augment.shear is 95.0; must be between 0 and 60 degrees"),
+        ({"augment__zoom": 1.5}, "augment.zoom is 1.5"),
+        ({"label_smoothing": 1.0}, "label_smoothing is 1.0"),
+        ({"data__sampling": "fair"}, "data.sampling is 'fair'; must be one of shuffled, balanced"),
+        ({"valence_arousal_weight": -1.0}, "valence_arousal_weight is -1.0; must be at least 0 (0 is no head"),
+        ({"preprocess__std": (0.0,)}, "each must be above 0"),
+        ({"preprocess__std": (0.5, 0.5)}, "one value per channel"),
     ],
 )
-def test_field_that_cannot_be_run_is_named_with_what_can(field, value, message):
-    config = classification_config()
-    config.update_from_flattened_dict({field: value})
-    with pytest.raises(ValueError, match="cannot be run") as error:
-        validate(config)
+def test_invalid_field_of_a_classifier_is_named_with_its_limits(fields, message):
+    with pytest.raises(ValueError, match="the config is not valid") as error:
+        validate(set_fields(classification_config(), **fields))
     assert message in str(error.value)
 
 
-def test_defaults_are_valid():
-    validate(classification_config())
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"data__buckets": ()}, "data.buckets is (); needs 1 or more values"),
+        ({"data__buckets": ((640, 650),)}, "each must be (height, width), multiples of 32"),
+        ({"steps_per_dispatch": 8}, "steps_per_dispatch is 8; must be between 0 and 1"),
+        ({"transform__scale_range": (2.0, 1.0)}, "must be () or (smallest, largest)"),
+        ({"transform__low_light_exposure": (0.1, 3.0)}, "both above 0 and at most 1"),
+        ({"transform__clahe_limit": -2.0}, "transform.clahe_limit is -2.0; must be above 0"),
+        ({"model__neck": "bifpn"}, "model.neck is 'bifpn'; must be one of fpn, fpn_c4, c4"),
+        ({"model__neck": "c4"}, "model.anchor_sizes has 5 levels but the neck c4 has 1"),
+    ],
+)
+def test_invalid_field_of_a_detector_is_named_with_its_limits(fields, message):
+    with pytest.raises(ValueError, match="the config is not valid") as error:
+        validate(set_fields(detection_config(), **fields))
+    assert message in str(error.value)
+
+
+def test_all_invalid_fields_are_listed_at_once():
+    with pytest.raises(ValueError, match=r"batch_size is 0.*\n.*dtype is 'float61'"):
+        validate(set_fields(classification_config(), batch_size=0, dtype="float61"))
+
+
+def test_unknown_task_is_refused_with_the_known_ones():
+    with pytest.raises(ValueError, match="task is 'segmentation'; must be one of classification, detection"):
+        validate(set_fields(classification_config(), task="segmentation"))
+    with pytest.raises(ValueError, match="task is 'segmentation'; must be one of classification, detection"):
+        default_config("segmentation")
+
+
+@pytest.mark.parametrize("task", DEFAULTS)
+def test_defaults_are_valid_and_every_number_has_a_check(task):
+    config = default_config(task)
+    validate(config)
+
+    def numbers(section: dict, prefix: str = "") -> set[str]:
+        names = set()
+        for name, value in section.items():
+            if isinstance(value, dict):
+                names |= numbers(value, f"{prefix}{name}.")
+            elif isinstance(value, (int, float)) and not isinstance(value, bool):
+                names.add(prefix + name)
+        return names
+
+    assert numbers(config.to_dict()) <= set(CHECKS[task])
 
 
 @pytest.mark.parametrize(("epochs", "steps"), [(1.0, 449), (120.0, 53829), (0.0001, 1), (0.0, 0), (2 * 64 / 28709, 2)])

@@ -27,12 +27,13 @@ class Twin(NamedTuple):
 
 
 class Optimizer(NamedTuple):
-    """An optimizer by name; `momentum` is that of sgd."""
+    """An optimizer by name; `momentum` and `nesterov` are those of sgd."""
 
     name: str
     learning_rate: float
     momentum: float
     weight_decay: float
+    nesterov: bool = False
 
 
 def vgg_fer(
@@ -190,11 +191,13 @@ def build_optimizer(optimizer: Optimizer, parameters):
     """The optimizer, with its name's settings in affect_jax.train.optim; sgd decays all parameters."""
     import torch
 
-    name, learning_rate, momentum, weight_decay = optimizer
+    name, learning_rate, momentum, weight_decay, nesterov = optimizer
     return {
         "adam": lambda: torch.optim.Adam(parameters, learning_rate),
         "adamw": lambda: torch.optim.AdamW(parameters, learning_rate, weight_decay=weight_decay),
-        "sgd": lambda: torch.optim.SGD(parameters, learning_rate, momentum, nesterov=True, weight_decay=weight_decay),
+        "sgd": lambda: torch.optim.SGD(
+            parameters, learning_rate, momentum, nesterov=nesterov, weight_decay=weight_decay
+        ),
     }[name]()
 
 

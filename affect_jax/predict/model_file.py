@@ -10,7 +10,7 @@ import safetensors
 import safetensors.numpy
 from ml_collections import ConfigDict
 
-from affect_jax.config import DEFAULTS
+from affect_jax.config import default_config
 from affect_jax.files import whole_file
 from affect_jax.models.pretrained import OWN_RECORD, merge, named_weights
 from affect_jax.train import builders, workdir
@@ -48,7 +48,7 @@ def read(path: str | Path) -> Trained:
     if OWN_RECORD not in metadata:
         raise ValueError(f"{path} holds weights alone; a model file of ours, as scripts/export.py writes it, is wanted")
     record = workdir.tuples(json.loads(metadata[OWN_RECORD]))
-    config = DEFAULTS[record["config"]["task"]]()
+    config = default_config(record["config"]["task"])
     config.update(record["config"])
     data = workdir.DataFacts(**record["data"])
     model, inputs = builders.build_network(config, len(data.class_names)), builders.network_inputs(config, data[1])

@@ -128,7 +128,15 @@ def build_schedule(config: ConfigDict, num_examples: int) -> optax.Schedule:
 def build_optimizer(config: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:
     """The config's optimizer."""
     optim = config.optim
-    return make_optimizer(optim.name, schedule, optim.momentum, optim.weight_decay, optim.clip_norm, optim.multipliers)
+    return make_optimizer(
+        optim.name,
+        schedule,
+        optim.momentum,
+        optim.nesterov,
+        optim.weight_decay,
+        optim.clip_norm,
+        optim.multipliers,
+    )
 
 
 def build_loss_fn(config: ConfigDict, apply: Apply, num_classes: int) -> LossFn:

@@ -12,6 +12,7 @@ import optax
 from jax import lax
 
 from affect_jax.names import Selects, path_name
+from affect_jax.train.optim import hold_frozen
 from affect_jax.train.state import TrainState
 
 Batch = Mapping[str, jax.Array]
@@ -50,6 +51,7 @@ def make_train_step(
 
         return jax.value_and_grad(loss, has_aux=True)(state.params, state.batch_stats, batch, key)
 
+    rule = tx if frozen is None else hold_frozen(tx, frozen)
     unroll = jax.default_backend() == "cpu"  # where XLA runs the body of a loop on one core
 
     def accumulated_gradient(state: TrainState, batch: Batch, key: jax.Array):
@@ -79,8 +81,8 @@ def make_train_step(
             loss, sums, grads = lax.psum((loss, sums, grads), axis_name)
         grads = jax.tree.map(lambda g: g / sums["count"], grads)
         grad_norm = optax.tree.norm(grads)
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, where_frozen(jnp.zeros_like, updates))
+        updates, opt_state = rule.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
         ema = state.ema
         if ema is not None:
             # a young average follows closely, else it would be that of the random start

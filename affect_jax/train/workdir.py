@@ -18,7 +18,7 @@ import jax
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from affect_jax.config import DEFAULTS
+from affect_jax.config import default_config
 from affect_jax.files import write_atomically
 
 
@@ -103,7 +103,7 @@ def claim(workdir: Workdir, config: ConfigDict, data: DataFacts) -> None:
 def load_config(workdir: Workdir) -> ConfigDict:
     """The config of the run in `workdir`; a field that is younger than the run has its default, which is off."""
     record = tuples(_read_record(workdir)["config"])
-    config = DEFAULTS[record.get("task", "classification")]()
+    config = default_config(record.get("task", "classification"))
     config.update(record)
     return config
 

@@ -1,0 +1,123 @@
+"""Settings that several experiments in configs/ share: each function sets some fields of a config."""
+
+from ml_collections import ConfigDict
+
+from affect_jax.config import IMAGENET_MEAN, IMAGENET_STD
+
+# ---- Networks and initial weights ----
+
+
+def vgg_fer(config: ConfigDict) -> None:
+    """Set VGG-FER: four blocks of two convolutions and one hidden layer."""
+    config.model = {
+        "name": "vgg_fer",
+        "widths": (64, 128, 256, 512),
+        "convs_per_block": 2,
+        "dense": (512,),
+        "dropout": 0.5,
+    }
+
+
+def imagenet_weights(config: ConfigDict, reference: str, excuse: tuple[str, ...] = ("classifier/.*",)) -> None:
+    """Set initial weights from ImageNet, and ImageNet's mean and standard deviation of pixels.
+
+    `excuse` are regexes of the names that the weights and the network need not share.
+    """
+    config.init_from = reference
+    config.init_excuse = excuse
+    config.preprocess.mean = IMAGENET_MEAN
+    config.preprocess.std = IMAGENET_STD
+
+
+def mobilenet_v2(config: ConfigDict, **options) -> None:
+    """Set MobileNetV2 with dropout 0.4 and ImageNet weights."""
+    config.model = {"name": "mobilenet_v2", "dropout": 0.4, **options}
+    imagenet_weights(config, "hf-hub:timm/mobilenetv2_100.ra_in1k")
+
+
+def mobilenet_v2_cnn(config: ConfigDict) -> None:
+    """Set four convolutional blocks on the stride-16 feature map of MobileNetV2, with ImageNet weights.
+
+    Faces are enlarged to 96 pixels, so that this map has 6x6 cells.
+    """
+    config.model = {
+        "name": "mobilenet_v2_cnn",
+        "attach": "C4",
+        "input_size": (96, 96),
+        "widths": (256, 256, 256, 256),
+        "dense": (512, 256),
+        "dropout": 0.5,
+    }
+    excuse = (r"(block\d|dense\d|classifier).*", r"backbone/(block1[3-6]|head)/.*")
+    imagenet_weights(config, "hf-hub:timm/mobilenetv2_100.ra_in1k", excuse)
+
+
+# ---- Optimizers with their schedules ----
+
+
+def published_adam(config: ConfigDict) -> None:
+    """Set Adam as published for FER2013: batch 64, learning rate 0.001, constant."""
+    config.batch_size = 64
+    config.optim.name = "adam"
+    config.optim.learning_rate = 0.001
+
+
+def adamw_linear(
+    config: ConfigDict, learning_rate: float = 0.001, weight_decay: float = 0.05, warmup_epochs: float = 0.5
+) -> None:
+    """Set AdamW with linear decay after a warm-up."""
+    config.optim.update(name="adamw", nesterov=False, learning_rate=learning_rate, weight_decay=weight_decay)
+    config.optim.update(schedule="linear", warmup_epochs=warmup_epochs)
+
+
+def sgd_linear(
+    config: ConfigDict, learning_rate: float, weight_decay: float = 5e-4, warmup_epochs: float = 1.0
+) -> None:
+    """Set SGD with Nesterov momentum 0.9, and linear decay after a warm-up."""
+    config.optim.update(name="sgd", nesterov=True, learning_rate=learning_rate, weight_decay=weight_decay)
+    config.optim.update(schedule="linear", warmup_epochs=warmup_epochs)
+
+
+# ---- Augmentation ----
+
+
+def warped_faces(config: ConfigDict, rotation: float = 10.0, shift: float = 0.1, zoom: float = 0.1) -> None:
+    """Set random rotation (degrees), shifts (fraction of the side), zoom and horizontal flips."""
+    config.augment.rotation = rotation
+    config.augment.width_shift = config.augment.height_shift = shift
+    config.augment.zoom = zoom
+    config.augment.horizontal_flip = True
+
+
+# ---- Whole set-ups ----
+
+
+def regularized_vgg(config: ConfigDict) -> None:
+    """Set a long training of VGG-FER against overfitting: strong warps, erasing, weight average."""
+    vgg_fer(config)
+    config.batch_size = 128
+    config.total_epochs = 100.0
+    config.dtype = "bfloat16"
+    sgd_linear(config, 0.05, warmup_epochs=10.0)
+    config.ema_decay = 0.999
+    warped_faces(config, rotation=15.0, zoom=0.15)
+    config.augment.erase_probability = 0.5
+
+
+def affectnet(config: ConfigDict) -> None:
+    """Set AffectNet with valence and arousal, classes equally often, and all that does not depend on the network."""
+    config.data.name = "affectnet"
+    config.data.sampling = "balanced"
+    config.data.num_workers = 4
+    config.data.input = "stream"
+    config.batch_size = 256
+    config.total_epochs = 12.0
+    config.dtype = "bfloat16"
+    config.valence_arousal_weight = 0.5
+    config.label_smoothing = 0.1
+    config.ema_decay = 0.999
+    warped_faces(config, shift=0.05)
+    config.augment.brightness = 0.2
+    config.augment.contrast = 0.2
+    config.augment.erase_probability = 0.25
+    config.log_every_steps = 100
