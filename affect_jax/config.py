@@ -80,27 +80,31 @@ def detection_config() -> ConfigDict:
         "fpn_channels": 256,
         "anchor_sizes": ((8.0,), (16.0,), (32.0,), (64.0,), (128.0,)),  # of each level, pixels
         "aspect_ratios": (0.5, 1.0, 2.0),  # height over width
-        "rpn_pre_nms_top_n_train": 2000,
-        "rpn_pre_nms_top_n_test": 1000,
-        "rpn_post_nms_top_n_train": 2000,
-        "rpn_post_nms_top_n_test": 1000,
-        "rpn_nms_thresh": 0.7,
-        "rpn_score_thresh": 0.0,
-        "rpn_fg_iou_thresh": 0.7,
-        "rpn_bg_iou_thresh": 0.3,
-        "rpn_batch_size_per_image": 256,
-        "rpn_positive_fraction": 0.5,
-        "box_canonical_size": 224.0,
-        "box_canonical_level": 4,
-        "box_roi_aligned": False,
-        "box_representation_size": 1024,
-        "box_score_thresh": 0.05,
-        "box_nms_thresh": 0.5,
-        "box_detections_per_img": 300,
-        "box_fg_iou_thresh": 0.5,
-        "box_bg_iou_thresh": 0.5,
-        "box_batch_size_per_image": 512,
-        "box_positive_fraction": 0.25,
+        "rpn": {
+            "pre_nms_top_n_train": 2000,
+            "pre_nms_top_n_test": 1000,
+            "post_nms_top_n_train": 2000,
+            "post_nms_top_n_test": 1000,
+            "nms_thresh": 0.7,
+            "score_thresh": 0.0,
+            "fg_iou_thresh": 0.7,
+            "bg_iou_thresh": 0.3,
+            "batch_size_per_image": 256,
+            "positive_fraction": 0.5,
+        },
+        "box": {
+            "canonical_size": 224.0,
+            "canonical_level": 4,
+            "roi_aligned": False,
+            "representation_size": 1024,
+            "score_thresh": 0.05,
+            "nms_thresh": 0.5,
+            "detections_per_img": 300,
+            "fg_iou_thresh": 0.5,
+            "bg_iou_thresh": 0.5,
+            "batch_size_per_image": 512,
+            "positive_fraction": 0.25,
+        },
     }
     config.preprocess = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
     config.transform = {
@@ -325,13 +329,13 @@ CHECKS = {
         "model.fpn_channels": at_least(1),
         "model.anchor_sizes": each(each(above(0), count=1), count=1),
         "model.aspect_ratios": each(above(0), count=1),
-        **{f"model.rpn_pre_nms_top_n_{when}": at_least(1) for when in ("train", "test")},
-        **{f"model.rpn_post_nms_top_n_{when}": at_least(1) for when in ("train", "test")},
-        **{f"model.{head}_{field}": check for head in ("rpn", "box") for field, check in HEAD_CHECKS.items()},
-        "model.box_canonical_size": above(0),
-        "model.box_canonical_level": between(2, 6),
-        "model.box_representation_size": at_least(1),
-        "model.box_detections_per_img": at_least(1),
+        **{f"model.rpn.pre_nms_top_n_{when}": at_least(1) for when in ("train", "test")},
+        **{f"model.rpn.post_nms_top_n_{when}": at_least(1) for when in ("train", "test")},
+        **{f"model.{head}.{field}": check for head in ("rpn", "box") for field, check in HEAD_CHECKS.items()},
+        "model.box.canonical_size": above(0),
+        "model.box.canonical_level": between(2, 6),
+        "model.box.representation_size": at_least(1),
+        "model.box.detections_per_img": at_least(1),
         "transform.scale_range": Check(
             lambda scales: not scales or increasing(scales), "must be () or (smallest, largest), both above 0"
         ),
@@ -411,9 +415,9 @@ def _detection_rules(config: ConfigDict) -> Iterator[str]:
     if levels != NECK_LEVELS[neck]:
         yield f"model.anchor_sizes has {levels} levels but the neck {neck} has {NECK_LEVELS[neck]}; give sizes for each"
     for head in ("rpn", "box"):
-        background, foreground = config.model[f"{head}_bg_iou_thresh"], config.model[f"{head}_fg_iou_thresh"]
+        background, foreground = config.model[head].bg_iou_thresh, config.model[head].fg_iou_thresh
         if background > foreground:
-            yield f"model.{head}_bg_iou_thresh {background} is above model.{head}_fg_iou_thresh {foreground}"
+            yield f"model.{head}.bg_iou_thresh {background} is above model.{head}.fg_iou_thresh {foreground}"
 
 
 RULES = {"classification": _classification_rules, "detection": _detection_rules}

@@ -52,8 +52,8 @@ def two_cores(config):
     sgd_linear(config, 0.02, weight_decay=0.0, warmup_epochs=0.1)
     config.model.backbone_name = "resnet18"
     config.model.fpn_channels = 64
-    config.model.box_representation_size = 256
-    config.model.rpn_pre_nms_top_n_train = config.model.rpn_pre_nms_top_n_test = 500
-    config.model.rpn_post_nms_top_n_train = config.model.rpn_post_nms_top_n_test = 300
-    config.model.box_batch_size_per_image = 128
+    config.model.box.representation_size = 256
+    config.model.rpn.pre_nms_top_n_train = config.model.rpn.pre_nms_top_n_test = 500
+    config.model.rpn.post_nms_top_n_train = config.model.rpn.post_nms_top_n_test = 300
+    config.model.box.batch_size_per_image = 128
     config.transform.scale_range = (3.0, 6.0)  # of a picture that fits: windows at their own size and larger

@@ -62,11 +62,11 @@ def two_cores(config):
     config.optim.freeze = ()
     config.model.backbone_name = "resnet18"
     config.model.fpn_channels = 64
-    config.model.box_representation_size = 256
-    config.model.box_canonical_size = 112.0
-    config.model.rpn_pre_nms_top_n_train = config.model.rpn_pre_nms_top_n_test = 500
-    config.model.rpn_post_nms_top_n_train = config.model.rpn_post_nms_top_n_test = 300
-    config.model.box_batch_size_per_image = 128
+    config.model.box.representation_size = 256
+    config.model.box.canonical_size = 112.0
+    config.model.rpn.pre_nms_top_n_train = config.model.rpn.pre_nms_top_n_test = 500
+    config.model.rpn.post_nms_top_n_train = config.model.rpn.post_nms_top_n_test = 300
+    config.model.box.batch_size_per_image = 128
     sgd_linear(config, 0.02, weight_decay=0.0001)
     config.transform.scale_range = (1.0, 4.0)  # of a picture that fits: windows at the sizes evaluation sees
 
@@ -78,7 +78,7 @@ def mobilenet(config):
     # the smaller ones are for small pictures, at no worse an AP50 and in three fifths of the time
     config.data.eval_buckets = ((768, 1024), (1024, 768), (576, 768), (768, 576))
     config.model.backbone_name = "mobilenet_v2"
-    config.model.rpn_post_nms_top_n_test = 500
+    config.model.rpn.post_nms_top_n_test = 500
     config.init_from = "hf-hub:timm/mobilenetv2_100.ra_in1k"
     config.init_excuse = (
         "fpn/.*",

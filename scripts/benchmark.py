@@ -152,7 +152,7 @@ def torchvision_works(config, batch: dict, regions: tuple) -> dict:
     num_classes = len(builders.build_split(config, "train").class_names)
     optimizer = torch_optimizer(config)
     detector = torch_twin.detector_work, num_classes, model.to_dict(), config.dtype, optimizer, batch
-    align = torch_twin.roi_align_work, *regions, 4, model.box_canonical_size, model.box_canonical_level
+    align = torch_twin.roi_align_work, *regions, 4, model.box.canonical_size, model.box.canonical_level
     return {
         "step": torch_twin.start("the detector's step", *detector, True),
         "forward": torch_twin.start("the detector", *detector, False),

@@ -95,10 +95,9 @@ def tiny_detector_config():
     config.data.buckets = ((96, 128),)
     config.data.max_boxes = 8
     config.model.backbone_name = "resnet18"
-    config.model.fpn_channels = config.model.box_representation_size = 16
-    for name in config.model:
-        if "nms_top_n" in name or name.endswith("per_image"):
-            config.model[name] = 64
+    config.model.fpn_channels = config.model.box.representation_size = 16
+    for part in (config.model.rpn, config.model.box):
+        part.update({name: 64 for name in part if "nms_top_n" in name or name.endswith("per_image")})
     config.batch_size = config.eval_batch_size = 2
     config.total_epochs = 1.0
     config.eval_every_epochs = 0.5
@@ -124,5 +123,5 @@ def detector(tiny_detector_config) -> Trained:
     """A small untrained detector that resizes images to 96x128 or 128x96."""
     config = tiny_detector_config.copy_and_resolve_references()
     config.data.eval_buckets = ((96, 128), (128, 96))
-    config.model.box_score_thresh = 0.0
+    config.model.box.score_thresh = 0.0
     return untrained(config, DataFacts(("face",), ()))

@@ -85,12 +85,11 @@ def cut_detector_to_two_updates(config: ConfigDict) -> None:
     config.batch_size = config.eval_batch_size = 2
     config.total_epochs, config.optim.warmup_epochs = 1.0, 0.0
     config.init_from, config.init_excuse, config.dtype = "", (), "float32"
-    config.model.fpn_channels = config.model.box_representation_size = 16
+    config.model.fpn_channels = config.model.box.representation_size = 16
     if config.model.backbone_name.startswith("resnet"):
         config.model.backbone_name = "resnet18"
-    for name in config.model:
-        if "nms_top_n" in name or name.endswith("per_image"):
-            config.model[name] = 64
+    for part in (config.model.rpn, config.model.box):
+        part.update({name: 64 for name in part if "nms_top_n" in name or name.endswith("per_image")})
 
 
 def test_every_config_file_is_among_the_variants():

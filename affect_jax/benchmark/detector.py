@@ -85,7 +85,7 @@ def regions_and_maps(
 def roi_align_works(config: ConfigDict, maps: list[np.ndarray], rois: np.ndarray) -> dict[str, Work]:
     """RoIAlign of the regions: "forward", and "forward_backward" to the maps."""
     maps, rois = jax.device_put((maps, rois))
-    size, level = config.model.box_canonical_size, config.model.box_canonical_level
+    size, level = config.model.box.canonical_size, config.model.box.canonical_level
 
     def align(maps):
         return roi_align(maps, ROI_STRIDES, rois, roi_levels(rois, 4, 2, size, level), POOLED_SIDE, SAMPLING_RATIO)
@@ -100,12 +100,12 @@ def roi_align_works(config: ConfigDict, maps: list[np.ndarray], rois: np.ndarray
 def parts_of_step(config: ConfigDict) -> dict[str, Work]:
     """What of an update are "roi_align", forward and backward, and "nms", of every level of every picture."""
     model, size = config.model, config.data.buckets[0]
-    rois = regions_and_maps(size, config.batch_size, model.box_batch_size_per_image, model.fpn_channels)
-    boxes, scores = jax.device_put(clustered_boxes(model.rpn_pre_nms_top_n_train))
+    rois = regions_and_maps(size, config.batch_size, model.box.batch_size_per_image, model.fpn_channels)
+    boxes, scores = jax.device_put(clustered_boxes(model.rpn.pre_nms_top_n_train))
     times = config.batch_size * len(model.anchor_sizes)
     many = [jnp.broadcast_to(x, (times, *x.shape)) for x in (boxes, scores)]
     valid = jnp.ones(len(boxes), bool)
-    suppress = jax.jit(jax.vmap(lambda boxes, scores: nms(boxes, scores, valid, model.rpn_nms_thresh)))
+    suppress = jax.jit(jax.vmap(lambda boxes, scores: nms(boxes, scores, valid, model.rpn.nms_thresh)))
     return {
         "roi_align": roi_align_works(config, *rois)["forward_backward"],
         "nms": lambda: jax.block_until_ready(suppress(*many)),

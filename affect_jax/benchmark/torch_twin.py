@@ -100,8 +100,8 @@ def mobilenet_v2(
 
 
 NETWORKS = {"vgg_fer": vgg_fer, "mobilenet_v2": mobilenet_v2}
-OTHERWISE_IN_TORCHVISION = ("box_canonical_size", "box_canonical_level", "box_roi_aligned", "box_representation_size")
-"""Fields of a detector that are told to its parts, or that torchvision has none for."""
+NOT_TORCHVISION_ARGUMENTS = ("canonical_size", "canonical_level", "roi_aligned", "representation_size")
+"""Fields of `box` that torchvision gives to parts of the detector, or does not have."""
 
 
 def start(name: str, make_work: Callable[..., Callable[[], None]], *arguments) -> Callable[[], None]:
@@ -259,7 +259,7 @@ def faster_rcnn(num_classes: int, options: dict):
     from torchvision.ops.misc import FrozenBatchNorm2d
 
     resnet = getattr(torchvision.models, options["backbone_name"])(weights=None, norm_layer=FrozenBatchNorm2d)
-    channels, hidden = options["fpn_channels"], options["box_representation_size"]
+    channels, hidden = options["fpn_channels"], options["box"]["representation_size"]
     backbone = BackboneWithFPN(
         resnet,
         {f"layer{stage}": str(stage - 1) for stage in range(1, 5)},
@@ -271,13 +271,14 @@ def faster_rcnn(num_classes: int, options: dict):
         ["0", "1", "2", "3"],
         output_size=7,
         sampling_ratio=2,
-        canonical_scale=options["box_canonical_size"],
-        canonical_level=options["box_canonical_level"],
+        canonical_scale=options["box"]["canonical_size"],
+        canonical_level=options["box"]["canonical_level"],
     )
     same = {
-        name: value
-        for name, value in options.items()
-        if name.startswith(("rpn_", "box_")) and name not in OTHERWISE_IN_TORCHVISION
+        f"{part}_{name}": value
+        for part in ("rpn", "box")
+        for name, value in options[part].items()
+        if name not in NOT_TORCHVISION_ARGUMENTS
     }
     model = FasterRCNN(
         backbone,

@@ -1,10 +1,12 @@
-"""The second stage of Faster R-CNN: what is in each proposal, and where its box really lies.
+"""RoI heads, the second stage of Faster R-CNN: the class and the refined box of each proposal.
 
-B batch, R proposals or samples, K classes (K + 1 with the background, which is 0 here and nowhere else), N true boxes
-padded, D detections, P cells of a pooled RoI along each side.
+B batch, R proposals or samples, K classes (K + 1 with the background, which is class 0 in this file only),
+N ground-truth boxes (padded), S samples, D detections, P cells of a pooled RoI along each side.
 """
 
 from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,26 +14,31 @@ from flax import linen as nn
 
 from affect_jax.losses import smooth_l1, softmax_cross_entropy
 from affect_jax.models.resnet import BLOCKS, ResidualBlock
-from affect_jax.ops.boxes import at_least, box_iou, clip_boxes, decode_boxes, encode_boxes
-from affect_jax.ops.matching import BACKGROUND, covered, match_boxes, sample_balanced
+from affect_jax.models.rpn import Proposals, sampler_key
+from affect_jax.ops import matching
+from affect_jax.ops.boxes import at_least, clip_boxes, decode_boxes, encode_boxes
+from affect_jax.ops.matching import GroundTruth, Sampling
 from affect_jax.ops.nms import nms
+from affect_jax.ops.roi_align import roi_align, roi_levels
 
 BOX_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
-"""Of the offsets: brings each to about unit variance (Fast R-CNN, arXiv:1504.08083, section 2.3)."""
-SMALLEST_DETECTION = 1e-2  # pixels a side
+"""Weights of the offsets, which scale each to about unit variance (Fast R-CNN, arXiv:1504.08083, section 2.3)."""
+MIN_DETECTION_SIDE = 1e-2  # pixels
 POOLED_SIDE = 7
-"""P of TwoMLPHead; a Res5Head halves twice that to it."""
+"""P of TwoMLPHead; Res5Head takes twice that and halves it."""
+FINEST_LEVEL = 2
+"""Level of the finest map of a pyramid, P2, in equation 1 of the FPN paper."""
 
 
 class TwoMLPHead(nn.Module):
     """Two dense layers with ReLU: pooled [R, P, P, C] -> [R, representation_size]."""
 
-    representation_size: int = 1024
+    representation_size: int
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, pooled: jax.Array, train: bool) -> jax.Array:
-        """Features of each RoI."""
+        """Return the features of each RoI."""
         x = pooled.reshape(len(pooled), -1)
         for name in ("fc6", "fc7"):
             x = nn.relu(nn.Dense(self.representation_size, dtype=self.dtype, name=name)(x))
@@ -48,7 +55,7 @@ class Res5Head(nn.Module):
 
     @nn.compact
     def __call__(self, pooled: jax.Array, train: bool) -> jax.Array:
-        """Features of each RoI."""
+        """Return the features of each RoI."""
         x = pooled
         for block in range(BLOCKS[self.depth][3]):
             residual = ResidualBlock(
@@ -65,89 +72,146 @@ class Res5Head(nn.Module):
 
 
 class BoxPredictor(nn.Module):
-    """Features [R, C] -> class logits [R, K + 1] and offsets of a box for each class [R, K + 1, 4], float32."""
+    """Class logits [R, K + 1] and, for each class, box offsets [R, K + 1, 4] of features [R, C], float32."""
 
     num_classes: int
 
     @nn.compact
     def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Logits and offsets."""
+        """Return logits and offsets."""
         logits = nn.Dense(self.num_classes + 1, kernel_init=nn.initializers.normal(0.01), name="cls_score")(x)
         offsets = nn.Dense(4 * (self.num_classes + 1), kernel_init=nn.initializers.normal(0.001), name="bbox_pred")(x)
         return logits.astype(jnp.float32), offsets.reshape(len(x), -1, 4).astype(jnp.float32)
 
 
-def sample_proposals(
-    priority: jax.Array,
-    proposals: jax.Array,
-    valid: jax.Array,
-    boxes: jax.Array,
-    label: jax.Array,
-    box_mask: jax.Array,
-    ignore: jax.Array,
-    fg_iou_thresh: float,
-    bg_iou_thresh: float,
-    batch_size_per_image: int,
-    positive_fraction: float,
-) -> dict[str, jax.Array]:
-    """Proposals of one picture to learn from, the true boxes among them, with what they are held against.
+class RoISamples(NamedTuple):
+    """Sampled RoIs of an image and their targets; of a batch, every array has B in front."""
 
-    priority [R + N] chooses (sample_balanced); proposals [R, 4], valid [R]; boxes [N, 4], label int [N], box_mask and
-    ignore bool [N]. Returns "rois" [S, 4], "sampled" bool [S], "label" int32 [S] (0 background), "targets" [S, 4]
-    (offsets), S = batch_size_per_image at most.
+    rois: jax.Array
+    """[S, 4]"""
+    sampled: jax.Array
+    """bool [S], False for unused places"""
+    label: jax.Array
+    """int32 [S], 0 for background"""
+    targets: jax.Array
+    """[S, 4], offsets to the matched ground-truth box"""
+
+
+class RoIHeads(nn.Module):
+    """Detections of a batch and, given its ground truth, the losses of sampled proposals.
+
+    The fields after pooled_side are torchvision's, without "box_"; roi_aligned is detectron2's "ROIAlignV2".
+    box_head maps pooled RoIs [R, P, P, C] with P = pooled_side to features, box_predictor these to logits and offsets.
+    Sampling draws from the rng "sampler"; without that rng it always draws the same.
     """
-    true = box_mask & ~ignore
-    rois = jnp.concatenate([proposals, boxes])
-    valid = jnp.concatenate([valid, true])
-    matched = match_boxes(box_iou(boxes, rois), true, fg_iou_thresh, bg_iou_thresh, allow_low_quality_matches=False)
-    background = (matched == BACKGROUND) & ~covered(rois, boxes, box_mask & ignore)
-    indices, sampled = sample_balanced(
-        priority, (matched >= 0) & valid, background & valid, batch_size_per_image, positive_fraction
+
+    box_head: nn.Module
+    box_predictor: BoxPredictor
+    strides: Sequence[int]
+    pooled_side: int
+    canonical_size: float
+    canonical_level: int
+    roi_aligned: bool
+    score_thresh: float
+    nms_thresh: float
+    detections_per_img: int
+    fg_iou_thresh: float
+    bg_iou_thresh: float
+    batch_size_per_image: int
+    positive_fraction: float
+
+    def __call__(
+        self,
+        features: Sequence[jax.Array],
+        proposals: Proposals,
+        image_size: jax.Array,
+        truth: GroundTruth | None,
+        train: bool,
+    ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+        """Return the detections, {} in training, and the losses, {} without ground truth.
+
+        features, L maps [B, H, W, C] with `strides`, finest first; proposals with R = P; image_size [B, 2]. See
+        select_detections and box_losses.
+        """
+        detections, losses = {}, {}
+        if truth is not None:
+            sampling = Sampling(
+                self.fg_iou_thresh, self.bg_iou_thresh, self.batch_size_per_image, self.positive_fraction
+            )
+            count = proposals.boxes.shape[1] + truth.boxes.shape[1]
+            priority = matching.sampling_priority(sampler_key(self), (len(proposals.boxes), count))
+            samples = jax.vmap(partial(sample_proposals, sampling=sampling))(priority, proposals, truth)
+            losses = jax.vmap(box_losses)(*self._classify(features, samples.rois, train), samples)
+        if not train:
+            select = partial(
+                select_detections,
+                score_thresh=self.score_thresh,
+                nms_thresh=self.nms_thresh,
+                detections_per_img=self.detections_per_img,
+            )
+            logits, offsets = self._classify(features, proposals.boxes, train)
+            detections = jax.vmap(select)(logits, offsets, proposals, image_size)
+        return detections, losses
+
+    def _classify(self, features: Sequence[jax.Array], rois: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
+        """Return logits [B, R, K + 1] and offsets [B, R, K + 1, 4] of rois [B, R, 4]."""
+        levels = roi_levels(rois, len(features), FINEST_LEVEL, self.canonical_size, self.canonical_level)
+        pooled = roi_align(features, self.strides, rois, levels, self.pooled_side, aligned=self.roi_aligned)
+        logits, offsets = self.box_predictor(self.box_head(pooled.reshape(-1, *pooled.shape[2:]), train))
+        return logits.reshape(*rois.shape[:2], -1), offsets.reshape(*rois.shape[:2], -1, 4)
+
+
+def sample_proposals(priority: jax.Array, proposals: Proposals, truth: GroundTruth, sampling: Sampling) -> RoISamples:
+    """Sample proposals of an image for the losses; the ground-truth boxes are added to them.
+
+    priority [R + N], see match_and_sample; S is at most batch_size_per_image.
+    """
+    rois = jnp.concatenate([proposals.boxes, truth.boxes])
+    valid = jnp.concatenate([proposals.valid, truth.mask & ~truth.ignore])
+    samples = matching.match_and_sample(priority, rois, valid, truth, sampling, allow_low_quality_matches=False)
+    rois, box = rois[samples.indices], jnp.maximum(samples.matched, 0)
+    return RoISamples(
+        rois=rois,
+        sampled=samples.sampled,
+        label=jnp.where(samples.matched >= 0, truth.label[box] + 1, 0).astype(jnp.int32),
+        targets=encode_boxes(truth.boxes[box], rois, BOX_WEIGHTS),
     )
-    rois, matched = rois[indices], matched[indices]
-    of = jnp.maximum(matched, 0)
-    return {
-        "rois": rois,
-        "sampled": sampled,
-        "label": jnp.where(matched >= 0, label[of] + 1, 0).astype(jnp.int32),
-        "targets": encode_boxes(boxes[of], rois, BOX_WEIGHTS),
-    }
 
 
-def box_losses(logits: jax.Array, offsets: jax.Array, samples: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """Sums over the samples of one picture: "classifier", "box_reg", and their "count".
+def box_losses(logits: jax.Array, offsets: jax.Array, samples: RoISamples) -> dict[str, jax.Array]:
+    """Losses of an image as sums over its sampled RoIs: "classifier" and "box_reg"; "roi_count" RoIs.
 
-    logits [S, K + 1], offsets [S, K + 1, 4]; samples as sample_proposals gives them.
+    logits [S, K + 1], offsets [S, K + 1, 4].
     """
-    label, sampled = samples["label"], samples["sampled"]
-    chosen = jnp.take_along_axis(offsets, label[:, None, None], axis=1)[:, 0]
+    label, sampled = samples.label, samples.sampled
+    label_offsets = jnp.take_along_axis(offsets, label[:, None, None], axis=1)[:, 0]
     return {
         "classifier": softmax_cross_entropy(logits, jax.nn.one_hot(label, logits.shape[-1]), sampled),
-        "box_reg": smooth_l1(chosen, samples["targets"], (sampled & (label > 0))[:, None], beta=1 / 9),
-        "count": jnp.sum(sampled.astype(jnp.float32)),
+        "box_reg": smooth_l1(label_offsets, samples.targets, (sampled & (label > 0))[:, None], beta=1 / 9),
+        "roi_count": jnp.sum(sampled.astype(jnp.float32)),
     }
 
 
 def select_detections(
     logits: jax.Array,
     offsets: jax.Array,
-    rois: jax.Array,
-    valid: jax.Array,
-    image_size: Sequence[int],
+    proposals: Proposals,
+    image_size: jax.Array,
     score_thresh: float,
     nms_thresh: float,
     detections_per_img: int,
 ) -> dict[str, jax.Array]:
-    """Detections of one picture: "boxes" [D, 4], "scores" [D], "label" int32 [D] (no background), "valid" bool [D].
+    """Select the detections of an image: "boxes" [D, 4], "scores" [D], "label" int32 [D] and "valid" bool [D].
 
-    logits [R, K + 1], offsets [R, K + 1, 4], rois [R, 4], valid [R]. Every RoI is a candidate for every class; NMS
-    within a class; the best of all, D = detections_per_img or R * K if that is less.
+    logits [R, K + 1], offsets [R, K + 1, 4], image_size (height, width). Every proposal is a candidate for every class;
+    NMS is within a class; D is detections_per_img, or R K if that is less. Labels count from 0, without background.
     """
     probs = jax.nn.softmax(logits)[:, 1:].T  # [K, R]
-    boxes = clip_boxes(decode_boxes(offsets, rois[:, None], BOX_WEIGHTS), image_size)[:, 1:].swapaxes(0, 1)
-    candidates = valid & (probs > score_thresh) & at_least(boxes, SMALLEST_DETECTION)
-    stays = jax.vmap(nms, (0, 0, 0, None))(boxes, probs, candidates, nms_thresh)
-    strength, best = jax.lax.top_k(jnp.where(stays, probs, -1.0).reshape(-1), min(detections_per_img, probs.size))
+    boxes = decode_boxes(offsets, proposals.boxes[:, None], BOX_WEIGHTS)
+    boxes = clip_boxes(boxes, image_size)[:, 1:].swapaxes(0, 1)
+    candidates = proposals.valid & (probs > score_thresh) & at_least(boxes, MIN_DETECTION_SIDE)
+    kept = jax.vmap(nms, (0, 0, 0, None))(boxes, probs, candidates, nms_thresh)
+    strength, best = jax.lax.top_k(jnp.where(kept, probs, -1.0).reshape(-1), min(detections_per_img, probs.size))
     found = strength >= 0
     return {
         "boxes": jnp.where(found[:, None], boxes.reshape(-1, 4)[best], 0.0),

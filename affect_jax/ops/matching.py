@@ -1,60 +1,125 @@
-"""Which true box each anchor or proposal is held against, and which of them a loss looks at.
+"""Matching of anchors and proposals to ground-truth boxes, and sampling of those that enter a loss.
 
-N true boxes (padded), A anchors or proposals, S samples.
+N ground-truth boxes (padded), A anchors or proposals, S samples.
 """
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from affect_jax.ops.boxes import box_area, box_intersection
+from affect_jax.ops.boxes import box_area, box_intersection, box_iou
 
-BACKGROUND, IGNORED = -1, -2
-"""Instead of a true box: overlaps none enough; overlaps one neither enough nor little enough."""
+BACKGROUND = -1
+"""Match of a box whose IoU with every ground-truth box is below the lower threshold."""
+IGNORED = -2
+"""Match of a box whose highest IoU is between the two thresholds."""
+
+
+class GroundTruth(NamedTuple):
+    """Ground-truth boxes of an image; of a batch, every array has B in front."""
+
+    boxes: jax.Array
+    """[N, 4]"""
+    label: jax.Array
+    """int [N]"""
+    mask: jax.Array
+    """bool [N], False for padding"""
+    ignore: jax.Array
+    """bool [N], True for a region that is neither an object nor background"""
+
+
+class Sampling(NamedTuple):
+    """Thresholds on the IoU, and size and largest share of positives of a sample: torchvision's names."""
+
+    fg_iou_thresh: float
+    bg_iou_thresh: float
+    batch_size_per_image: int
+    positive_fraction: float
+
+
+class Samples(NamedTuple):
+    """Candidates that enter the loss."""
+
+    indices: jax.Array
+    """int32 [S], positions among the candidates, positives first"""
+    sampled: jax.Array
+    """bool [S], False for unused places"""
+    matched: jax.Array
+    """int32 [S], index of the ground-truth box, negative for background"""
 
 
 def match_boxes(
     iou: jax.Array, valid: jax.Array, fg_iou_thresh: float, bg_iou_thresh: float, allow_low_quality_matches: bool
 ) -> jax.Array:
-    """The true box of each of A, by iou [N, A] where valid [N]: int32 [A], BACKGROUND or IGNORED where there is none.
+    """Index of the ground-truth box that matches each candidate, or BACKGROUND or IGNORED: int32 [A].
 
-    The best box counts from fg_iou_thresh on; below bg_iou_thresh there is none. With low-quality matches whatever
-    overlaps a true box most keeps its own best, however little that is, but never where the overlap is 0 (torchvision
-    takes all of the picture as overlapping a box outside it most). Faster R-CNN, section 3.1.2.
+    iou [N, A]; only boxes where valid [N] take part. A candidate matches the box of its highest IoU if that IoU is at
+    least fg_iou_thresh, and is background if it is below bg_iou_thresh. With low-quality matches, the candidates of the
+    highest IoU with a box match their best box whatever that IoU is, unless it is 0. (torchvision lets every anchor
+    match a box outside the image, whose IoU is 0 everywhere.) Faster R-CNN, section 3.1.2.
     """
     iou = jnp.where(valid[:, None], iou, -1.0)
-    best, overlap = jnp.argmax(iou, axis=0).astype(jnp.int32), jnp.max(iou, axis=0)
-    matched = jnp.where(overlap < fg_iou_thresh, IGNORED, best)
-    matched = jnp.where(overlap < bg_iou_thresh, BACKGROUND, matched)
+    best, best_iou = jnp.argmax(iou, axis=0).astype(jnp.int32), jnp.max(iou, axis=0)
+    matched = jnp.where(best_iou < fg_iou_thresh, IGNORED, best)
+    matched = jnp.where(best_iou < bg_iou_thresh, BACKGROUND, matched)
     if allow_low_quality_matches:
-        most = jnp.max(iou, axis=1, keepdims=True)
-        matched = jnp.where(jnp.any((iou == most) & (most > 0), axis=0), best, matched)
+        highest = jnp.max(iou, axis=1, keepdims=True)
+        matched = jnp.where(jnp.any((iou == highest) & (highest > 0), axis=0), best, matched)
     return matched
 
 
 def covered(candidates: jax.Array, boxes: jax.Array, valid: jax.Array) -> jax.Array:
-    """Which of candidates [A, 4] lie at least half in one of boxes [N, 4] where valid [N]: bool [A]."""
+    """Return True for candidates [A, 4] of which at least half is inside one of boxes [N, 4] where valid [N]: [A]."""
     shared = jnp.max(jnp.where(valid[:, None], box_intersection(boxes, candidates), 0.0), axis=0, initial=0.0)
     return (shared > 0) & (shared >= 0.5 * box_area(candidates))
 
 
-def sampling_priority(key: jax.Array, count: int) -> jax.Array:
-    """Random numbers [count] by which sample_balanced chooses: the largest first."""
-    return jax.random.uniform(key, (count,))
+def sampling_priority(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Random priorities in [0, 1) for sample_balanced, which prefers the highest."""
+    return jax.random.uniform(key, shape)
 
 
 def sample_balanced(
     priority: jax.Array, positive: jax.Array, negative: jax.Array, size: int, positive_fraction: float
 ) -> tuple[jax.Array, jax.Array]:
-    """At most size * positive_fraction of the positive [A] and as many negative [A] as fill up to `size`.
+    """Sample up to size * positive_fraction of the positives, then negatives up to `size`.
 
-    Returns indices int32 [size], positive ones first, and whether each is a sample, bool [size]: there may be fewer.
+    priority, positive, negative [A]. Returns indices int32 [size], positives first, and a mask bool [size], False where
+    there were too few candidates.
     """
     size = min(size, len(priority))
     most_positive = int(size * positive_fraction)
-    # priorities below 1: every positive before every negative before the rest
+    # priorities are below 1: all positives come before all negatives, and these before all others
     candidates = jnp.where(positive, 2.0 + priority, -1.0)
     strength, indices = jax.lax.top_k(candidates, most_positive)
     chosen = jnp.zeros(len(priority), bool).at[indices].set(strength >= 0)
     ranked = jnp.where(chosen, candidates, jnp.where(negative & ~positive, priority, -1.0))
     strength, indices = jax.lax.top_k(ranked, size)
     return indices.astype(jnp.int32), strength >= 0
+
+
+def match_and_sample(
+    priority: jax.Array,
+    candidates: jax.Array,
+    valid: jax.Array,
+    truth: GroundTruth,
+    sampling: Sampling,
+    allow_low_quality_matches: bool,
+) -> Samples:
+    """Match candidates [A, 4] where valid [A] to the ground truth of an image, and sample by priority [A].
+
+    A candidate that is covered by an ignored region is not background.
+    """
+    objects = truth.mask & ~truth.ignore
+    iou = box_iou(truth.boxes, candidates)
+    matched = match_boxes(iou, objects, sampling.fg_iou_thresh, sampling.bg_iou_thresh, allow_low_quality_matches)
+    background = (matched == BACKGROUND) & ~covered(candidates, truth.boxes, truth.mask & truth.ignore)
+    indices, sampled = sample_balanced(
+        priority,
+        (matched >= 0) & valid,
+        background & valid,
+        sampling.batch_size_per_image,
+        sampling.positive_fraction,
+    )
+    return Samples(indices, sampled, matched[indices])

@@ -21,6 +21,7 @@ from reference.deterministic import (
 )
 from safetensors.numpy import save_file
 
+from affect_jax.config import detection_config
 from affect_jax.models import build_model
 from affect_jax.models.pretrained import check_options, load_pretrained, merge, named_weights
 from affect_jax.ops import matching
@@ -58,9 +59,16 @@ def load(tmp_path, arrays, name="weights"):
     return load_pretrained(tmp_path / f"{name}.safetensors")
 
 
+def build_detector(num_classes, **fields):
+    """The detector of a config in which these fields of `model` are set."""
+    model = detection_config().model
+    model.update(fields)
+    return build_model(num_classes=num_classes, **model)
+
+
 @cache
 def detector():
-    return build_model("faster_rcnn", num_classes=2, backbone_name="resnet18", **DETECTOR)
+    return build_detector(2, backbone_name="resnet18", **DETECTOR)
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +91,7 @@ def test_pyramid_rpn_proposals_and_detections_are_torchvisions(case, variables):
     batch = padded_batch(case)
     outputs, kept = evaluate(variables, batch)
     pyramid, (objectness, offsets) = kept["fpn"]["__call__"][0], kept["rpn_head"]["__call__"][0]
+    proposals, _ = kept["rpn"]["__call__"][0]
     for level, features in enumerate(pyramid):
         shape = features.shape[:3]
         for ours, name, take in (
@@ -91,8 +100,8 @@ def test_pyramid_rpn_proposals_and_detections_are_torchvisions(case, variables):
             (offsets[level].reshape(*shape, -1), "offsets", lambda x: x[:, ::3, ::3]),
         ):
             np.testing.assert_allclose(take(np.asarray(ours)), EXPECTED[f"{case}/{name}/{level}"], atol=1e-4, rtol=1e-5)
-    for i, (proposals, real) in enumerate(zip(*kept["proposals"][0], strict=True)):
-        np.testing.assert_allclose(proposals[real], EXPECTED[f"{case}/proposals/{i}"], atol=0.01)
+    for i, (boxes, valid) in enumerate(zip(*proposals, strict=True)):
+        np.testing.assert_allclose(boxes[valid], EXPECTED[f"{case}/proposals/{i}"], atol=0.01)
         found = {name: np.asarray(value[i]) for name, value in outputs["detections"].items()}
         kept_ones = found.pop("valid")
         assert kept_ones.sum() == len(EXPECTED[f"{case}/scores/{i}"]) >= 10
@@ -104,7 +113,9 @@ def test_pyramid_rpn_proposals_and_detections_are_torchvisions(case, variables):
 
 @pytest.mark.parametrize("case", CASES)
 def test_losses_and_their_gradients_are_torchvisions(case, variables, tmp_path, monkeypatch):
-    monkeypatch.setattr(matching, "sampling_priority", lambda key, count: jnp.linspace(0.9, 0.1, count))
+    monkeypatch.setattr(
+        matching, "sampling_priority", lambda key, shape: jnp.broadcast_to(jnp.linspace(0.9, 0.1, shape[-1]), shape)
+    )
     apply = make_apply(detector(), frozen=lambda name: name.startswith("backbone/"))
 
     @jax.jit
@@ -132,12 +143,12 @@ def test_losses_and_their_gradients_are_torchvisions(case, variables, tmp_path, 
 
 
 def test_torchvisions_resnet50_weights_fit_name_by_name(tmp_path):
-    model = build_model("faster_rcnn", num_classes=90)
+    model = build_detector(90)
     shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), padded_batch(CASES[1]), False))
     weights = {name: np.zeros(shape, np.float32) for name, shape in NAMES["fasterrcnn_resnet50_fpn"].items()}
     pretrained = load(tmp_path, weights)
     merge(shapes, pretrained.values)
-    other = build_model("faster_rcnn", num_classes=1)
+    other = build_detector(1)
     shapes = jax.eval_shape(lambda: other.init(jax.random.key(0), padded_batch(CASES[1]), False))
     with pytest.raises(
         ValueError, match="misshapen: box_predictor/bbox_pred/bias is \\(364,\\), the network's is \\(8,\\)"
@@ -152,11 +163,15 @@ def test_torchvisions_resnet50_weights_fit_name_by_name(tmp_path):
 )
 def test_other_backbones_and_necks_learn_with_every_parameter_and_detect(backbone, neck, levels):
     """The pyramid over a ResNet's C2 to C5 is torchvision's, above; these are other places of the same parts."""
-    options = {"backbone_name": backbone, "fpn_channels": 8, "box_representation_size": 8, "aspect_ratios": (1.0,)}
-    tops = {f"rpn_{when}_nms_top_n_{mode}": 32 for when in ("pre", "post") for mode in ("train", "test")}
-    sizes = [(8.0 * 2**level,) for level in range(levels)]
-    model = build_model(
-        "faster_rcnn", num_classes=1, neck=neck, anchor_sizes=sizes, box_score_thresh=0.0, **options, **tops
+    model = build_detector(
+        1,
+        backbone_name=backbone,
+        neck=neck,
+        fpn_channels=8,
+        anchor_sizes=[(8.0 * 2**level,) for level in range(levels)],
+        aspect_ratios=(1.0,),
+        rpn={f"{when}_nms_top_n_{mode}": 32 for when in ("pre", "post") for mode in ("train", "test")},
+        box={"representation_size": 8, "score_thresh": 0.0},
     )
     picture = jax.random.normal(jax.random.key(0), (2, 64, 96, 3))
     boxes = jnp.array([[[10.0, 12, 26, 30], [40, 20, 80, 60]], [[50, 5, 60, 16], [0, 0, 0, 0]]])

@@ -53,14 +53,16 @@ def sample(features):
 DETECTOR = {
     "anchor_sizes": ((8,), (16,), (32,), (64,), (128,)),
     "aspect_ratios": (0.5, 1.0, 2.0),
-    "rpn_pre_nms_top_n_train": 200,
-    "rpn_pre_nms_top_n_test": 150,
-    "rpn_post_nms_top_n_train": 120,
-    "rpn_post_nms_top_n_test": 100,
-    "rpn_batch_size_per_image": 64,
-    "box_batch_size_per_image": 48,
-    "box_detections_per_img": 40,
+    "rpn": {
+        "pre_nms_top_n_train": 200,
+        "pre_nms_top_n_test": 150,
+        "post_nms_top_n_train": 120,
+        "post_nms_top_n_test": 100,
+        "batch_size_per_image": 64,
+    },
+    "box": {"batch_size_per_image": 48, "detections_per_img": 40},
 }
+"""Fields of config.model; where it states none, its values are torchvision's."""
 CASES = ("two pictures, one without faces", "three sizes")
 
 

@@ -52,7 +52,7 @@ def shapes_of(model):
 
 
 def make_model():
-    options = {name: value for name, value in DETECTOR.items() if name not in ("anchor_sizes", "aspect_ratios")}
+    options = {f"{part}_{name}": value for part in ("rpn", "box") for name, value in DETECTOR[part].items()}
     generator = AnchorGenerator(DETECTOR["anchor_sizes"], (DETECTOR["aspect_ratios"],) * len(DETECTOR["anchor_sizes"]))
     model = FasterRCNN(
         resnet_fpn_backbone(backbone_name="resnet18", weights=None, norm_layer=FrozenBatchNorm2d, trainable_layers=5),
