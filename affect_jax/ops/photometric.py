@@ -1,4 +1,4 @@
-"""Changes of pixel values on the device; images are float32 [B, H, W, C] in [0, 255], and stay so.
+"""Changes of pixel values on the device; images are float32 [B, H, W, C] in [0, 255] before and after.
 
 B batch, H W C, T taps of a kernel.
 """
@@ -17,13 +17,13 @@ def adjust_brightness_contrast(images: jax.Array, brightness: jax.Array, contras
 
 
 def gaussian_blur(images: jax.Array, sigma: jax.Array, radius: int) -> jax.Array:
-    """Blur by a Gaussian of sigma [B] pixels, cut off beyond `radius` pixels; sigma 0 leaves an image as it is.
+    """Blur by a Gaussian of sigma [B] pixels, cut off beyond `radius` pixels; sigma 0 leaves an image unchanged.
 
     Borders are mirrored about the outermost pixel: cv2.GaussianBlur with ksize 2 * radius + 1, BORDER_REFLECT_101.
     """
     height, width = images.shape[1:3]
     distance = jnp.arange(-radius, radius + 1, dtype=jnp.float32)[None, :]
-    # at the least sigma every tap but the middle one is 0
+    # at the smallest sigma all taps except the middle tap are 0
     weights = jax.nn.softmax(-0.5 * (distance / jnp.maximum(sigma, 1e-3)[:, None]) ** 2, axis=-1)  # [B, T]
     taps = [weights[:, t, None, None, None] for t in range(2 * radius + 1)]
     padded = jnp.pad(images, ((0, 0), (radius, radius), (0, 0), (0, 0)), mode="reflect")
@@ -35,7 +35,7 @@ def gaussian_blur(images: jax.Array, sigma: jax.Array, radius: int) -> jax.Array
 def equalize_histogram(images: jax.Array) -> jax.Array:
     """Spread each channel's gray levels evenly over 0 to 255: cv2.equalizeHist, to the bit.
 
-    Values are rounded to whole levels first. A channel of one level is kept as it is.
+    Values are rounded to whole levels first. A channel with a single level stays unchanged.
     """
     batch, height, width, channels = images.shape
     levels = jnp.clip(jnp.round(images), 0, LEVELS - 1).astype(jnp.int32)
@@ -53,7 +53,7 @@ def equalize_histogram(images: jax.Array) -> jax.Array:
 
 
 def erase(images: jax.Array, boxes: jax.Array, fill: jax.Array) -> jax.Array:
-    """Put fill [B, H, W, C] in place of images within boxes [B, 4] (x1, y1, x2, y2 in pixels, half-open)."""
+    """Replace images by fill [B, H, W, C] inside boxes [B, 4] (x1, y1, x2, y2 in pixels, half-open)."""
     height, width = images.shape[1:3]
     x, y = jnp.arange(width)[None, None, :], jnp.arange(height)[None, :, None]
     x1, y1, x2, y2 = (boxes[:, i, None, None] for i in range(4))

@@ -9,7 +9,7 @@ BUCKET = (96, 128)
 
 
 def marked(height: int, width: int, boxes: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
-    """A gray picture whose boxes are filled with red, green, blue, in turn."""
+    """Return a gray image whose boxes are filled with red, green, blue, and so on, and the boxes."""
     image = np.full((height, width, 3), 60, np.uint8)
     for number, (x1, y1, x2, y2) in enumerate(boxes):
         image[y1:y2, x1:x2] = np.eye(3)[number % 3] * 240
@@ -17,7 +17,7 @@ def marked(height: int, width: int, boxes: list[list[int]]) -> tuple[np.ndarray,
 
 
 def found_box(image: np.ndarray, channel: int) -> np.ndarray:
-    """Where the marker of that color is, to a fraction of a pixel: its edges at half its height."""
+    """Measure the box of the marker of that color to a fraction of a pixel: its edges at half its height."""
     image = image.astype(np.float32)
     share = np.clip((image[..., channel] - np.delete(image, channel, 2).max(axis=2)) / 240, 0, 1)
     edges = []
@@ -33,7 +33,7 @@ THREE = [[10, 20, 40, 50], [250, 30, 297, 60], [120, 150, 160, 199]]
 
 
 @pytest.mark.parametrize("shape", [(200, 300), (683, 1024), (60, 300), (300, 60), (96, 128)])
-def test_boxes_lie_on_their_pixels_when_a_picture_is_fitted(shape):
+def test_boxes_match_their_pixels_after_fitting(shape):
     height, width = shape
     boxes = [[0, 0, width // 5, height // 5], [width - width // 4, height - height // 4, width, height]]
     image, boxes = marked(height, width, boxes)
@@ -41,7 +41,7 @@ def test_boxes_lie_on_their_pixels_when_a_picture_is_fitted(shape):
     assert fitted.shape == (*BUCKET, 3)
     assert scale == min(BUCKET[0] / height, BUCKET[1] / width)
     for channel in range(2):
-        # rounding the sides to whole pixels leaves the far edge uncertain, not the scale
+        # sides are rounded to whole pixels, so the far edge is uncertain, but not the scale
         np.testing.assert_allclose(found_box(fitted, channel), moved[channel], atol=0.52)
     np.testing.assert_allclose(moved, boxes * scale, atol=0.51)
     content = np.rint(np.array(shape) * scale).astype(int)
@@ -49,7 +49,7 @@ def test_boxes_lie_on_their_pixels_when_a_picture_is_fitted(shape):
     assert (fitted[: content[0], : content[1]].max(axis=2) > 0).all()
 
 
-def test_pixels_far_from_the_corner_land_where_the_scale_says():
+def test_pixels_far_from_the_corner_move_by_the_exact_scale():
     image = np.zeros((501, 999, 3), np.uint8)
     image[480:490, 900:910] = 255
     scale = 0.3337
@@ -85,16 +85,16 @@ def test_the_markers_are_in_their_boxes_after_any_crop_scale_and_flip():
     assert 10 < kept_all < 140
 
 
-def test_a_crop_keeps_the_boxes_whose_centre_it_holds_and_cuts_them():
+def test_a_crop_keeps_and_clips_the_boxes_whose_centre_is_inside():
     image, boxes = marked(200, 300, THREE)
     cropped, moved, kept = transforms.crop(image, boxes, (30, 20), (100, 250))
-    assert kept.tolist() == [True, False, False]  # 273 is beyond 20 + 250
+    assert kept.tolist() == [True, False, False]  # 273 is outside 20 + 250
     np.testing.assert_array_equal(moved, [[0, 0, 20, 20]])
     np.testing.assert_array_equal(cropped, image[30:130, 20:270])
     assert transforms.crop(image, boxes[:0], (0, 0), (9, 9))[1].shape == (0, 4)
 
 
-def test_flipping_twice_is_nothing():
+def test_flipping_twice_changes_nothing():
     image, boxes = marked(200, 301, THREE)
     flipped, moved = transforms.flip_horizontally(image, boxes)
     np.testing.assert_array_equal(found_box(flipped, 0), moved[0])
@@ -105,7 +105,7 @@ def test_flipping_twice_is_nothing():
 
 @pytest.fixture
 def photo() -> np.ndarray:
-    """Smooth colors and some texture."""
+    """Return an image of smooth colors with texture."""
     rng = np.random.default_rng(0)
     colors = cv2.resize(rng.uniform(20, 235, (6, 8, 3)).astype(np.float32), (160, 120), interpolation=cv2.INTER_CUBIC)
     return np.clip(colors + rng.normal(0, 5, colors.shape), 0, 255).astype(np.uint8)
@@ -156,13 +156,13 @@ def test_low_light_has_the_mean_and_the_noise_of_its_formula():
         np.testing.assert_allclose(seen.std(axis=(0, 1)), np.sqrt(signal / 800 + 0.002**2), rtol=0.05)
 
 
-def test_low_light_without_loss_gives_the_picture_back(photo):
+def test_low_light_without_loss_changes_nothing(photo):
     nothing = LowLight(exposure=1.0, gamma=1.0, color_cast=(1.0, 1.0, 1.0), photons=1e12, read_noise=0.0)
     unchanged = transforms.low_light(photo, nothing, np.random.default_rng(0))
     assert np.abs(unchanged.astype(int) - photo).max() <= 1
 
 
-def test_the_noise_of_a_dark_picture_hides_more_of_it_the_less_light_there_was(photo):
+def test_less_light_hides_more_of_an_image_in_noise(photo):
     correlations = []
     for exposure in (0.3, 0.03):
         settings = transforms.random_low_light(np.random.default_rng(0), (exposure, exposure))._replace(photons=500.0)
@@ -184,21 +184,21 @@ EVERYTHING = {
 }
 
 
-def test_transform_depends_on_its_draws_alone_and_changes_nothing_in_place(photo):
+def test_transform_depends_only_on_its_generator_and_changes_nothing_in_place(photo):
     arguments = [photo, np.array([[10, 10, 50, 60]], np.float32), np.zeros(1, np.int32), np.zeros(1, np.bool_)]
     copies = [array.copy() for array in arguments]
-    pictures = set()
+    images = set()
     for seed in range(6):
         first, again = (transform(*arguments, BUCKET, np.random.default_rng(seed), **EVERYTHING) for _ in range(2))
         for name, array in first.items():
             np.testing.assert_array_equal(array, again[name])
-        pictures.add(first["image"].tobytes())
-    assert len(pictures) == 6
+        images.add(first["image"].tobytes())
+    assert len(images) == 6
     for array, copy in zip(arguments, copies, strict=True):
         np.testing.assert_array_equal(array, copy)
 
 
-def test_all_is_off_by_default_and_pictures_without_boxes_pass():
+def test_everything_is_off_by_default_and_images_without_boxes_are_accepted():
     image, boxes = marked(*BUCKET, [])
     nothing = np.zeros(0, np.int32), np.zeros(0, np.bool_)
     out = transform(image, boxes, *nothing, BUCKET, np.random.default_rng(0))
@@ -210,7 +210,7 @@ def test_all_is_off_by_default_and_pictures_without_boxes_pass():
         transform(image, boxes, *nothing, BUCKET, np.random.default_rng(0), sharpness=1.0)
 
 
-def test_faces_of_real_pictures_look_the_same_at_their_moved_boxes(shared_data):
+def test_faces_of_real_images_look_the_same_in_their_moved_boxes(shared_data):
     paths = sorted((shared_data / "wider_face" / "WIDER_val" / "images").rglob("*.jpg"))[::60]
     if not paths:
         pytest.skip("no real data: WIDER_val is absent")

@@ -42,7 +42,7 @@ def equalized_by_opencv(images):
 
 
 def test_equalized_faces_equal_opencv_to_the_bit(faces):
-    # three channels, not square, fractions that round to the original level
+    # three channels, not square, with fractions that round to the original level
     images = np.concatenate([faces, faces // 3, 255 - faces[::-1]], axis=-1)[:, :40]
     offset = np.random.default_rng(0).uniform(-0.49, 0.49, images.shape)
     found = jax.jit(equalize_histogram)((images + offset).astype(np.float32))
@@ -58,7 +58,7 @@ def test_equalized_images_of_few_levels_equal_opencv_to_the_bit():
         np.testing.assert_array_equal(found, equalized_by_opencv(images))
 
 
-def test_erase_fills_the_pixels_of_the_box_and_no_other():
+def test_erase_fills_only_the_pixels_of_the_box():
     rng = np.random.default_rng(0)
     images, fill = rng.uniform(0, 255, (2, 4, 20, 30, 3)).astype(np.float32)
     boxes = np.array([[3, 4, 10, 19], [0, 0, 30, 20], [29, 19, 30, 20], [0, 0, 0, 0]])

@@ -30,7 +30,7 @@ def random_matrices(image_size, count):
 
 
 def warp_by_loops(image, matrix):
-    """Bilinear by its definition, in float64, on an image whose border is repeated far beyond any point asked for."""
+    """Interpolate by the definition, in float64, on an image whose border is repeated far outside."""
     height, width, _ = image.shape
     margin = 100
     padded = np.pad(image.astype(np.float64), ((margin, margin), (margin, margin), (0, 0)), mode="edge")
@@ -53,8 +53,8 @@ def test_warp_equals_opencv_on_faces(faces):
         for image, matrix in zip(images, matrices, strict=True)
     ]
     difference = np.abs(warp(images, matrices) - np.stack(expected))
-    # OpenCV 5 interpolates at the exact point; OpenCV 4 rounds it to 1/32 pixel, which moves it by up to 1/64 on each
-    # axis, over differences of up to 255 between neighbours.
+    # OpenCV 5 interpolates at the exact point. OpenCV 4 rounds it to 1/32 pixel, an error of up to 1/64 on each axis,
+    # times differences of up to 255 between neighbours.
     exact = int(cv2.__version__.split(".")[0]) >= 5
     assert difference.max() < (0.05 if exact else 2 * 255 / 64)
     assert difference.mean() < (0.001 if exact else 0.25)
@@ -65,11 +65,11 @@ def test_warp_equals_bilinear_interpolation_pixel_by_pixel(shape):
     images = np.random.default_rng(1).uniform(0, 255, (6, *shape)).astype(np.float32)
     matrices = random_matrices(shape[:2], 6)
     expected = np.stack([warp_by_loops(image, matrix) for image, matrix in zip(images, matrices, strict=True)])
-    # float32 places a point within about 1e-5 pixel
+    # float32 is exact to about 1e-5 pixel
     np.testing.assert_allclose(warp(images, matrices), expected, atol=0.02)
 
 
-def test_neutral_warp_changes_no_bit(faces):
+def test_identity_warp_changes_no_bit(faces):
     images = faces.astype(np.float32)
     np.testing.assert_array_equal(warp(images, matrices_of((48, 48), len(images))), images)
 
@@ -103,7 +103,7 @@ def test_matrices_undo_flip_zoom_shear_rotation_and_shift_in_that_order():
         ({"zoom_y": 2.0}, [[2.5, 3.5, 4.5], [4, 5, 6], [5.5, 6.5, 7.5]]),
     ],
 )
-def test_each_change_moves_the_picture_as_named(change, expected):
+def test_each_parameter_moves_the_image_as_named(change, expected):
     image = np.arange(1, 10, dtype=np.float32).reshape(1, 3, 3, 1)
     found = warp(image, matrices_of((3, 3), **change))[0, :, :, 0]
     np.testing.assert_allclose(found, expected, atol=1e-4)
