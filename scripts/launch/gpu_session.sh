@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# What is worth measuring on a machine with one NVIDIA GPU, the most worth first:
+# Run the measurements that need one NVIDIA GPU, the most useful first:
 #
 #   FER2013=PATH/fer2013.csv FERPLUS=PATH/fer2013new.csv bash scripts/launch/gpu_session.sh
 #
-# Every part has its log and, once done, its line in runs/gpu_session/parts.tsv (name, seconds). The same command does no
-# part twice, and goes on where one was stopped; a part that fails hinders no other. How long the parts take has not been
-# measured yet: parts.tsv will tell. Where they are at hand, MOBILENET names ImageNet weights to start MobileNetV2 from (by
-# default they come from a hub, over the network), and EXTRAS is cuda12 or cuda13. The detector's rows need WIDER FACE in
-# data/, prepared.
+# Each part writes a log. When it is finished, runs/gpu_session/parts.tsv gets a line with its name and its seconds. Rerun
+# the command to resume: finished parts are skipped, and a part that failed is tried again. A failed part does not stop the
+# others. How long the parts take has not been measured yet.
+#
+# Optional variables: MOBILENET is a file of ImageNet weights for MobileNetV2 (default: download from the hub). EXTRAS is
+# cuda12 (default) or cuda13. The detector is measured if WIDER FACE is prepared in data/.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 OUT=runs/gpu_session
@@ -24,7 +25,7 @@ part() { # NAME COMMAND...
     if "$@" >>"$OUT/$name.log" 2>&1; then
         printf '%s\t%s\n' "$name" $((SECONDS - started)) >>$OUT/parts.tsv
     else
-        echo "   failed; the same command tries it again"
+        echo "   failed; rerun the command to try it again"
     fi
 }
 
@@ -36,14 +37,14 @@ train() { # NAME CONFIG FIELDS...
         $PYTHON scripts/evaluate.py --workdir="$OUT/$name" --split=test --tta=flip
 }
 
-bench() { # NAME CONFIG FIELDS...: half of the memory is PyTorch's
+bench() { # NAME CONFIG FIELDS...; half of the GPU memory is left to PyTorch
     local name=$1 config=$2
     shift 2
     XLA_PYTHON_CLIENT_MEM_FRACTION=0.5 $PYTHON scripts/benchmark.py --config="configs/$config.py" --compare=torch \
         --out="$OUT/$name.json" "$@"
 }
 
-twice() { # one seed trained twice on deterministic operations: the same probabilities to the last bit
+twice() { # train twice with the same seed and deterministic operations: the probabilities must be equal bit for bit
     $PYTHON scripts/train.py --deterministic --config=configs/fer_vgg.py:demo --workdir=$OUT/twice_a &&
         $PYTHON scripts/train.py --deterministic --config=configs/fer_vgg.py:demo --workdir=$OUT/twice_b &&
         $PYTHON -c 'import sys, numpy
