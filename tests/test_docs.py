@@ -78,6 +78,8 @@ def check_script(script: Path, arguments: list[str]) -> None:
     if script.parts[0] == "docs":
         return
     before = set(flags.FLAGS)
+    for name in [name for name in sys.modules if name.startswith("affect_jax.") and name.endswith(".__main__")]:
+        del sys.modules[name]  # which defines its flags when it is imported
     try:
         runpy.run_path(str(script), run_name="documentation")
         argv = [script.name, *(argument for argument in arguments if argument.startswith("-"))]
