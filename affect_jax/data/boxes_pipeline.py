@@ -1,28 +1,31 @@
-"""From a split of pictures with boxes to batches of one size: buckets, streaming, padded batches for evaluation.
+"""Batches of one size from a split of images with boxes: buckets, streaming, padded batches for evaluation.
 
-B batch, N boxes padded, P pictures of a split, (H, W) a bucket: the size that pictures are brought to.
+B batch, N boxes padded, P images of a split, (H, W) a bucket: the size of a batch's images.
 
 A batch is a dict: image uint8 [B, H, W, 3], boxes float32 [B, N, 4] (pixels of `image`), label int32 [B, N], box_mask
-bool [B, N] (False: padding, zeros), ignore bool [B, N], image_size int32 [B, 2] (height and width of what is not
-padding), scale float32 [B] (pixels of `image` per pixel of the picture), index int32 [B] (the place in the split).
+bool [B, N] (False: padding, zeros), ignore bool [B, N], image_size int32 [B, 2] (height and width without padding),
+scale float32 [B] (pixels of `image` per pixel of the original), index int32 [B] (position in the split). The boxes of
+an image begin with at most max_boxes true boxes; the last MAX_IGNORED places are for ignored regions.
 """
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
 import grain
 import numpy as np
-from absl import logging
 
 from affect_jax.data.pipeline import Batch, read_ahead
 from affect_jax.data.transforms import fitting_scale, transform
 
 Size = tuple[int, int]
+MAX_IGNORED = 32
+"""Ignored regions of an image in a batch. More are merged, so that no known object becomes background."""
 
 
 class BatchPlan(NamedTuple):
-    """Which pictures make up training batch number `step`."""
+    """The images of training batch number `step`."""
 
     step: int
     bucket: Size
@@ -30,9 +33,9 @@ class BatchPlan(NamedTuple):
 
 
 def choose_buckets(sizes: np.ndarray, buckets: Sequence[Size]) -> np.ndarray:
-    """The bucket that shrinks each picture least; of equal ones the least in area, and then the one it is largest in.
+    """Return the bucket of each image: int32 [P], positions in `buckets`; `sizes` are heights and widths [P, 2].
 
-    `sizes` are heights and widths, [P, 2]; gives int32 [P], places in `buckets`.
+    It is the bucket that shrinks the image least; among equals the smallest in area, then the one that scales it most.
     """
     scales = np.array([[fitting_scale(size, bucket) for bucket in buckets] for size in sizes]).reshape(-1, len(buckets))
     areas = np.broadcast_to([height * width for height, width in buckets], scales.shape)
@@ -41,10 +44,10 @@ def choose_buckets(sizes: np.ndarray, buckets: Sequence[Size]) -> np.ndarray:
 
 
 class BucketBatches:
-    """The plan of training batch number `step`, all of one bucket; a random-access source for grain.
+    """Random-access source for grain: the plan of training batch number `step`, whose images share a bucket.
 
-    A pass visits every picture at least once: each bucket's last batch is filled up with pictures of the same bucket.
-    The order depends on seed and pass alone.
+    An epoch visits every image at least once: the last batch of each bucket is filled with images of the same bucket.
+    The order depends only on the seed and the epoch.
     """
 
     def __init__(self, sizes: np.ndarray, buckets: Sequence[Size], batch_size: int, num_steps: int, seed: int):
@@ -52,21 +55,21 @@ class BucketBatches:
         chosen = choose_buckets(sizes, self.buckets)
         self.members = [np.flatnonzero(chosen == place).astype(np.int32) for place in range(len(self.buckets))]
         self.batch_size, self.num_steps, self.seed = batch_size, num_steps, seed
-        self.steps_per_pass = sum(-(-len(some) // batch_size) for some in self.members)
-        self._passes: dict[int, list[tuple[int, np.ndarray]]] = {}  # of the last one asked for
+        self.steps_per_epoch = sum(-(-len(some) // batch_size) for some in self.members)
+        self._epochs: dict[int, list[tuple[int, np.ndarray]]] = {}  # the epoch that was last asked for
 
     def __len__(self) -> int:
         return self.num_steps
 
     def __getitem__(self, step: int) -> BatchPlan:
-        number, place = divmod(step, self.steps_per_pass)
-        if number not in self._passes:
-            self._passes = {number: self._plan_pass(number)}
-        bucket, indices = self._passes[number][place]
+        epoch, position = divmod(step, self.steps_per_epoch)
+        if epoch not in self._epochs:
+            self._epochs = {epoch: self._plan_epoch(epoch)}
+        bucket, indices = self._epochs[epoch][position]
         return BatchPlan(step, self.buckets[bucket], indices)
 
-    def _plan_pass(self, number: int) -> list[tuple[int, np.ndarray]]:
-        rng = np.random.default_rng((self.seed, number))
+    def _plan_epoch(self, epoch: int) -> list[tuple[int, np.ndarray]]:
+        rng = np.random.default_rng((self.seed, epoch))
         batches = []
         for bucket, members in enumerate(self.members):
             order = np.resize(rng.permutation(members), -(-len(members) // self.batch_size) * self.batch_size)
@@ -75,7 +78,7 @@ class BucketBatches:
 
 
 class ReadImages(grain.transforms.Map):
-    """A plan to this process' rows of its batch, each transformed by draws of its own: (seed, step, row)."""
+    """Read this process's rows of a plan; each image is transformed by a generator seeded with (seed, step, row)."""
 
     def __init__(
         self, split, seed: int, max_boxes: int, settings: Mapping, process_index: int = 0, process_count: int = 1
@@ -89,7 +92,7 @@ class ReadImages(grain.transforms.Map):
         rows = range(self.process_index * share, (self.process_index + 1) * share)
         rngs = [np.random.default_rng((self.seed, plan.step, row)) for row in rows]
         indices = plan.indices[rows.start : rows.stop]
-        return read_batch(self.split, indices, plan.bucket, rngs, self.max_boxes, self.settings)
+        return read_batch(self.split, indices, plan.bucket, rngs, self.max_boxes, MAX_IGNORED, self.settings)
 
 
 def read_batch(
@@ -98,40 +101,73 @@ def read_batch(
     bucket: Size,
     rngs: Sequence[np.random.Generator],
     max_boxes: int,
+    max_ignored: int,
     settings: Mapping,
 ) -> Batch:
-    """The batch of the pictures at `indices`, transformed as `settings` say by draws from `rngs`, one a picture."""
+    """Return the batch of the images at `indices`, each transformed with `settings` by its generator of `rngs`."""
     examples = []
     for index, rng in zip(indices, rngs, strict=True):
-        picture = split.read_image(int(index))
-        example = transform(**picture, bucket=bucket, rng=rng, **settings)
-        examples.append({**example, **pad_boxes(example["boxes"], example["label"], example["ignore"], max_boxes)})
+        example = transform(**split.read_image(int(index)), bucket=bucket, rng=rng, **settings)
+        padded = pad_boxes(example["boxes"], example["label"], example["ignore"], max_boxes, max_ignored)
+        examples.append({**example, **padded})
     batch = {name: np.stack([example[name] for example in examples]) for name in examples[0]}
     return {**batch, "index": np.asarray(indices, np.int32)}
 
 
-def pad_boxes(boxes: np.ndarray, label: np.ndarray, ignore: np.ndarray, max_boxes: int) -> dict[str, np.ndarray]:
-    """boxes, label, ignore and box_mask of length max_boxes; of more boxes the largest stay, ignored ones last."""
-    if len(boxes) > max_boxes:
-        areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-        kept = np.sort(np.lexsort((-areas, ignore))[:max_boxes])
-        boxes, label, ignore = boxes[kept], label[kept], ignore[kept]
-    missing = max_boxes - len(boxes)
+def pad_boxes(
+    boxes: np.ndarray, label: np.ndarray, ignore: np.ndarray, max_boxes: int, max_ignored: int = MAX_IGNORED
+) -> dict[str, np.ndarray]:
+    """Return boxes, label, ignore and box_mask of length max_boxes + max_ignored, the ignored boxes last.
+
+    The largest max_boxes true boxes stay true. The others become ignored, so that a network does not learn them as
+    background. Where there are more than max_ignored ignored boxes, neighbours are merged into one region.
+    """
+    areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    kept = np.sort(np.lexsort((-areas, ignore))[: min(max_boxes, int(np.sum(~ignore)))])
+    regions = merge_boxes(np.delete(boxes, kept, axis=0), max_ignored)
+    counts = np.array([len(kept), len(regions)])
+    missing_true, missing_ignored = (max_boxes, max_ignored) - counts
     return {
-        "boxes": np.pad(boxes, ((0, missing), (0, 0))),
-        "label": np.pad(label, (0, missing)),
-        "ignore": np.pad(ignore, (0, missing)),
-        "box_mask": np.arange(max_boxes) < len(boxes),
+        "boxes": np.concatenate(
+            [np.pad(boxes[kept], ((0, missing_true), (0, 0))), np.pad(regions, ((0, missing_ignored), (0, 0)))]
+        ),
+        "label": np.pad(label[kept], (0, missing_true + max_ignored)),
+        "ignore": np.pad(np.ones(len(regions), bool), (max_boxes, missing_ignored)),
+        "box_mask": np.concatenate([np.arange(max_boxes) < counts[0], np.arange(max_ignored) < counts[1]]),
     }
 
 
-def warn_of_lost_boxes(split, max_boxes: int) -> None:
-    """Tell how many pictures have more than max_boxes boxes, and how many of them are left out."""
-    over = split.box_counts() - max_boxes
-    if (over > 0).any():
-        logging.warning(
-            "%d of %d pictures have more than max_boxes=%d boxes (at most %d): the smallest %d boxes are left out",
-            *((over > 0).sum(), len(over), max_boxes, over.max() + max_boxes, over[over > 0].sum()),
+def merge_boxes(boxes: np.ndarray, count: int) -> np.ndarray:
+    """Return boxes [N, 4] as at most `count` boxes that cover them: bounding boxes of groups of neighbours.
+
+    Groups are made like the leaves of a k-d tree: the largest group is split at the median of its centres, along the
+    axis on which they are spread most.
+    """
+    groups = [boxes] if len(boxes) > count else [boxes[row : row + 1] for row in range(len(boxes))]
+    while len(groups) < min(count, len(boxes)):
+        group = groups.pop(int(np.argmax([len(group) for group in groups])))
+        centres = (group[:, :2] + group[:, 2:]) / 2
+        order = np.argsort(centres[:, np.ptp(centres, axis=0).argmax()], kind="stable")
+        groups += [group[half] for half in np.array_split(order, 2)]
+    merged = [np.concatenate([group[:, :2].min(axis=0), group[:, 2:].max(axis=0)]) for group in groups]
+    return np.array(merged, boxes.dtype).reshape(-1, 4)
+
+
+def report_surplus_boxes(split, max_boxes: int) -> None:
+    """Print to stderr how many images have more than max_boxes true boxes, and how many boxes training ignores there.
+
+    A print and not a log message: the scripts hide warnings of the libraries that they use.
+    """
+    crowded = np.flatnonzero(split.box_counts() > max_boxes)
+    counts = np.array([np.sum(~split.annotations(int(index))["ignore"]) for index in crowded])
+    counts = counts[counts > max_boxes]
+    if len(counts):
+        print(
+            f"{len(counts):,} of {len(split):,} training images have more than config.data.max_boxes = {max_boxes}"
+            f" boxes (at most {counts.max():,}); their smallest {np.sum(counts - max_boxes):,} boxes are ignored in"
+            " training, neither learned as objects nor as background",
+            file=sys.stderr,
+            flush=True,
         )
 
 
@@ -145,14 +181,38 @@ def boxes_stream_iterator(
     process_index: int = 0,
     process_count: int = 1,
 ) -> grain.DatasetIterator:
-    """Iterator over this process' rows of a run's batches; the same ones whatever the number of workers.
+    """Return an iterator over this process's rows of the training batches, the same for any number of workers.
 
-    `settings` are those of `transform`. Its state goes into the checkpoint.
+    `settings` are keyword arguments of `transform`. The state of the iterator goes into the checkpoint.
     """
-    warn_of_lost_boxes(split, max_boxes)
+    if process_index == 0:
+        report_surplus_boxes(split, max_boxes)
     read = ReadImages(split, source.seed, max_boxes, settings, process_index, process_count)
     batches = grain.MapDataset.source(source).map(read)
     return read_ahead(batches, num_workers)
+
+
+class EvaluationPlan(NamedTuple):
+    """The images of an evaluation batch."""
+
+    bucket: Size
+    indices: np.ndarray  # int32 [B]
+    mask: np.ndarray  # float32 [B], 0 where an image is repeated to fill the batch
+
+
+class ReadEvaluationBatch(grain.transforms.Map):
+    """Read `rows` of a plan; each image is transformed by a generator seeded with (seed, index)."""
+
+    def __init__(self, split, max_boxes: int, max_ignored: int, settings: Mapping, seed: int, rows: slice):
+        self.split, self.max_boxes, self.max_ignored = split, max_boxes, max_ignored
+        self.settings, self.seed, self.rows = dict(settings), seed, rows
+
+    def map(self, plan: EvaluationPlan) -> Batch:
+        """Read each image once, and repeat the rows that fill the batch."""
+        wanted, copies = np.unique(plan.indices[self.rows], return_inverse=True)
+        rngs = [np.random.default_rng((self.seed, int(index))) for index in wanted]
+        batch = read_batch(self.split, wanted, plan.bucket, rngs, self.max_boxes, self.max_ignored, self.settings)
+        return {**{name: array[copies] for name, array in batch.items()}, "mask": plan.mask[self.rows]}
 
 
 def padded_box_batches(
@@ -163,26 +223,25 @@ def padded_box_batches(
     settings: Mapping = MappingProxyType({}),
     seed: int = 0,
     rows: slice = slice(None),
+    num_workers: int = 0,
 ) -> Iterator[Batch]:
-    """Every picture once, bucket by bucket; the last batch of each repeats some where `mask` float32 [B] is 0.
+    """Return an iterator over every image once, bucket by bucket, with `mask` float32 [B] added to each batch.
 
-    Of every batch, `rows` are read and given.
-
-    `max_boxes` None has room for all boxes of the split. `settings` are those of `transform`, to evaluate on pictures
-    made dark or bright: draws depend on `seed` and the picture's place alone.
+    The last batch of each bucket repeats images where `mask` is 0. Only `rows` of every batch are read and returned.
+    `max_boxes` None has room for all boxes of the split. `settings` are keyword arguments of `transform`, to evaluate
+    on changed images; the draws depend only on `seed` and the image. Images are read in a thread, or in `num_workers`
+    processes that start with this call; the batches are the same for any number.
     """
+    max_ignored = MAX_IGNORED
     if max_boxes is None:
-        max_boxes = max(1, int(split.box_counts().max(initial=0)))
-    else:
-        warn_of_lost_boxes(split, max_boxes)
+        max_boxes = max_ignored = max(1, int(split.box_counts().max(initial=0)))
     chosen = choose_buckets(split.sizes(), buckets)
+    plans = []
     for place, bucket in enumerate(buckets):
         members = np.flatnonzero(chosen == place).astype(np.int32)
         for start in range(0, len(members), batch_size):
             indices = members[start : start + batch_size]
-            mask = np.arange(batch_size) < len(indices)
-            padded = np.resize(indices, batch_size)
-            wanted, copies = np.unique(padded[rows], return_inverse=True)
-            rngs = [np.random.default_rng((seed, int(index))) for index in wanted]
-            batch = read_batch(split, wanted, tuple(bucket), rngs, max_boxes, settings)
-            yield {**{name: array[copies] for name, array in batch.items()}, "mask": mask[rows].astype(np.float32)}
+            mask = (np.arange(batch_size) < len(indices)).astype(np.float32)
+            plans.append(EvaluationPlan(tuple(bucket), np.resize(indices, batch_size), mask))
+    read = ReadEvaluationBatch(split, max_boxes, max_ignored, settings, seed, rows)
+    return read_ahead(grain.MapDataset.source(plans).map(read), num_workers)

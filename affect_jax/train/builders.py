@@ -172,7 +172,9 @@ def evaluation_box_batches(
     """Every picture of the split once, `rows` of each batch; `settings`, transforms.transform's, change them first."""
     data = config.data
     buckets = data.eval_buckets or data.buckets
-    return padded_box_batches(split, config.eval_batch_size, buckets, data.max_boxes, settings, config.seed, rows)
+    return padded_box_batches(
+        split, config.eval_batch_size, buckets, data.max_boxes, settings, config.seed, rows, data.num_workers
+    )
 
 
 def anchor_coverage(config: ConfigDict, split) -> dict[str, dict[str, float]]:

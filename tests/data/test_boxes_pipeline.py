@@ -1,13 +1,13 @@
-import logging
-
 import numpy as np
 import pytest
 
 from affect_jax.data import open_split
 from affect_jax.data.boxes_pipeline import (
+    MAX_IGNORED,
     BucketBatches,
     boxes_stream_iterator,
     choose_buckets,
+    merge_boxes,
     pad_boxes,
     padded_box_batches,
 )
@@ -16,8 +16,8 @@ BUCKETS = [(48, 64), (64, 48), (32, 96)]
 SETTINGS = {"scale_range": (0.7, 2.0), "horizontal_flip": True, "brightness": 0.2, "low_light_probability": 0.5}
 
 
-class Pictures:
-    """A split of noise in many sizes, in whose picture i there are i % 5 boxes, each larger than the one before."""
+class NoiseImages:
+    """A split of noise images of several sizes; image i has i % 5 boxes, each larger than the previous box."""
 
     class_names = ("face", "hat")
 
@@ -35,20 +35,25 @@ class Pictures:
     def box_counts(self):
         return np.arange(self.number, dtype=np.int32) % 5
 
-    def read_image(self, index):
-        image = np.random.default_rng(index).integers(1, 255, (*self._sizes[index], 3), np.uint8)
+    def annotations(self, index):
         number = np.arange(index % 5)
         boxes = np.stack([number, number, number * 2 + 5, number * 2 + 6], axis=1).astype(np.float32)
-        return {"image": image, "boxes": boxes, "label": (number % 2).astype(np.int32), "ignore": number == 1}
+        return {"boxes": boxes, "label": (number % 2).astype(np.int32), "ignore": number == 1}
+
+    def read_image(self, index):
+        image = np.random.default_rng(index).integers(1, 255, (*self._sizes[index], 3), np.uint8)
+        return {"image": image, **self.annotations(index)}
 
 
 def plan(steps: int = 40, batch_size: int = 4, seed: int = 3) -> BucketBatches:
-    return BucketBatches(Pictures().sizes(), BUCKETS, batch_size, steps, seed)
+    return BucketBatches(NoiseImages().sizes(), BUCKETS, batch_size, steps, seed)
 
 
-def stream(num_workers: int = 0, **options):
-    source = plan(steps=12)
-    return boxes_stream_iterator(source, Pictures(), max_boxes=3, settings=SETTINGS, num_workers=num_workers, **options)
+def stream(num_workers: int = 0, max_boxes: int = 3, **options):
+    source, split = plan(steps=12), NoiseImages()
+    return boxes_stream_iterator(
+        source, split, max_boxes=max_boxes, settings=SETTINGS, num_workers=num_workers, **options
+    )
 
 
 def assert_same(first: dict, second: dict):
@@ -58,37 +63,37 @@ def assert_same(first: dict, second: dict):
         assert array.dtype == second[name].dtype
 
 
-def test_a_picture_goes_where_it_is_shrunk_least_and_a_small_one_where_least_is_computed():
+def test_an_image_goes_to_the_bucket_that_shrinks_it_least_and_a_small_image_to_a_small_bucket():
     rng = np.random.default_rng(0)
     sizes = rng.integers(20, 200, (100, 2))
     chosen = choose_buckets(sizes, BUCKETS)
     for (height, width), place in zip(sizes, chosen, strict=True):
         scales = [min(h / height, w / width) for h, w in BUCKETS]
-        assert scales[place] == max(scales)  # these buckets have one area
+        assert scales[place] == max(scales)  # these buckets have the same area
     large_and_small = [(60, 80), (80, 60), (30, 40), (40, 30)]
     for size, place in (((90, 120), 0), ((60, 80), 0), ((31, 40), 0), ((30, 40), 2), ((12, 10), 3), ((10, 12), 2)):
         assert choose_buckets(np.array([size]), large_and_small).tolist() == [place]
-    # of two that serve a picture alike, the one with less padding
+    # among equals the bucket with less padding
     assert choose_buckets(np.array([[10, 10]]), [(50, 90), (50, 60)]).tolist() == [1]
     assert choose_buckets(np.zeros((0, 2), int), BUCKETS).shape == (0,)
 
 
-def test_a_batch_is_of_one_bucket_and_a_pass_visits_every_picture():
-    source, chosen = plan(), choose_buckets(Pictures().sizes(), BUCKETS)
-    passes = len(source) // source.steps_per_pass
-    assert passes >= 4
+def test_a_batch_has_one_bucket_and_an_epoch_visits_every_image():
+    source, chosen = plan(), choose_buckets(NoiseImages().sizes(), BUCKETS)
+    epochs = len(source) // source.steps_per_epoch
+    assert epochs >= 4
     orders = []
-    for number in range(passes):
-        plans = [source[step] for step in range(number * source.steps_per_pass, (number + 1) * source.steps_per_pass)]
+    for epoch in range(epochs):
+        plans = [source[step] for step in range(epoch * source.steps_per_epoch, (epoch + 1) * source.steps_per_epoch)]
         for one in plans:
             assert {BUCKETS[place] for place in chosen[one.indices]} == {one.bucket} and len(one.indices) == 4
         visits = np.concatenate([one.indices for one in plans])
         assert set(visits) == set(range(23)) and len(visits) < 23 + 4 * len(BUCKETS)
         orders.append(tuple(visits))
-    assert len(set(orders)) == passes
+    assert len(set(orders)) == epochs
 
 
-def test_the_plan_of_a_step_depends_on_seed_and_step_alone():
+def test_the_plan_of_a_step_depends_only_on_seed_and_step():
     late, forward = plan(), plan()
     for step in range(37):
         forward[step]
@@ -97,27 +102,27 @@ def test_the_plan_of_a_step_depends_on_seed_and_step_alone():
     assert any(other[step].indices.tolist() != late[step].indices.tolist() for step in range(6))
 
 
-def test_a_bucket_with_fewer_pictures_than_a_batch_repeats_them():
+def test_a_bucket_with_fewer_images_than_a_batch_repeats_them():
     source = BucketBatches(np.array([[40, 60]] * 5 + [[60, 40]]), BUCKETS[:2], batch_size=4, num_steps=3, seed=0)
-    assert source.steps_per_pass == 3
+    assert source.steps_per_epoch == 3
     assert [5, 5, 5, 5] in [source[step].indices.tolist() for step in range(3)]
 
 
-def test_batches_are_the_same_whatever_the_workers():
+def test_batches_are_the_same_for_any_number_of_workers():
     alone, workers = stream(), stream(num_workers=2)
     for _ in range(12):
         assert_same(next(alone), next(workers))
     workers.close()
 
 
-def test_rows_of_all_processes_make_up_the_batch():
+def test_rows_of_all_processes_form_the_batch():
     parts = [stream(process_index=process, process_count=2) for process in range(2)]
     for batch in stream():
         halves = [next(part) for part in parts]
         assert_same(batch, {name: np.concatenate([half[name] for half in halves]) for name in batch})
 
 
-def test_iterator_set_back_to_a_state_goes_on_from_there():
+def test_iterator_resumes_from_a_saved_state():
     iterator = stream()
     for _ in range(5):
         next(iterator)
@@ -130,16 +135,17 @@ def test_iterator_set_back_to_a_state_goes_on_from_there():
     assert len(rest) == 7
 
 
-def test_a_batch_has_the_shapes_and_types_of_the_contract():
+def test_a_batch_has_the_documented_shapes_and_types():
+    places = 3 + MAX_IGNORED
     for batch in stream():
         shape = batch["image"].shape[1:3]
         assert shape in BUCKETS
         expected = {
             "image": (np.uint8, (4, *shape, 3)),
-            "boxes": (np.float32, (4, 3, 4)),
-            "label": (np.int32, (4, 3)),
-            "box_mask": (np.bool_, (4, 3)),
-            "ignore": (np.bool_, (4, 3)),
+            "boxes": (np.float32, (4, places, 4)),
+            "label": (np.int32, (4, places)),
+            "box_mask": (np.bool_, (4, places)),
+            "ignore": (np.bool_, (4, places)),
             "image_size": (np.int32, (4, 2)),
             "scale": (np.float32, (4,)),
             "index": (np.int32, (4,)),
@@ -150,58 +156,110 @@ def test_a_batch_has_the_shapes_and_types_of_the_contract():
             assert not image[height:].any() and not image[:, width:].any()
 
 
-def test_of_too_many_boxes_the_largest_stay_ignored_ones_last_and_a_warning_tells(caplog):
+def random_boxes(rng: np.random.Generator, count: int) -> np.ndarray:
+    corners = rng.uniform(0, 500, (count, 2))
+    return np.concatenate([corners, corners + rng.uniform(2, 60, (count, 2))], axis=1).astype(np.float32)
+
+
+def inside(boxes: np.ndarray, regions: np.ndarray) -> np.ndarray:
+    """Return which boxes [N, 4] are inside a region [M, 4]: bool [N]."""
+    fits = (boxes[:, None, :2] >= regions[None, :, :2]) & (boxes[:, None, 2:] <= regions[None, :, 2:])
+    return fits.all(axis=2).any(axis=1)
+
+
+def test_the_largest_boxes_stay_and_surplus_boxes_are_ignored():
     boxes = np.array([[0, 0, side, side] for side in (3, 9, 5, 7)], np.float32)
-    padded = pad_boxes(boxes, np.arange(4), np.array([False, True, False, False]), 2)
-    np.testing.assert_array_equal(padded["boxes"], boxes[[2, 3]])
-    assert padded["label"].tolist() == [2, 3] and padded["box_mask"].all()
-    with caplog.at_level(logging.WARNING, logger="absl"):
-        stream()
-    assert "4 of 23 pictures have more than max_boxes=3 boxes (at most 4): the smallest 4 boxes" in caplog.text
+    padded = pad_boxes(boxes, np.arange(4), np.array([False, True, False, False]), 2, 3)
+    np.testing.assert_array_equal(padded["boxes"], np.concatenate([boxes[[2, 3, 0, 1]], np.zeros((1, 4))]))
+    assert padded["label"].tolist() == [2, 3, 0, 0, 0]
+    assert padded["ignore"].tolist() == [False, False, True, True, False]
+    assert padded["box_mask"].tolist() == [True, True, True, True, False]
+
+
+@pytest.mark.parametrize(("count", "max_boxes", "max_ignored"), [(0, 4, 2), (3, 4, 2), (40, 10, 8), (900, 100, 32)])
+def test_every_box_is_a_target_or_inside_an_ignored_region(count, max_boxes, max_ignored):
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        boxes, label, ignore = random_boxes(rng, count), rng.integers(0, 3, count), rng.random(count) < 0.2
+        padded = pad_boxes(boxes, label, ignore, max_boxes, max_ignored)
+        assert {len(array) for array in padded.values()} == {max_boxes + max_ignored}
+        targets = padded["boxes"][padded["box_mask"] & ~padded["ignore"]]
+        regions = padded["boxes"][padded["box_mask"] & padded["ignore"]]
+        assert len(targets) == min(max_boxes, np.sum(~ignore))
+        is_target = (boxes[:, None] == targets).all(axis=2).any(axis=1)
+        assert (is_target | inside(boxes, regions)).all()
+        assert not is_target[ignore].any()
+        assert not padded["boxes"][~padded["box_mask"]].any()
+
+
+def test_merged_regions_are_of_neighbours():
+    corners = np.array([[x + dx, y] for x in (0, 300) for y in (0, 300) for dx in range(25)], np.float32)
+    boxes = np.concatenate([corners, corners + 8], axis=1)
+    merged = merge_boxes(np.random.default_rng(0).permutation(boxes), 4)
+    assert sorted(merged.tolist()) == [[x, y, x + 32, y + 8] for x in (0, 300) for y in (0, 300)]
+
+
+def test_surplus_boxes_are_reported_on_stderr_with_counts(capsys):
+    stream(max_boxes=2)
+    text = capsys.readouterr().err
+    # images with 4 boxes have 3 true boxes
+    assert "4 of 23 training images have more than config.data.max_boxes = 2 boxes (at most 3)" in text
+    assert "smallest 4 boxes are ignored" in text
+    stream(max_boxes=3)
+    assert capsys.readouterr().err == ""
+
+
+def test_evaluation_batches_are_the_same_for_any_number_of_workers():
+    options = {"max_boxes": 2, "settings": SETTINGS, "seed": 5, "rows": slice(1, 3)}
+    alone = list(padded_box_batches(NoiseImages(), 4, BUCKETS, **options))
+    for batch, expected in zip(
+        padded_box_batches(NoiseImages(), 4, BUCKETS, **options, num_workers=2), alone, strict=True
+    ):
+        assert_same(batch, expected)
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 50])
-def test_evaluation_sees_every_picture_once_with_all_its_boxes(batch_size):
-    split, seen = Pictures(), []
+def test_evaluation_sees_every_image_once_with_all_its_boxes(batch_size):
+    split, seen = NoiseImages(), []
     for batch in padded_box_batches(split, batch_size, BUCKETS):
         assert len({len(array) for array in batch.values()} | {batch_size}) == 1
-        assert batch["image"].shape[1:3] in BUCKETS and batch["boxes"].shape[1] == 4
+        assert batch["image"].shape[1:3] in BUCKETS and batch["boxes"].shape[1] == 4 + 4
         for row in np.flatnonzero(batch["mask"]):
             index = batch["index"][row]
             seen.append(index)
-            picture = split.read_image(int(index))
+            expected = split.annotations(int(index))
             height, width = batch["image_size"][row]
             scale = min(np.array(batch["image"].shape[1:3]) / split.sizes()[index])
             assert batch["scale"][row] == np.float32(scale)
             mask = batch["box_mask"][row]
             limits = np.array([width, height, width, height])
-            np.testing.assert_allclose(
-                batch["boxes"][row][mask], np.clip(picture["boxes"] * np.float32(scale), 0, limits), rtol=1e-6
-            )
-            np.testing.assert_array_equal(batch["ignore"][row][mask], picture["ignore"])
+            ignored_last = np.argsort(expected["ignore"], kind="stable")
+            boxes = np.clip(expected["boxes"][ignored_last] * np.float32(scale), 0, limits)
+            np.testing.assert_allclose(batch["boxes"][row][mask], boxes, rtol=1e-6)
+            np.testing.assert_array_equal(batch["ignore"][row][mask], expected["ignore"][ignored_last])
     assert sorted(seen) == list(range(23))
 
 
-def test_evaluation_of_changed_pictures_does_not_depend_on_the_batch_size():
+def test_evaluation_of_changed_images_does_not_depend_on_the_batch_size():
     settings = {"low_light_probability": 1.0}
     found = []
     for batch_size in (1, 7):
         images = {}
-        for batch in padded_box_batches(Pictures(), batch_size, BUCKETS, settings=settings, seed=5):
+        for batch in padded_box_batches(NoiseImages(), batch_size, BUCKETS, settings=settings, seed=5):
             images.update({int(i): image.tobytes() for i, image in zip(batch["index"], batch["image"], strict=True)})
         found.append(images)
     assert found[0] == found[1] and len(found[0]) == 23
 
 
-def test_evaluation_reads_the_rows_that_it_is_asked_for_of_the_same_batches():
-    whole = list(padded_box_batches(Pictures(), 6, BUCKETS))
-    parts = [list(padded_box_batches(Pictures(), 6, BUCKETS, rows=slice(start, start + 2))) for start in (0, 2, 4)]
+def test_evaluation_reads_only_the_requested_rows_of_the_same_batches():
+    whole = list(padded_box_batches(NoiseImages(), 6, BUCKETS))
+    parts = [list(padded_box_batches(NoiseImages(), 6, BUCKETS, rows=slice(start, start + 2))) for start in (0, 2, 4)]
     for batch, *shares in zip(whole, *parts, strict=True):
         for name, array in batch.items():
             np.testing.assert_array_equal(np.concatenate([share[name] for share in shares]), array, err_msg=name)
 
 
-def test_drawn_scenes_stream():
+def test_drawn_scenes_are_streamed():
     split = open_split("drawn_scenes", "train", num_examples=6, image_size=(80, 112))
     source = BucketBatches(split.sizes(), [(80, 112)], batch_size=3, num_steps=2, seed=0)
     batches = list(boxes_stream_iterator(source, split, max_boxes=8, settings={}, num_workers=0))
@@ -210,6 +268,6 @@ def test_drawn_scenes_stream():
         for index, image, boxes, mask in zip(
             batch["index"], batch["image"], batch["boxes"], batch["box_mask"], strict=True
         ):
-            picture = split.read_image(int(index))
-            np.testing.assert_array_equal(image, picture["image"])
-            np.testing.assert_array_equal(boxes[mask], picture["boxes"])
+            expected = split.read_image(int(index))
+            np.testing.assert_array_equal(image, expected["image"])
+            np.testing.assert_array_equal(boxes[mask], expected["boxes"])
