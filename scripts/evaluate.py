@@ -74,10 +74,10 @@ def print_detector(metrics: dict) -> None:
 
 
 def print_both(mine: dict, centerface: dict) -> None:
-    headings = "".join(f"{heading:>10}" for heading in ("AP50", "COCO AP", "found", "precision"))
+    headings = "".join(f"{heading:>10}" for heading in ("AP50", "COCO AP", "recall", "precision"))
     print(f"{'on the same pictures':>20}{headings}  AP50's 95 % interval")
     for name, metrics in (("this run", mine), ("CenterFace", centerface)):
-        figures = "".join(f"{metrics[key]:10.2%}" for key in ("ap50", "coco_ap", "accuracy", "precision"))
+        figures = "".join(f"{metrics[key]:10.2%}" for key in ("ap50", "coco_ap", "recall", "precision"))
         print(f"{name:>20}{figures}  " + " to ".join(f"{end:.2%}" for end in metrics["ap50_ci95"]))
 
 

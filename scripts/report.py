@@ -16,13 +16,13 @@ from absl import app, flags
 OUT = flags.DEFINE_string("out", "runs/comparison.html", "Where the page goes.")
 
 
-def print_evaluation(evaluation, task: str) -> None:
-    from affect_jax.evaluate.report import score_text
+def print_evaluation(evaluation, columns) -> None:
+    from affect_jax.evaluate.sections import score_text
 
-    print(f"{evaluation.name}, {evaluation.pictures}")
+    print(f"{evaluation.name}, {evaluation.images}")
     first = next(iter(evaluation.metrics))
     for name, metrics in evaluation.metrics.items():
-        print(f"  {name}: {score_text(metrics, task)}")
+        print(f"  {name}: {score_text(metrics, columns)}")
     for name, found in evaluation.against_first.items():
         if isinstance(found, str):
             print(f"  {name} and {first} cannot be tested: {found}")
@@ -43,7 +43,7 @@ def main(argv):
         sys.exit(f"{type(error).__name__}: {error}")
     for comparison in comparisons:
         for evaluation in comparison.evaluations:
-            print_evaluation(evaluation, comparison.runs[0].task)
+            print_evaluation(evaluation, comparison.presentation.columns)
     print(OUT.value)
 
 

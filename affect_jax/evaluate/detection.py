@@ -244,7 +244,7 @@ def detection_metrics(truths: Truths, detections: Detections, class_names: Seque
         **interval,
         "ap50_tool": float(np.mean([tool_average_precision(truths, detections, label) for label in present])),
         **coco_metrics(truths, detections, class_names),
-        "accuracy": float(np.mean(together.found_score >= SCORE_THRESH)),
+        "recall": float(np.mean(together.found_score >= SCORE_THRESH)),
         "precision": float(np.mean(together.right[sure])) if sure.any() else 0.0,
         "per_class": ap,
         "recall_by_height": recall_by_height(together),
@@ -286,7 +286,7 @@ def mistakes_of(truth: Mapping[str, np.ndarray], found: Mapping[str, np.ndarray]
     return {kind: np.concatenate([np.zeros((0, 4), np.float32), *boxes]) for kind, boxes in kinds.items()}
 
 
-def worst_pictures(truths: Truths, detections: Detections, count: int) -> list[int]:
+def worst_images(truths: Truths, detections: Detections, count: int) -> list[int]:
     """The `count` pictures with most mistakes: boxes missed and wrong detections, at SCORE_THRESH."""
     boxes = [mistakes_of(truth, found) for truth, found in zip(truths, detections, strict=True)]
     mistakes = np.array([len(kinds["wrong"]) + len(kinds["missed"]) for kinds in boxes])

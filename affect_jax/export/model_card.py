@@ -89,7 +89,7 @@ def detector_tables(evaluations: dict[str, dict]) -> list[str]:
                     m["split"],
                     m["num_boxes"],
                     share_with_interval(m, "ap50"),
-                    *(share(m[name]) for name in ("coco_ap", "accuracy", "precision")),
+                    *(share(m[name]) for name in ("coco_ap", "recall", "precision")),
                 )
                 for m in evaluations.values()
             ),

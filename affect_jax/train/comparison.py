@@ -8,11 +8,16 @@ import numpy as np
 
 from affect_jax.data import SPLITS
 from affect_jax.evaluate.classification import paired_test
-from affect_jax.evaluate.comparison import SCORES, Comparison, Evaluation, Run, same_pictures, write_comparison
 from affect_jax.evaluate.detection import paired_bootstrap
-from affect_jax.evaluate.figures import SCORE_TITLES
+from affect_jax.runs.comparison_report import Comparison, Evaluation, Run, same_images, write_comparison
+from affect_jax.tasks import classification_report, detection_report
 from affect_jax.train import workdir
 from affect_jax.train.evaluation import read_detections
+
+PRESENTATIONS = {
+    "classification": classification_report.PRESENTATION,
+    "detection": detection_report.PRESENTATION,
+}
 
 FACTS = ("Network and data", "Seed", "Epochs", "Minutes", "Checkpoint by", "Commit", "Hardware")
 """What the page says of every run."""
@@ -40,13 +45,13 @@ def compare(folders: Sequence[str | Path]) -> list[Comparison]:
 
 
 def _compare(runs: Sequence[Run], paths: Mapping[str, Path]) -> Comparison:
-    evaluations = []
-    for name, shown, metrics in same_pictures(runs):
+    presentation, evaluations = PRESENTATIONS[runs[0].task], []
+    for name, shown, metrics in same_images(runs, presentation):
         first, *others = metrics
         tests = {other: _test_or_reason(paths[other], paths[first], name) for other in others}
         evaluations.append(Evaluation(name, shown, metrics, tests))
     known = [run.name for run in runs if workdir.Workdir(paths[run.name]).config.exists()]
-    return Comparison(runs, evaluations, differing([_settings(paths[name]) for name in known]), known)
+    return Comparison(presentation, runs, evaluations, differing([_settings(paths[name]) for name in known]), known)
 
 
 def short_names(folders: Sequence[str | Path]) -> dict[str, Path]:
@@ -74,7 +79,7 @@ def load_run(path: str | Path, name: str) -> Run:
             raise FileNotFoundError(f"{path} holds no run: neither {run.config.name} nor {run.history.name} is in it")
         task = "detection" if any("train/loss_objectness" in record for record in history) else "classification"
         facts = dict.fromkeys(FACTS, "") | {"Epochs": epochs, "Minutes": minutes}
-        return Run(name, task, SCORES[task], facts, "", history, evaluations)
+        return Run(name, task, PRESENTATIONS[task].score, facts, "", history, evaluations)
     config, environment = workdir.load_config(run), workdir.load_environment(run)
     values = (
         f"{config.model.name} on {config.data.name}",
@@ -86,7 +91,8 @@ def load_run(path: str | Path, name: str) -> Run:
         environment["devices"],
     )
     selected = config.select_on.removeprefix("val/")
-    score = selected if selected in SCORE_TITLES else SCORES[config.task]
+    presentation = PRESENTATIONS[config.task]
+    score = selected if selected in presentation.score_titles else presentation.score
     facts = dict(zip(FACTS, values, strict=True))
     return Run(name, config.task, score, facts, environment["command"], history, evaluations)
 

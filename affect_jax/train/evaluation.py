@@ -12,15 +12,12 @@ from ml_collections import ConfigDict
 
 from affect_jax.data.pipeline import InMemorySplit
 from affect_jax.data.transforms import transform
-from affect_jax.evaluate.classification import (
-    classification_metrics,
-    most_confident_mistakes,
-    valence_arousal_metrics,
-)
-from affect_jax.evaluate.detection import detection_metrics, worst_pictures
-from affect_jax.evaluate.figures import save_detection_figures, save_figures
-from affect_jax.evaluate.report import write_detection_report, write_report
+from affect_jax.evaluate.classification import classification_metrics, valence_arousal_metrics
+from affect_jax.evaluate.detection import detection_metrics
+from affect_jax.evaluate.sections import Presentation, Section
 from affect_jax.files import whole_file, write_atomically
+from affect_jax.runs.report import save_figures, write_report
+from affect_jax.tasks import classification_report, detection_report
 from affect_jax.train import builders, workdir
 from affect_jax.train.checkpoint import check_fit
 from affect_jax.train.classification import predict_split
@@ -28,8 +25,6 @@ from affect_jax.train.detection import detect_split
 from affect_jax.train.mesh import data_mesh, process_rows
 from affect_jax.train.state import Apply, init_variables, make_apply
 
-MISTAKES_SHOWN = 24
-PICTURES_SHOWN = 12
 SAMPLES_SHOWN, DRAWS_SHOWN = 4, 7
 
 
@@ -57,7 +52,6 @@ def evaluate_classifier(path: str | Path, split_name: str, tta: str = "none") ->
         add_metrics(run, name, metrics)
         with whole_file(run.predictions / f"{name}.npz") as file:
             np.savez_compressed(file, labels=split.arrays["label"], **predictions)
-        save_figures(run.figures, name, metrics, split.class_names)
         write_run_report(run, split, name, predictions["probs"])
     multihost_utils.sync_global_devices("the evaluation is written")
     return metrics
@@ -82,7 +76,6 @@ def evaluate_detector(path: str | Path, split_name: str, **options) -> dict:
         add_metrics(run, name, metrics)
         truths = [split.annotations(picture) for picture in range(len(split))]
         write_detections(run.predictions / f"{name}.npz", truths, found)
-        save_detection_figures(run.figures, name, metrics)
         write_detector_report(run, config, pictures, truths, found)
     multihost_utils.sync_global_devices("the evaluation is written")
     return metrics
@@ -207,59 +200,42 @@ def read_detections(file: Path) -> tuple[list[dict], list[dict]]:
 
 
 def write_run_report(run: workdir.Workdir, split: InMemorySplit, name: str, probs: np.ndarray) -> None:
-    """report.html of the run, with the mistakes of these predictions on `split`, the evaluation called `name`."""
-    config, environment = workdir.load_config(run), workdir.load_environment(run)
-    history = workdir.load_history(run)
-    labels = split.arrays["label"]
-    mistakes = [
-        {
-            "image": split.arrays["image"][index],
-            "true": split.class_names[labels[index]],
-            "predicted": split.class_names[int(np.argmax(probs[index]))],
-            "confidence": float(np.max(probs[index])),
-            "id": f"picture {index}",
-        }
-        for index in most_confident_mistakes(probs, labels, MISTAKES_SHOWN)
-    ]
+    """Write report.html and the figures of a classifier's run, with the mistakes of the evaluation `name`."""
+    config, evaluations = workdir.load_config(run), workdir.load_metrics(run)
     samples = builders.augmented_samples(config, builders.build_split(config, "train"), SAMPLES_SHOWN, DRAWS_SHOWN)
+    images, labels = split.arrays["image"], split.arrays["label"]
+    sections = classification_report.sections(evaluations, name, images, labels, probs, samples)
+    write_pages(run, config, name, classification_report.PRESENTATION, sections)
+
+
+def write_detector_report(
+    run: workdir.Workdir, config: ConfigDict, pictures: Pictures, truths: list[dict], found: list[dict]
+) -> None:
+    """Write report.html and the figures of a detector's run, with the images on which it makes most mistakes."""
+    split = pictures.split
+
+    def read_image(index: int) -> tuple[np.ndarray, str]:
+        image = seen(split.read_image(index), pictures.settings, (config.seed, index))
+        return image, split.places([index])[0]
+
+    sections = detection_report.sections(workdir.load_metrics(run), pictures.name, truths, found, read_image)
+    write_pages(run, config, pictures.name, detection_report.PRESENTATION, sections)
+
+
+def write_pages(
+    run: workdir.Workdir, config: ConfigDict, name: str, presentation: Presentation, sections: Sequence[Section]
+) -> None:
+    """Write report.html with the sections of the evaluation `name`, and their figures to figures/."""
+    environment, history = workdir.load_environment(run), workdir.load_history(run)
+    save_figures(run.figures, sections, name)
     write_report(
         run.report,
         title=f"{config.model.name} on {config.data.name}",
         protocol=protocol(config, history, environment),
         history=history,
         evaluations=workdir.load_metrics(run),
-        shown=name,
-        mistakes=mistakes,
-        class_names=split.class_names,
-        config=config.to_dict(),
-        environment=environment,
-        samples=samples,
-    )
-
-
-def write_detector_report(
-    run: workdir.Workdir, config: ConfigDict, pictures: Pictures, truths: list[dict], found: list[dict]
-) -> None:
-    """report.html of a detector's run, with those of the pictures on which it makes most mistakes."""
-    environment, history = workdir.load_environment(run), workdir.load_history(run)
-    split = pictures.split
-    worst = worst_pictures(truths, found, PICTURES_SHOWN)
-    write_detection_report(
-        run.report,
-        title=f"{config.model.name} on {config.data.name}",
-        protocol=protocol(config, history, environment),
-        history=history,
-        evaluations=workdir.load_metrics(run),
-        shown=pictures.name,
-        pictures=[
-            {
-                "image": seen(split.read_image(picture), pictures.settings, (config.seed, picture)),
-                "truth": truths[picture],
-                "found": found[picture],
-                "id": split.places([picture])[0],
-            }
-            for picture in worst
-        ],
+        presentation=presentation,
+        sections=sections,
         config=config.to_dict(),
         environment=environment,
     )

@@ -84,7 +84,7 @@ class Classification:
 class Detection:
     """Boxes in pictures of any size, brought to one of few."""
 
-    SHOWN: Mapping[str, str] = {"ap50": "AP50", "accuracy": "found", "precision": "precision"}
+    SHOWN: Mapping[str, str] = {"ap50": "AP50", "recall": "recall", "precision": "precision"}
 
     def __init__(self, config: ConfigDict):
         self.config = config
@@ -128,7 +128,7 @@ class Detection:
     @staticmethod
     def scalars(metrics: dict) -> dict[str, float]:
         """What a run writes of an evaluation on val."""
-        names = ("ap50", "ap50_tool", "coco_ap", "accuracy", "precision")
+        names = ("ap50", "ap50_tool", "coco_ap", "recall", "precision")
         losses = {f"val/{name}": value for name, value in metrics["losses"].items()}
         return {**losses, **{f"val/{name}": metrics[name] for name in names}}
 

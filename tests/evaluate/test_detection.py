@@ -10,7 +10,7 @@ from affect_jax.evaluate.detection import (
     precision_recall,
     tool_average_precision,
     vote,
-    worst_pictures,
+    worst_images,
 )
 
 
@@ -169,7 +169,7 @@ def test_area_under_the_curve_of_a_case_worked_by_hand():
     assert votes.right.tolist() == [True, False, True, False]
     np.testing.assert_allclose(area_under(*precision_recall(votes)), 0.5 * 1 + 0.5 * 2 / 3)
     metrics = detection_metrics(truths, detections, ("face",))
-    assert (metrics["accuracy"], metrics["precision"]) == (1.0, 0.5)
+    assert (metrics["recall"], metrics["precision"]) == (1.0, 0.5)
     assert metrics["recall_by_height"] == {"8 to 16 px": {"boxes": 2, "recall": 1.0, "recall_at_score_50": 1.0}}
     assert metrics["curve"]["precision"][0] == 1.0 and metrics["curve"]["precision"][-1] == pytest.approx(2 / 3)
 
@@ -185,7 +185,7 @@ def test_ignored_box_neither_counts_nor_punishes():
 def test_pictures_without_detections_or_without_truth_have_defined_figures():
     nothing = found(np.zeros((0, 4)), [])
     metrics = detection_metrics([truth([[0, 0, 10, 10]]), truth([])], [nothing, nothing], ("face",))
-    assert [metrics[name] for name in ("ap50", "ap50_tool", "coco_ap", "accuracy", "precision")] == [0.0] * 5
+    assert [metrics[name] for name in ("ap50", "ap50_tool", "coco_ap", "recall", "precision")] == [0.0] * 5
     assert metrics["ap50_ci95"] == (0.0, 0.0)
     with pytest.raises(ValueError, match="nothing can be measured"):
         detection_metrics([truth([])], [nothing], ("face",))
@@ -214,7 +214,7 @@ def test_iou_of_touching_zero_area_and_equal_boxes():
     np.testing.assert_allclose(box_iou(boxes[:1], boxes[1:2], border=1.0), 11 / (121 + 121 - 11))
 
 
-def test_worst_pictures_are_those_with_most_mistakes():
+def test_worst_images_are_those_with_most_mistakes():
     truths = [truth([[0, 0, 10, 10]]), truth([[0, 0, 10, 10], [20, 20, 40, 40]]), truth([])]
     detections = [found([[0, 0, 10, 10]], [0.9]), found([], []), found([[0, 0, 9, 9]], [0.8])]
-    assert worst_pictures(truths, detections, 5) == [1, 2]
+    assert worst_images(truths, detections, 5) == [1, 2]

@@ -141,4 +141,4 @@ def test_a_function_that_finds_every_face_is_told_to_be_perfect_on_the_same_pict
         return {"boxes": boxes, "scores": np.ones(len(boxes), np.float32), "label": np.zeros(len(boxes), np.int32)}
 
     metrics = evaluate_function(find, finished_run[0], "val")
-    assert metrics["ap50"] == metrics["coco_ap"] == metrics["accuracy"] == metrics["precision"] == 1.0
+    assert metrics["ap50"] == metrics["coco_ap"] == metrics["recall"] == metrics["precision"] == 1.0

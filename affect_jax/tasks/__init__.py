@@ -1,0 +1,1 @@
+"""Tasks: all that differs between the kinds of run."""

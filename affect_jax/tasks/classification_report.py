@@ -1,0 +1,141 @@
+"""Metrics, figures and images of a classifier on the report pages.
+
+N images, K classes.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from affect_jax.evaluate import figures
+from affect_jax.evaluate.classification import most_confident_mistakes
+from affect_jax.evaluate.sections import (
+    Figure,
+    Image,
+    Images,
+    Metrics,
+    Note,
+    Presentation,
+    Section,
+    Table,
+    interval_column,
+    metrics_table,
+    number_column,
+)
+
+MISTAKES_SHOWN = 24
+CONFUSION_NOTE = (
+    "Rows of the matrix are true classes, and colors show shares of a row. Where a bar of the calibration plot is above"
+    " the dashed line, the network is more often correct than its confidence says; where it is below, less often."
+)
+COVERAGE_NOTE = (
+    "Predictions whose confidence (their largest probability) reaches a threshold: their share of all images"
+    " (coverage), and the accuracy on these images."
+)
+SAMPLES_NOTE = "Left: the original image. Right: the same image as augmented by the training step."
+
+
+def evaluated_images(metrics: Metrics) -> tuple[str, tuple]:
+    """Return a description of the images of an evaluation, and the number of images of each class."""
+    supports = tuple((name, row["support"]) for name, row in metrics["per_class"].items())
+    return f"{metrics['num_examples']:,} images of {len(supports)} classes", supports
+
+
+PRESENTATION = Presentation(
+    columns=(
+        number_column("Accuracy", "accuracy", ".2%"),
+        interval_column("accuracy_ci95"),
+        number_column("Macro-F1", "macro_f1", ".2%", "unweighted mean of the F1 of the classes"),
+        number_column("NLL", "nll", ".4f", "mean negative log-likelihood"),
+        number_column("ECE", "ece", ".4f", "expected calibration error"),
+        number_column("CCC valence", "ccc_valence", ".3f", "concordance correlation coefficient"),
+        number_column("CCC arousal", "ccc_arousal", ".3f"),
+        number_column("RMSE valence", "rmse_valence", ".3f", "root mean squared error"),
+        number_column("RMSE arousal", "rmse_arousal", ".3f"),
+        number_column("Images", "num_examples", ",d"),
+        number_column("TTA", "tta", "s", "test-time augmentation"),
+        number_column("Checkpoint", "checkpoint_step", ",d", "training step of the checkpoint"),
+    ),
+    curves_note="train: means over the steps since the previous point, with augmentation and dropout; the loss is the"
+    " one that is minimized. val: the whole split, without augmentation; the loss is the mean negative"
+    " log-likelihood.",
+    score_titles={"accuracy": "Accuracy, %", "macro_f1": "Macro-F1, %"},
+    paired_columns=(
+        number_column("Only this run correct", "only_a", ",d"),
+        number_column("Only the first run correct", "only_b", ",d"),
+        number_column("p-value", "p_value", ".2g"),
+    ),
+    paired_note="The p-value is that of McNemar's exact test, on the images that only one of the two runs classifies"
+    " correctly. It is not corrected for the number of runs.",
+    images=evaluated_images,
+)
+CLASS_COLUMNS = (
+    number_column("Recall", "recall", ".1%"),
+    number_column("Precision", "precision", ".1%"),
+    number_column("F1", "f1", ".1%"),
+    number_column("Images", "support", ",d"),
+)
+
+
+def sections(
+    evaluations: Mapping[str, Metrics],
+    shown: str,
+    images: np.ndarray,
+    labels: np.ndarray,
+    probs: np.ndarray,
+    samples: np.ndarray,
+) -> list[Section]:
+    """Return the sections about a classifier's predictions for the page of its run.
+
+    evaluations: name -> classification_metrics. images uint8 [N, H, W, C], labels int [N] and probs [N, K] belong to
+    the evaluation `shown`. samples: uint8 [rows, columns, H, W, C], each row an image followed by augmented versions.
+    """
+    class_names = tuple(evaluations[shown]["per_class"])
+    return [
+        *(evaluation_section(name, metrics) for name, metrics in evaluations.items()),
+        *mistakes_sections(shown, images, labels, probs, class_names),
+        samples_section(samples),
+    ]
+
+
+def evaluation_section(name: str, metrics: Metrics) -> Section:
+    """Return the confusion matrix, calibration and tables by class and by confidence of an evaluation."""
+    matrix = figures.confusion_matrix(metrics["confusion_matrix"], tuple(metrics["per_class"]))
+    calibration = figures.calibration(metrics["calibration"], metrics["ece"])
+    blocks = [
+        Note(CONFUSION_NOTE),
+        Figure(matrix, "confusion_matrix"),
+        Figure(calibration, "calibration"),
+        metrics_table("Class", metrics["per_class"], CLASS_COLUMNS),
+    ]
+    if "coverage" in metrics:  # metrics of older runs have none
+        blocks += [Note(COVERAGE_NOTE), coverage_table(metrics["coverage"])]
+    return Section("Confusion and calibration", blocks, name)
+
+
+def coverage_table(coverage: Mapping[str, Sequence[float]]) -> Table:
+    """Return coverage and accuracy by confidence threshold, from coverage_accuracy."""
+    names = ("confidence", "coverage", "accuracy")
+    rows = [
+        [f"{confidence:.0%}", f"{share:.1%}", f"{accuracy:.1%}"]
+        for confidence, share, accuracy in zip(*(coverage[name] for name in names), strict=True)
+    ]
+    return Table(["Confidence threshold", "Coverage", "Accuracy"], rows)
+
+
+def mistakes_sections(
+    shown: str, images: np.ndarray, labels: np.ndarray, probs: np.ndarray, class_names: Sequence[str]
+) -> list[Section]:
+    """Return a section of the most confident mistakes, or no section if there are no mistakes."""
+    mistakes = []
+    for index in most_confident_mistakes(probs, labels, MISTAKES_SHOWN):
+        true, predicted = class_names[labels[index]], class_names[probs[index].argmax()]
+        caption = f"{true} classified as {predicted}, {probs[index].max():.1%}"
+        mistakes.append(Image(images[index], caption, source=f"image {index}"))
+    return [Section("Most confident mistakes", [Images(mistakes, "faces")], shown)] if mistakes else []
+
+
+def samples_section(samples: np.ndarray) -> Section:
+    """Return a sheet of images and their augmented versions, uint8 [rows, columns, H, W, C]."""
+    sheet = np.concatenate([np.concatenate(row, axis=1) for row in samples])
+    return Section("What the network sees", [Note(SAMPLES_NOTE), Images([Image(sheet)], "sheet")])
