@@ -65,10 +65,10 @@ def print_detector(metrics: dict) -> None:
     )
     print(f"AP50 {metrics['ap50']:.2%}{interval}; by WIDER FACE's and DARK FACE's tool {metrics['ap50_tool']:.2%}")
     print("  ".join(f"{name} {value:.2%}" for name, value in metrics.items() if name.startswith("coco_")))
-    print(f"at score 0.5: {metrics['accuracy']:.2%} of the boxes found, {metrics['precision']:.2%} of detections right")
+    print(f"at score 0.5: recall {metrics['recall']:.2%}, precision {metrics['precision']:.2%}")
     for name, row in metrics["recall_by_height"].items():
         print(
-            f"  {name:16} {row['boxes']:6} boxes, found {row['recall']:7.2%}, at score 0.5"
+            f"  {name:16} {row['boxes']:6} boxes, recall {row['recall']:7.2%}, at score 0.5"
             f" {row['recall_at_score_50']:7.2%}"
         )
 
