@@ -85,8 +85,8 @@ def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"what is {argv[1]!r}?")
     from affect_jax.evaluate.centerface import CenterFace
-    from affect_jax.train.evaluation import evaluate_function, evaluate_run
-    from affect_jax.train.workdir import Workdir, load_config
+    from affect_jax.runs.evaluation import evaluate_function, evaluate_run
+    from affect_jax.runs.workdir import Workdir, load_config
 
     logging.set_verbosity(logging.ERROR)
     prepare_process()

@@ -23,7 +23,7 @@ def main(argv):
     import jax
 
     from affect_jax.export.export import export_model, table
-    from affect_jax.predict.model_file import read
+    from affect_jax.runs.model_file import read
     from affect_jax.process import prepare_process
 
     logging.set_verbosity(logging.ERROR)

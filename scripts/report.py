@@ -35,7 +35,7 @@ def print_evaluation(evaluation, columns) -> None:
 def main(argv):
     if len(argv) < 2:
         raise app.UsageError("which runs? For example scripts/report.py runs/fer_vgg runs/fer_mobilenet")
-    from affect_jax.train.comparison import write_runs
+    from affect_jax.runs.comparison import write_runs
 
     try:
         comparisons = write_runs(OUT.value, argv[1:])

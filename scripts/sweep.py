@@ -36,7 +36,7 @@ def parse_run(text: str) -> tuple[str, list[str]]:
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"what is {argv[1]!r}? Fields are set within --run")
-    from affect_jax.train.sweep import run_sweep
+    from affect_jax.runs.sweep import run_sweep
 
     runs = [parse_run(text) for text in RUN.value]
     if len({name for name, _ in runs}) < len(runs):

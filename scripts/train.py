@@ -50,7 +50,7 @@ def main(argv):
         raise app.UsageError(f"what is {argv[1]!r}? Fields are set as --config.NAME=VALUE")
     if CONFIG.value is None:
         raise app.UsageError("which config? For example --config=configs/fer_vgg.py")
-    from affect_jax.train.loop import train_and_evaluate
+    from affect_jax.runs.training import train_and_evaluate
     from affect_jax.train.signals import Interrupted
 
     logging.set_verbosity(logging.FATAL)  # orbax tells of every file, and of errors that it raises as well

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from nbclient import NotebookClient
 
-from affect_jax.train.loop import train_and_evaluate
+from affect_jax.runs.training import train_and_evaluate
 
 ROOT = Path(__file__).parents[1]
 

@@ -3,10 +3,10 @@
 import jax
 import numpy as np
 
-from affect_jax.predict.model_file import Trained
+from affect_jax.runs.model_file import Trained
 from affect_jax.train import builders
 from affect_jax.train.state import init_variables
-from affect_jax.train.workdir import DataFacts
+from affect_jax.tasks.interface import DataFacts
 
 
 def untrained(config, data: DataFacts) -> Trained:

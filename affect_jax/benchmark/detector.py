@@ -17,7 +17,7 @@ from affect_jax.ops.roi_align import roi_align, roi_levels
 from affect_jax.train import builders
 from affect_jax.train.mesh import data_mesh, replicated, split_over_devices, to_devices
 from affect_jax.train.state import init_variables, make_apply
-from affect_jax.train.tasks import build_task
+from affect_jax.tasks import build_task
 
 NMS_BOXES, NMS_THRESH = 2000, 0.5
 ROIS, POOLED_SIDE, SAMPLING_RATIO = 512, 7, 2

@@ -21,12 +21,12 @@ from ml_collections import ConfigDict
 from affect_jax.config import validate
 from affect_jax.data.pipeline import InMemorySplit
 from affect_jax.train import builders, workdir
-from affect_jax.train.classification import predict_split
-from affect_jax.train.loop import train_and_evaluate
+from affect_jax.tasks.classification import predict_split
+from affect_jax.runs.training import train_and_evaluate
 from affect_jax.train.mesh import data_mesh, one_device, replicated, split_over_devices, to_devices
 from affect_jax.train.state import create_state, init_variables, make_apply
 from affect_jax.train.steps import Batch, make_train_step
-from affect_jax.train.tasks import build_task
+from affect_jax.tasks import build_task
 
 Work = Callable[[], None]
 """Does its work once and returns when it is done."""

@@ -18,7 +18,7 @@ from jax import export, lax
 from affect_jax.data import find_dataset, open_split
 from affect_jax.data.boxes_pipeline import padded_box_batches
 from affect_jax.ops.boxes import box_iou
-from affect_jax.predict.model_file import Trained, read, write
+from affect_jax.runs.model_file import Trained, read, write
 from affect_jax.predict.reader import face_input, network, one_device
 from affect_jax.train import builders
 from affect_jax.train.state import make_apply

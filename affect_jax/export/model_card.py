@@ -9,7 +9,7 @@ from pathlib import Path
 
 from affect_jax.files import write_atomically
 from affect_jax.models.pretrained import named_weights
-from affect_jax.predict.model_file import Trained, read
+from affect_jax.runs.model_file import Trained, read
 
 BLOCK = re.compile(r"(<!-- figures of (\S+) -->\n).*?(<!-- end of figures -->)", re.DOTALL)
 

@@ -3,6 +3,8 @@
 B batch, H W C, T taps of a kernel.
 """
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 
@@ -59,3 +61,8 @@ def erase(images: jax.Array, boxes: jax.Array, fill: jax.Array) -> jax.Array:
     x1, y1, x2, y2 = (boxes[:, i, None, None] for i in range(4))
     inside = (x >= x1) & (x < x2) & (y >= y1) & (y < y2)
     return jnp.where(inside[..., None], fill, images)
+
+
+def normalize(images: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
+    """Scale pixels [B, H, W, C] from [0, 255] to [0, 1], then subtract `mean` and divide by `std`, one per channel."""
+    return (images.astype(jnp.float32) / 255.0 - jnp.asarray(mean)) / jnp.asarray(std)

@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from affect_jax.predict.model_file import Trained
+from affect_jax.runs.model_file import Trained
 from affect_jax.predict.reader import face_input, network
 from affect_jax.train.builders import augmented_images
-from affect_jax.train.classification import normalize
-from affect_jax.train.state import apply_beyond, feature_maps
+from affect_jax.ops.photometric import normalize
+from affect_jax.train.state import apply_from, feature_maps
 
 
 def maps_of_face(trained: Trained, face: np.ndarray) -> dict[str, np.ndarray]:
@@ -33,7 +33,7 @@ def class_activation(trained: Trained, face: np.ndarray, expression: str, part: 
     part = part or [name for name, features in maps.items() if min(features.shape[1:3]) > 1][-1]
     if part not in maps:
         raise ValueError(f"unknown part {part!r}; known are {', '.join(maps)}")
-    beyond, place = apply_beyond(model, part), trained.data.class_names.index(expression)
+    beyond, place = apply_from(model, part), trained.data.class_names.index(expression)
     gradient = jax.grad(lambda features: beyond(trained.variables, x, features)[0, place])(maps[part])
     heat = jax.nn.relu((maps[part] * gradient.mean((1, 2), keepdims=True)).sum(-1))[0]
     return np.asarray(heat / jnp.maximum(heat.max(), 1e-12))

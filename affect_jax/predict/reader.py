@@ -16,7 +16,7 @@ from affect_jax.data.boxes_pipeline import choose_buckets
 from affect_jax.data.images import crop_box, fit, to_channels
 from affect_jax.data.transforms import clip_boxes, resize_to_fit
 from affect_jax.predict.media import Frame
-from affect_jax.predict.model_file import Trained, read
+from affect_jax.runs.model_file import Trained, read
 from affect_jax.train import builders
 from affect_jax.train.mesh import one_device
 from affect_jax.train.state import Network, make_apply

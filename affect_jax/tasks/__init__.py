@@ -1,1 +1,14 @@
-"""Tasks: all that differs between the kinds of run."""
+"""Tasks by name. A task holds all that differs between the kinds of run; `interface.Task` lists what it offers."""
+
+from ml_collections import ConfigDict
+
+from affect_jax.tasks.classification import Classification
+from affect_jax.tasks.detection import Detection
+from affect_jax.tasks.interface import Task
+
+TASKS: dict[str, type[Task]] = {"classification": Classification, "detection": Detection}
+
+
+def build_task(config: ConfigDict) -> Task:
+    """Return the task of a config."""
+    return TASKS[config.task](config)

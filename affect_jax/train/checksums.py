@@ -1,4 +1,4 @@
-"""Checksums of a checkpoint's files: orbax reads an array with a flipped bit back without a word."""
+"""Checksums of a checkpoint's files. Without them, orbax would restore an array with a flipped bit silently."""
 
 import hashlib
 from pathlib import Path
@@ -6,19 +6,19 @@ from pathlib import Path
 from affect_jax.files import write_atomically
 
 CHECKSUMS = "sha256sums.txt"
-"""In a checkpoint's folder; `sha256sum --check` reads it too."""
+"""File in a checkpoint's folder, in the format of `sha256sum --check`."""
 
 
 def write_checksums(folder: Path) -> None:
-    """Write down what lies in the folders below `folder`, which is all of a checkpoint but orbax's own notes."""
+    """Write the checksums of all files in the subfolders of `folder`: the whole checkpoint except orbax's notes."""
     lines = [f"{_sha256(folder / name)}  {name}\n" for name in sorted(_files(folder))]
     write_atomically(folder / CHECKSUMS, "".join(lines))
 
 
 def find_damage(folder: Path, item: str = "") -> str | None:
-    """What below `folder` is not as it was when its checksums were written, or None; of one `item` where it is named.
+    """Return a description of the first damage in `folder`, or in one `item` of it, or None.
 
-    None also of a folder without checksums, which is of an older version.
+    None is also returned for a folder without checksums, which an older version wrote.
     """
     if not (folder / CHECKSUMS).exists():
         return None

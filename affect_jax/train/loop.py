@@ -1,204 +1,240 @@
-"""The run: from a config and a folder to a trained, evaluated, reported model."""
+"""The training loop: set-up, restore, steps, evaluation and saving."""
 
 import itertools
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass
-from pathlib import Path
+from bisect import bisect_right
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
+import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from affect_jax.config import epochs_to_steps, validate
-from affect_jax.names import Selects, selects
-from affect_jax.train import builders, workdir
-from affect_jax.train.checkpoint import set_aside_damaged
-from affect_jax.train.evaluation import evaluate_run
-from affect_jax.train.mesh import data_mesh, replicated, split_over_devices, to_devices
-from affect_jax.train.progress import Clock, Progress
+from affect_jax.config import epochs_to_steps
+from affect_jax.models.calibration import calibrate_batch_norm
+from affect_jax.models.pretrained import Pretrained, named_weights
+from affect_jax.names import Selects, check_patterns, selects
+from affect_jax.tasks.interface import Task
+from affect_jax.train import builders
+from affect_jax.train.checkpoint import Checkpoints
+from affect_jax.train.mesh import data_mesh, process_rows, replicated, split_over_devices, to_devices
+from affect_jax.train.prediction import compile_predict, predict_split
+from affect_jax.train.progress import Clock
 from affect_jax.train.signals import Interrupted, stop_request
 from affect_jax.train.state import create_state, describe_parameters, make_apply
 from affect_jax.train.steps import make_train_step, make_train_steps
-from affect_jax.train.tasks import build_task
-from affect_jax.train.writers import JsonlWriter, tensorboard_writer
 
-OF_THE_LAST = ("grad_norm", "finite", "updates")
-"""What of an update's sums is no total over examples."""
+CALIBRATION_IMAGES = 512
+"""Training images on which the statistics of weights with folded BatchNorm are measured."""
+LAST_STEP_SUMS = ("grad_norm", "finite", "steps")
+"""Sums of a dispatch that are not totals over examples."""
 
 
-@dataclass
-class Dispatch:
-    """A call to the device that may still be running: what it took and what it will give."""
+class Dispatch(NamedTuple):
+    """Training steps that one call to the device computes; the call may still be running."""
 
     first_step: int
-    indices: np.ndarray  # [updates, B], this process' rows
+    indices: np.ndarray
+    """int32 [steps, B], this process's rows."""
     sums: dict[str, jax.Array]
 
 
-def train_and_evaluate(config: ConfigDict, path: str | Path) -> dict[str, float]:
-    """Run `config` in the folder `path`, or go on with the run there; returns the best checkpoint's metrics, "val/...".
+class BestEvaluation(NamedTuple):
+    """The best evaluation on val so far."""
 
-    Raises ValueError on a config that cannot be run and a folder that another run is in, Interrupted when a signal
-    asked to stop (all is saved then), FloatingPointError when the loss, the gradient or the weights are not finite, and
-    OSError when something could not be read or written. Whatever it was, the same call goes on from what is saved.
+    step: int
+    predictions: Any
+
+
+class Trainer:
+    """Trains a network as a config says: builds all parts, restores a checkpoint, trains to the end.
+
+    `step` is the number of steps done. `best` is the best evaluation that this process computed. Nothing is written to
+    disk before `train`. ValueError if the config does not fit the data, the devices or the pretrained weights.
     """
-    with ExitStack() as held:
-        return run_in(held, config, path)
 
+    def __init__(self, config: ConfigDict, task: Task, pretrained: Pretrained | None = None):
+        self.config, self.task, self.mesh = config, task, data_mesh()
+        check_batch_sizes(config, self.mesh.size)
+        train_split = task.open_split("train")
+        self.data = task.data_facts(train_split)
+        self.validation = task.evaluation("val")
+        self.description = task.describe(train_split, self.validation)
 
-def run_in(held: ExitStack, config: ConfigDict, path: str | Path) -> dict[str, float]:
-    """train_and_evaluate; what it opens, it leaves to `held` to close."""
-    validate(config)
-    mesh = data_mesh()
-    check_batch_sizes(config, mesh.size)
-    say = print_now if jax.process_index() == 0 else lambda line: None
+        num_examples = len(train_split)
+        self.steps_per_epoch = num_examples / config.batch_size
+        self.total_steps = epochs_to_steps(config.total_epochs, num_examples, config.batch_size)
+        self.eval_steps = evaluation_steps(config, num_examples, self.total_steps)
+        # While parameters are frozen another step runs, which computes no gradient for them.
+        thaw_step = epochs_to_steps(config.optim.freeze_epochs, num_examples, config.batch_size)
+        self.thaw_step = min(thaw_step, self.total_steps) or self.total_steps
+        log_steps = range(config.log_every_steps, self.total_steps, config.log_every_steps)
+        self.boundaries = sorted({*log_steps, *self.eval_steps, self.thaw_step, self.total_steps})
 
-    task = build_task(config)
+        # Separate keys: a change of the initial weights does not change the augmentation.
+        init_key, self.step_key = jax.random.split(jax.random.key(config.seed))
+        self.model = task.build_network(self.data)
+        inputs = task.network_inputs(self.data)
+        variables = builders.build_variables(config, self.model, init_key, inputs, pretrained)
+        if pretrained is not None and pretrained.folded:
+            images = task.normalized_images(train_split, CALIBRATION_IMAGES)
+            variables = calibrate_batch_norm(self.model, variables, images)
+        self.schedule = builders.build_schedule(config, num_examples)
+        self.optimizer = builders.build_optimizer(config, self.schedule)
+        state = create_state(variables, self.optimizer, config.ema_decay > 0)
+        self.state = jax.device_put(state, replicated(self.mesh))
+        self.step, self.clock, self.best = 0, Clock({}), None
 
-    # one seed, three streams: what draws the weights does not draw the order or the augmentation
-    init_key, step_key = jax.random.split(jax.random.key(config.seed))
-    num_classes, inputs = len(task.data_facts.class_names), builders.network_inputs(config, task.data_facts.image_shape)
-    model = builders.build_network(config, num_classes)
-    schedule = builders.build_schedule(config, task.num_examples)
-    tx = builders.build_optimizer(config, schedule)
-    variables = builders.build_variables(config, model, init_key, inputs)
-    state = jax.device_put(create_state(variables, tx, config.ema_decay > 0), replicated(mesh))
+        names = named_weights(variables).keys()
+        check_patterns(config.optim.freeze, names, "optim.freeze")
+        check_patterns([pattern for pattern, _ in config.optim.multipliers], names, "optim.multipliers")
+        frozen = selects(config.optim.freeze) if config.optim.freeze else None
+        self.steps_frozen, self.steps_free = self.build_train_steps(frozen), self.build_train_steps(None)
+        self.programs = {}
+        self.predict = compile_predict(task.predict_fn(make_apply(self.model), self.data), self.mesh)
 
-    total_steps = epochs_to_steps(config.total_epochs, task.num_examples, config.batch_size)
-    eval_steps = evaluation_steps(config, task.num_examples, total_steps)
-    steps_per_epoch = task.num_examples / config.batch_size
-    evaluate = task.evaluator(make_apply(model), mesh)
+        self.steps_per_dispatch = task.steps_per_dispatch()
+        processes = jax.process_index(), jax.process_count()
+        examples, self.batches = task.training_data(train_split, self.total_steps, *processes)
+        self.examples = None if examples is None else to_devices(examples, replicated(self.mesh))
 
-    def jitted_steps(frozen: Selects | None):
-        loss_fn = builders.build_loss_fn(config, make_apply(model, frozen), num_classes)
-        train_step = make_train_step(loss_fn, tx, step_key, config.accumulate_steps, config.ema_decay, frozen=frozen)
-        # what comes out goes in again: laid out in the same way, it fits the compiled program
-        return jax.jit(make_train_steps(train_step), donate_argnums=0, out_shardings=replicated(mesh))
+    def build_train_steps(self, frozen: Selects | None):
+        """Build the jitted function of several training steps."""
+        config = self.config
+        loss_fn = self.task.loss_fn(make_apply(self.model, frozen), self.data)
+        train_step = make_train_step(
+            loss_fn, self.optimizer, self.step_key, config.accumulate_steps, config.ema_decay, frozen=frozen
+        )
+        # The state that comes out goes in again: with the same layout it fits the compiled program.
+        return jax.jit(make_train_steps(train_step), donate_argnums=0, out_shardings=replicated(self.mesh))
 
-    # while some parameters are frozen the step is another one, that spends nothing on them
-    frozen = selects(config.optim.freeze) if config.optim.freeze else None
-    thaw_step = epochs_to_steps(config.optim.freeze_epochs, task.num_examples, config.batch_size) or total_steps
-    steps_frozen, steps_free = jitted_steps(frozen), jitted_steps(None)
-    examples, iterator = task.batches(total_steps, mesh)
-    held.callback(iterator.close)
+    def describe(self) -> str:
+        """Return a description of the run: config, parameters, devices, data and steps."""
+        config, device = self.config, self.mesh.devices.flat[0]
+        return "\n".join(
+            [
+                str(config),
+                describe_parameters({"params": self.state.params}),
+                f"devices: {self.mesh.size} x {device.device_kind} ({device.platform}), {jax.process_count()} process(es)",
+                *self.description,
+                f"{self.total_steps} steps, {config.total_epochs} epochs",
+            ]
+        )
 
-    run = workdir.Workdir(path)
-    held.enter_context(workdir.only_run(run))
-    workdir.claim(run, config, task.data_facts)  # nothing is written before all has been built
-    for line in set_aside_damaged(run.checkpoints):
-        say(line)
-    checkpoints = builders.build_checkpoints(config, run)
-    held.callback(checkpoints.close)
-    step, seconds = 0, {}
-    if checkpoints.newest is not None:
-        step = checkpoints.newest
-        state, seconds = checkpoints.restore(step, state, iterator)
-        say(f"going on behind update {step}")
-    elif run.history.exists():
-        say("the run there has no checkpoint yet: starting again with the first update")
+    def restore(self, checkpoints: Checkpoints) -> None:
+        """Continue from the newest checkpoint: state, data iterator and clock."""
+        self.step = checkpoints.newest
+        self.state, seconds = checkpoints.restore(self.step, self.state, self.batches)
+        self.clock = Clock(seconds)
 
-    say(first_screen(config, run, variables, mesh, task, total_steps))
-    writers = []
-    if jax.process_index() == 0:
-        writers = [JsonlWriter(run.history, step), tensorboard_writer(run.path, step)]
-    held.callback(close_writers, writers)
-    progress = Progress(total_steps, steps_per_epoch, task.SHOWN, say)
-    clock, programs = Clock(seconds), {}
+    def train(self, checkpoints: Checkpoints, log, keep_best: Callable[[BestEvaluation], None]) -> None:
+        """Train up to the last step, with evaluations and checkpoints on the way.
 
-    def write(step: int, metrics: dict[str, float]) -> None:
-        for writer in writers:
-            writer.write_scalars(step, {"epoch": step / steps_per_epoch, **metrics})
-            writer.flush()
+        `log` is a RunLog. `keep_best` is called with every evaluation that is the best so far. Raises Interrupted after
+        a signal, with everything saved, FloatingPointError if loss, gradient or weights are not finite, and OSError if
+        something cannot be read or written.
+        """
+        running: list[Dispatch] = []  # dispatched since the last log line
+        due: list[Dispatch] = []  # logged after the next dispatch, so that the device never waits for the log
+        with stop_request() as stop:
+            while self.step < self.total_steps:
+                running.append(self.dispatch(log))
+                if due:
+                    checkpoints.check()
+                    self.log_steps(due, log)
+                    due = []
+                if self.step % self.config.log_every_steps == 0:
+                    running, due = [], running
+                evaluating, stopping = self.step in self.eval_steps, stop.is_due_after(self.step)
+                if not (evaluating or stopping):
+                    continue
+                if due or running:
+                    self.log_steps(due + running, log)  # also checks that what is saved is finite
+                    running, due = [], []
+                with self.clock.paused():
+                    metrics = self.evaluate(checkpoints, log, keep_best) if evaluating else None
+                    checkpoints.save(self.step, self.state, self.batches, self.clock.seconds, metrics)
+                if stopping:
+                    break
+        checkpoints.wait()
+        if self.step < self.total_steps:
+            message = f"stopped after step {self.step} of {self.total_steps}; rerun the command to resume"
+            raise Interrupted(message, stop.signal)
 
-    def report(dispatches: list[Dispatch]) -> None:
-        """Fetch the sums of finished updates, check that they are finite, write their means."""
+    def dispatch(self, log) -> Dispatch:
+        """Start the steps up to the next boundary, at most `steps_per_dispatch`, without waiting for them."""
+        next_boundary = self.boundaries[bisect_right(self.boundaries, self.step)]
+        count = min(self.steps_per_dispatch, next_boundary - self.step)
+        batches, indices = take_batches(self.batches, count, self.steps_per_dispatch, self.mesh)
+        train_steps = self.steps_frozen if self.step < self.thaw_step else self.steps_free
+        arguments = self.state, self.examples, batches, jnp.int32(count)
+        program = train_steps, tuple((name, array.shape) for name, array in batches.items())
+        if program not in self.programs:
+            jax.block_until_ready(self.state)  # steps that still run count as training, not as compilation
+            with self.clock.compiling():
+                self.programs[program] = train_steps.lower(*arguments).compile()
+            log.say(f"compiled (or loaded from cache) in {self.clock.seconds['compile_seconds']:.1f} s")
+        self.state, sums = self.programs[program](*arguments)
+        dispatch = Dispatch(self.step, indices, sums)
+        self.step += count
+        return dispatch
+
+    def log_steps(self, dispatches: list[Dispatch], log) -> None:
+        """Fetch the sums of dispatched steps, check that they are finite, log their means."""
         sums = [jax.device_get(dispatch.sums) for dispatch in dispatches]
-        for dispatch, one in zip(dispatches, sums, strict=True):
-            check_finite(dispatch, one)
-        totals = {key: sum(one[key] for one in sums) for key in sums[0]}
+        for dispatch, sums_of_one in zip(dispatches, sums, strict=True):
+            check_finite(dispatch, sums_of_one)
+        totals = {name: sum(one[name] for one in sums) for name in sums[0] if name not in LAST_STEP_SUMS}
         last = dispatches[-1].first_step + len(dispatches[-1].indices)
-        # since the line before, not since the start: one slow hour would be in all later rates
-        updates_per_second = sum(len(dispatch.indices) for dispatch in dispatches) / clock.lap()
+        # The rate is since the last line, not since the start: one slow hour would distort all later rates.
+        steps_per_second = sum(len(dispatch.indices) for dispatch in dispatches) / self.clock.lap()
         count = totals.pop("count")
         metrics = {
-            **{f"train/{name}": float(totals[name] / count) for name in totals if name not in OF_THE_LAST},
+            **{f"train/{name}": float(total / count) for name, total in totals.items()},
             "train/grad_norm": float(sums[-1]["grad_norm"]),
-            "train/learning_rate": float(schedule(last - 1)),
-            "train/images_per_second": updates_per_second * config.batch_size,
-            **clock.seconds,
+            "train/learning_rate": float(self.schedule(last - 1)),
+            "train/images_per_second": steps_per_second * self.config.batch_size,
+            **self.clock.seconds,
         }
-        write(last, metrics)
-        progress.train_line(last, metrics, (total_steps - last) / updates_per_second)
+        log.training(last, metrics, seconds_left=(self.total_steps - last) / steps_per_second)
 
-    waiting: list[Dispatch] = []  # not reported yet
-    overdue: list[Dispatch] = []  # to be reported once the next call is under way, so that the device never waits
-    with stop_request() as stop:
-        while step < total_steps:
-            count = min(
-                task.updates_at_once,
-                next_multiple(step, config.log_every_steps) - step,
-                min(later for later in eval_steps if later > step) - step,
-                thaw_step - step if step < thaw_step else total_steps,
-                total_steps - step,
-            )
-            batches, indices = take_batches(iterator, count, task, mesh)
-            train_steps = steps_frozen if step < thaw_step else steps_free
-            arguments = state, examples, batches, jnp.int32(count)
-            program = train_steps, batches_shape(batches)
-            if program not in programs:
-                jax.block_until_ready(state)  # the update under way is training, not compilation
-                with clock.compiling():
-                    programs[program] = train_steps.lower(*arguments).compile()
-                say(f"step compiled, or found so: {clock.seconds['compile_seconds']:.1f} s of compilation so far")
-            state, sums = programs[program](*arguments)
-            waiting.append(Dispatch(step, indices, sums))
-            step += count
-            if overdue:
-                checkpoints.check()
-                report(overdue)
-                overdue = []
-            if step % config.log_every_steps == 0:
-                waiting, overdue = [], waiting
-            evaluating, stopping = step in eval_steps, stop.holds_behind(step)
-            if not evaluating and not stopping:
-                continue
-            if overdue or waiting:
-                report(overdue + waiting)  # also the check that what is saved is finite
-                waiting, overdue = [], []
-            with clock.paused():
-                metrics = evaluate(state.eval_variables) if evaluating else None
-                if metrics:
-                    write(step, {**metrics, **clock.seconds})
-                    progress.eval_line(step, metrics, checkpoints.is_best(metrics))
-                checkpoints.save(step, state, iterator, clock.seconds, metrics)
-            if stopping:
-                break
-    checkpoints.wait()
-    if step < total_steps:
-        raise Interrupted(f"stopped behind update {step} of {total_steps}; the same command goes on", stop.signal)
-    final = evaluate_run(run.path, "val")
-    say(f"{run.report} shows the run; {run.path} holds its checkpoints and TensorBoard events")
-    return task.scalars(final)
+    def evaluate(
+        self, checkpoints: Checkpoints, log, keep_best: Callable[[BestEvaluation], None]
+    ) -> dict[str, float]:
+        """Evaluate on val, log the metrics, and keep the predictions if they are the best so far."""
+        predictions = self.predict_val(self.state.eval_variables)
+        metrics = self.task.scalars(self.task.metrics(predictions, self.validation, intervals=False))
+        best = checkpoints.is_best(metrics)
+        log.evaluation(self.step, {**metrics, **self.clock.seconds}, best)
+        if best:
+            self.best = BestEvaluation(self.step, predictions)
+            keep_best(self.best)
+        return metrics
 
+    def predict_val(self, variables: dict):
+        """Return the predictions on val."""
+        rows = process_rows(self.config.eval_batch_size)
+        batches = self.task.evaluation_batches(self.validation, rows)
+        outputs = predict_split(self.predict, variables, batches, len(self.validation.split), self.mesh)
+        return self.task.predictions(outputs, self.validation)
 
-def close_writers(writers: list) -> None:
-    """End writing; all that counts is flushed already, so that an error here would only hide another."""
-    for writer in writers:
-        with suppress(OSError):
-            writer.close()
+    def close(self) -> None:
+        """Stop reading batches."""
+        self.batches.close()
 
 
 def check_batch_sizes(config: ConfigDict, num_devices: int) -> None:
-    """ValueError where a batch does not split evenly over the devices."""
+    """Raise ValueError if a batch cannot be split evenly over the devices."""
     for name in ("batch_size", "eval_batch_size"):
         if config[name] % num_devices:
-            raise ValueError(f"{name} is {config[name]}, no multiple of the {num_devices} devices; change one of them")
+            raise ValueError(f"{name} is {config[name]}, not a multiple of the {num_devices} devices; change one of them")
 
 
 def evaluation_steps(config: ConfigDict, num_examples: int, total_steps: int) -> set[int]:
-    """The updates behind which val is evaluated: those nearest to each eval_every_epochs, and the last."""
+    """Return the steps after which val is evaluated: those nearest to each eval_every_epochs, and the last."""
     evaluations = int(config.total_epochs / config.eval_every_epochs)
     nearest = (
         epochs_to_steps(i * config.eval_every_epochs, num_examples, config.batch_size)
@@ -207,60 +243,34 @@ def evaluation_steps(config: ConfigDict, num_examples: int, total_steps: int) ->
     return {min(step, total_steps) for step in nearest} | {total_steps}
 
 
-def next_multiple(step: int, every: int) -> int:
-    """The first multiple of `every` past `step`."""
-    return (step // every + 1) * every
-
-
-def take_batches(iterator, count: int, task, mesh) -> tuple[dict[str, jax.Array], np.ndarray]:
-    """The next `count` batches on the devices, filled up to [task.updates_at_once, B, ...]; and their indices."""
+def take_batches(
+    iterator: grain.DatasetIterator, count: int, capacity: int, mesh: Mesh
+) -> tuple[dict[str, jax.Array], np.ndarray]:
+    """Return the next `count` batches on the devices, padded to [capacity, B, ...], and their indices [count, B]."""
     try:
-        batches = [task.local_batch(batch) for batch in itertools.islice(iterator, count)]
-    except RuntimeError as error:  # grain's, of a worker that was ended
+        batches = list(itertools.islice(iterator, count))
+    except RuntimeError as error:  # raised by grain if a worker was killed
         raise ChildProcessError(
-            f"the next batch was not read: {error} The system ends a process where memory is short, which fewer"
-            " data.num_workers spare. The same command goes on from the newest checkpoint."
+            f"the next batch could not be read: {error} The system kills processes when memory is short; use fewer"
+            " data.num_workers. Rerun the command to resume from the newest checkpoint."
         ) from error
     indices = np.stack([batch["index"] for batch in batches])
-    batches += [batches[-1]] * (task.updates_at_once - count)
-    stacked = {key: np.stack([batch[key] for batch in batches]) for key in batches[0]}
+    batches += [batches[-1]] * (capacity - count)
+    stacked = {name: np.stack([batch[name] for batch in batches]) for name in batches[0]}
     return to_devices(stacked, split_over_devices(mesh, axis=1)), indices
 
 
-def batches_shape(batches: dict[str, jax.Array]) -> tuple:
-    """By what a compiled step differs from that for other batches."""
-    return tuple((key, array.shape) for key, array in batches.items())
-
-
 def check_finite(dispatch: Dispatch, sums: dict[str, np.ndarray]) -> None:
-    """FloatingPointError, in every process, that names step, parts of the loss and examples of an update gone wrong."""
+    """Raise FloatingPointError, in every process, if a step was not finite; name the step, its losses and examples."""
     if sums["finite"] > 0:
         return
-    at = int(sums["updates"]) - 1
+    at = int(sums["steps"]) - 1
     indices = np.ravel(multihost_utils.process_allgather(dispatch.indices[at]))
     losses = ", ".join(f"{name} {sums[name]}" for name in sorted(sums) if name.startswith("loss"))
     raise FloatingPointError(
-        f"update {dispatch.first_step + at + 1} is not finite: {losses} (summed over {int(sums['count'])} examples),"
-        f" norm of the gradient {sums['grad_norm']}; its examples have the indices"
+        f"step {dispatch.first_step + at + 1} is not finite: {losses} (summed over {int(sums['count'])} examples),"
+        f" gradient norm {sums['grad_norm']}; its examples have the indices"
         f" {np.array2string(indices, separator=', ', max_line_width=110)}."
-        " The last checkpoint is from before. Look at these examples, lower optim.learning_rate or set optim.clip_norm."
+        " The last checkpoint is from an earlier step. Check these examples, lower optim.learning_rate or set"
+        " optim.clip_norm."
     )
-
-
-def first_screen(config, run, variables, mesh, task, total_steps) -> str:
-    """What is about to run: config, devices, parameters, shapes, steps."""
-    device = mesh.devices.flat[0]
-    return "\n".join(
-        [
-            str(config),
-            describe_parameters(variables),
-            f"devices: {mesh.size} x {device.device_kind} ({device.platform}), {jax.process_count()} process(es)",
-            *task.describe(),
-            f"{total_steps} updates, {config.total_epochs} epochs; workdir: {run.path}",
-        ]
-    )
-
-
-def print_now(line: str) -> None:
-    """Print at once, also into a pipe."""
-    print(line, flush=True)

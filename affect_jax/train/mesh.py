@@ -1,4 +1,4 @@
-"""Devices: the mesh a step runs over, and arrays onto it."""
+"""Meshes of devices, and the placement of arrays on them."""
 
 from collections.abc import Mapping
 
@@ -8,33 +8,33 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 
 def data_mesh() -> Mesh:
-    """All devices of all processes in one axis "data", over which batches are split; a process' stand together."""
-    # JAX's own orders may put devices of two processes in turns, as they lie in a TPU's grid: see process_rows
+    """Return a mesh of all devices of all processes with one axis "data"; the devices of a process are adjacent."""
+    # JAX's own orders may interleave the devices of two processes, as in a TPU's grid; process_rows needs them adjacent.
     devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
     return Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
 
 
 def one_device() -> Mesh:
-    """A mesh of the first device alone: a batch of any size fits it."""
+    """Return a mesh of the first device, for batches of any size."""
     return Mesh(jax.devices()[:1], ("data",))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The whole array on every device."""
+    """Return the sharding of an array that every device holds completely."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def split_over_devices(mesh: Mesh, axis: int = 0) -> NamedSharding:
-    """Axis number `axis` of an array split over the devices."""
+    """Return the sharding that splits `axis` over the devices."""
     return NamedSharding(mesh, PartitionSpec(*[None] * axis, "data"))
 
 
 def to_devices(arrays: Mapping[str, np.ndarray], sharding: NamedSharding) -> dict[str, jax.Array]:
-    """Each process' part of the arrays as global arrays laid out by `sharding`."""
+    """Return global arrays with this sharding from each process's part of them."""
     return {key: jax.make_array_from_process_local_data(sharding, array) for key, array in arrays.items()}
 
 
 def process_rows(batch_size: int) -> slice:
-    """This process' rows of a batch."""
+    """Return this process's rows of a batch."""
     rows = batch_size // jax.process_count()
     return slice(jax.process_index() * rows, (jax.process_index() + 1) * rows)

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C as a request to stop behind the current update, the same one in every process."""
+"""SIGTERM and Ctrl-C as a request to stop after the current step, the same step in every process."""
 
 import signal
 import threading
@@ -9,7 +9,7 @@ from jax.experimental import multihost_utils
 
 
 class Interrupted(Exception):
-    """The run stopped on request with everything saved; `signal` is the number of the signal that asked."""
+    """The run stopped on request, with everything saved; `signal` is the number of the signal."""
 
     def __init__(self, message: str, signal_number: int):
         super().__init__(message)
@@ -17,61 +17,61 @@ class Interrupted(Exception):
 
 
 class StopRequest:
-    """Whether a signal has asked to stop: `signal` is its number, or None."""
+    """Request to stop: `signal` is the number of the signal that was received, or None."""
 
     signal: int | None = None
 
-    def note(self, number: int) -> None:
-        """Take a signal for a request."""
+    def receive(self, number: int) -> None:
+        """Take a signal as a request to stop."""
         self.signal = number
 
-    def holds_behind(self, step: int) -> bool:
-        """Whether to stop behind update `step`; asked with rising steps, by every process with the same ones."""
+    def is_due_after(self, step: int) -> bool:
+        """Return True if the run should stop after `step`; every process calls this with the same, rising steps."""
         return self.signal is not None
 
 
 class AgreedStopRequest(StopRequest):
-    """A StopRequest of several processes: whichever is asked to stop, all do behind the same update.
+    """StopRequest of several processes: all stop after the same step, whichever of them gets the signal.
 
-    JAX's preemption service hears SIGTERM in each of them, and they settle on the first update that none has passed.
-    Until then to ask takes a lock in this process and no word to the others.
+    JAX's preemption service receives SIGTERM in each process, and the processes agree on the first step that none of
+    them has passed. Until then a call takes a lock in this process and sends nothing to the others.
     """
 
     def __init__(self):
         self._passed = 0
 
-    def note(self, number: int) -> None:
-        """Hand a signal on to the service."""
+    def receive(self, number: int) -> None:
+        """Pass a signal on to the service."""
         signal.raise_signal(signal.SIGTERM)
 
-    def holds_behind(self, step: int) -> bool:
-        """As StopRequest's."""
-        # the service says yes to no number but the one they settled on, which may lie within several updates at once
+    def is_due_after(self, step: int) -> bool:
+        """Return True if the run should stop after `step`."""
+        # The service answers yes only for the step that was agreed on, which may be one of several in a dispatch.
         for number in range(self._passed + 1, step + 1):
             if multihost_utils.reached_preemption_sync_point(number):
                 self.signal = signal.SIGTERM
         self._passed = step
-        return super().holds_behind(step)
+        return super().is_due_after(step)
 
 
 @contextmanager
 def stop_request():
-    """Note the first SIGTERM or SIGINT in the yielded StopRequest; a second one acts as without us.
+    """Yield a StopRequest that receives the first SIGTERM or SIGINT; a second signal has its usual effect.
 
-    (Not a second SIGTERM to one of several processes: JAX keeps those to itself.)
+    Exception: with several processes JAX receives every SIGTERM itself.
     """
     several = jax.process_count() > 1
     request, previous = AgreedStopRequest() if several else StopRequest(), {}
 
-    def note(number, frame):
+    def receive(number, frame):
         for caught, handler in previous.items():
             signal.signal(caught, handler)
-        request.note(number)
+        request.receive(number)
 
-    # Python hears signals in the main thread only; elsewhere the caller decides when to stop
+    # Python handles signals in the main thread only; in another thread the caller decides when to stop.
     if threading.current_thread() is threading.main_thread():
-        heard = (signal.SIGINT,) if several else (signal.SIGTERM, signal.SIGINT)
-        previous = {number: signal.signal(number, note) for number in heard}
+        handled = (signal.SIGINT,) if several else (signal.SIGTERM, signal.SIGINT)
+        previous = {number: signal.signal(number, receive) for number in handled}
     try:
         yield request
     finally:

@@ -1,4 +1,4 @@
-"""What a run carries from step to step, and the one place where training code touches flax."""
+"""The state of a run, and the only training code that uses flax."""
 
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -11,15 +11,15 @@ from flax import linen as nn
 from flax import struct
 
 from affect_jax.names import Selects
+from affect_jax.tasks.interface import Apply
 
 Network = nn.Module
-Apply = Callable[..., tuple[jax.Array, Any]]
 
 
 class TrainState(struct.PyTreeNode):
-    """Parameters, BatchNorm statistics, optimizer state and, where it is kept, the average of the weights."""
+    """Parameters, BatchNorm statistics, optimizer state and, optionally, a moving average of the weights."""
 
-    step: jax.Array  # int32 [], updates done
+    step: jax.Array  # int32 [], number of steps done
     params: Any
     batch_stats: Any
     opt_state: Any
@@ -27,29 +27,29 @@ class TrainState(struct.PyTreeNode):
 
     @property
     def eval_variables(self) -> dict:
-        """The variables that evaluation uses: the average of the weights where there is one."""
+        """The variables for evaluation: the moving average if there is one."""
         return self.ema or {"params": self.params, "batch_stats": self.batch_stats}
 
 
 def init_variables(model: Network, key: jax.Array, inputs: Any) -> dict:
-    """Fresh `params` and `batch_stats` of a network; `inputs` are such as it takes, arrays or their shapes."""
+    """Draw `params` and `batch_stats` of a network; `inputs` are arrays, or shapes, that the network accepts."""
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), inputs)
     variables = jax.jit(lambda key: model.init(key, zeros, False))(key)
     return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
 
 
 def create_state(variables: dict, tx: optax.GradientTransformation, with_ema: bool) -> TrainState:
-    """The state before the first update."""
+    """Return the state before the first step."""
     params, batch_stats = variables["params"], variables["batch_stats"]
-    # copies: a donated state may not hold one buffer twice
+    # Copies: a donated state must not hold a buffer twice.
     ema = jax.tree.map(jnp.copy, {"params": params, "batch_stats": batch_stats}) if with_ema else None
     return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, tx.init(params), ema)
 
 
 def make_apply(model: Network, frozen: Selects | None = None) -> Apply:
-    """The network as a function `apply(variables, x, train, key) -> (outputs, new batch_stats)`.
+    """Return the network as a function `apply(variables, x, train, key) -> (outputs, new batch_stats)`.
 
-    A BatchNorm whose parameters are `frozen` works with its statistics as they are, in training too.
+    A BatchNorm whose parameters are `frozen` uses its stored statistics in training too, and does not change them.
     """
 
     def keep_statistics(next_function, args, kwargs, context):
@@ -71,7 +71,7 @@ def make_apply(model: Network, frozen: Selects | None = None) -> Apply:
 
 
 def feature_maps(model: Network, variables: dict, x: jax.Array) -> dict[str, jax.Array]:
-    """Outputs [B, H, W, C] of the network's parts by path, in order; where BatchNorm follows, what it makes of them."""
+    """Return the outputs [B, H, W, C] of the network's modules by path, in order; after BatchNorm where it follows."""
     maps: dict[str, jax.Array] = {}
 
     def keep(next_function, args, kwargs, context):
@@ -89,12 +89,12 @@ def feature_maps(model: Network, variables: dict, x: jax.Array) -> dict[str, jax
             model.apply(variables, x, False)
         return list(maps.values())
 
-    found = values(variables, x)  # tracing fills the dict, in order; jit alone would sort it
+    found = values(variables, x)  # tracing fills the dict in order; jit would sort it
     return dict(zip(maps, found, strict=True))
 
 
-def apply_beyond(model: Network, path: str) -> Callable[[dict, jax.Array, jax.Array], jax.Array]:
-    """The network as a function (variables, x, output of the part at `path`) -> outputs."""
+def apply_from(model: Network, path: str) -> Callable[[dict, jax.Array, jax.Array], jax.Array]:
+    """Return the network as a function (variables, x, output of the module at `path`) -> outputs."""
 
     def apply(variables: dict, x: jax.Array, features: jax.Array) -> jax.Array:
         def replace(next_function, args, kwargs, context):
@@ -108,7 +108,7 @@ def apply_beyond(model: Network, path: str) -> Callable[[dict, jax.Array, jax.Ar
 
 
 def describe_parameters(variables: dict) -> str:
-    """Table of names, shapes and sizes."""
+    """Return a table of names, shapes and sizes of the parameters."""
     from clu import parameter_overview
 
     return parameter_overview.get_parameter_overview(variables["params"], include_stats=False)

@@ -1,10 +1,9 @@
-"""The steps of a run: one update, many updates per dispatch, predictions.
+"""Training steps: one step, and several steps per dispatch.
 
-B batch, K classes, S updates in a dispatch, N examples of the split.
+B batch, S steps in a dispatch, N examples of the split.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -12,13 +11,10 @@ import optax
 from jax import lax
 
 from affect_jax.names import Selects, path_name
+from affect_jax.tasks.interface import Batch, LossFn, Sums
 from affect_jax.train.optim import hold_frozen
 from affect_jax.train.state import TrainState
 
-Batch = Mapping[str, jax.Array]
-Sums = dict[str, jax.Array]
-LossFn = Callable[[Any, Any, Batch, jax.Array], tuple[jax.Array, tuple[Any, Sums]]]
-"""(params, batch_stats, batch, key) -> (sum of the loss, (new batch_stats, sums with "count"))."""
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Sums]]
 
 
@@ -31,13 +27,12 @@ def make_train_step(
     axis_name: str | None = None,
     frozen: Selects | None = None,
 ) -> TrainStep:
-    """One update: `train_step(state, batch) -> (state, sums)`.
+    """Return one training step: `train_step(state, batch) -> (state, sums)`.
 
-    The batch is worked on in `accumulate_steps` parts whose gradients add up to that of the whole (BatchNorm sees the
-    parts). `sums` are those of loss_fn, plus "loss", "grad_norm" and "finite" (1 where loss, gradient and the new
-    variables are).
-    `axis_name` is for pmap and shard_map, where each device sees its own rows only. Parameters that are `frozen` stay
-    as they are, and no gradient is computed for them.
+    The batch is processed in `accumulate_steps` parts, whose gradients are added (BatchNorm sees the parts). `sums` are
+    those of loss_fn, "loss", "grad_norm", and "finite", which is 1 if loss, gradient and new variables are finite.
+    `axis_name` is for pmap and shard_map, where each device has its own rows. Parameters that are `frozen` do not
+    change, and no gradient is computed for them.
     """
 
     def where_frozen(change: Callable[[jax.Array], jax.Array], params):
@@ -52,7 +47,7 @@ def make_train_step(
         return jax.value_and_grad(loss, has_aux=True)(state.params, state.batch_stats, batch, key)
 
     rule = tx if frozen is None else hold_frozen(tx, frozen)
-    unroll = jax.default_backend() == "cpu"  # where XLA runs the body of a loop on one core
+    unroll = jax.default_backend() == "cpu"  # there XLA runs the body of a loop on one core
 
     def accumulated_gradient(state: TrainState, batch: Batch, key: jax.Array):
         parts = jax.tree.map(lambda x: x.reshape(accumulate_steps, -1, *x.shape[1:]), batch)
@@ -85,11 +80,11 @@ def make_train_step(
         params = optax.apply_updates(state.params, updates)
         ema = state.ema
         if ema is not None:
-            # a young average follows closely, else it would be that of the random start
+            # In the first steps the average follows closely; otherwise the random initial weights would dominate it.
             decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
             new = {"params": params, "batch_stats": batch_stats}
             ema = jax.tree.map(lambda average, value: decay * average + (1.0 - decay) * value, ema, new)
-        size = optax.tree.norm((params, batch_stats))  # a finite gradient may still overflow a weight
+        size = optax.tree.norm((params, batch_stats))  # a finite gradient can still overflow a weight
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm) & jnp.isfinite(size)
         sums = {**sums, "loss": loss, "grad_norm": grad_norm, "finite": finite.astype(jnp.float32)}
         return TrainState(state.step + 1, params, batch_stats, opt_state, ema), sums
@@ -98,12 +93,12 @@ def make_train_step(
 
 
 def make_train_steps(train_step: TrainStep) -> Callable[..., tuple[TrainState, Sums]]:
-    """Up to S updates in one call to the device: `train_steps(state, examples, batches, count) -> (state, sums)`.
+    """Return up to S training steps in one call: `train_steps(state, examples, batches, count) -> (state, sums)`.
 
-    `batches` are stacked, [S, B, ...]; only the first `count` (int32 []) are taken, so that one compilation serves
-    every length up to S. Where `examples` is a whole split on the device, [N, ...], `batches` is {"index": [S, B]} into
-    it; else `examples` is None. Stops behind the first update that is not finite; `sums` (of the last update
-    "grad_norm" and "finite", else totals) tell by "updates" how many were done.
+    `batches` are stacked, [S, B, ...]. Only the first `count` (int32 []) are used, so that one compilation serves every
+    number of steps up to S. If `examples` is a whole split on the device, [N, ...], `batches` is {"index": [S, B]}, else
+    `examples` is None. The loop ends after the first step that is not finite. `sums` are totals, except "grad_norm" and
+    "finite", which are those of the last step; "steps" is the number of steps done.
     """
 
     def batch_at(examples: Batch | None, batches: Batch, i: jax.Array) -> Batch:
@@ -113,20 +108,20 @@ def make_train_steps(train_step: TrainStep) -> Callable[..., tuple[TrainState, S
     def train_steps(state: TrainState, examples: Batch | None, batches: Batch, count: jax.Array):
         def unfinished(carry):
             _, sums = carry
-            return (sums["updates"] < count) & (sums["finite"] > 0)
+            return (sums["steps"] < count) & (sums["finite"] > 0)
 
-        def update(carry):
+        def next_step(carry):
             state, totals = carry
-            state, sums = train_step(state, batch_at(examples, batches, totals["updates"]))
+            state, sums = train_step(state, batch_at(examples, batches, totals["steps"]))
             last = {key: sums.pop(key) for key in ("grad_norm", "finite")}
             added = {key: totals[key] + sums[key] for key in sums}
-            return state, {**added, **last, "updates": totals["updates"] + 1}
+            return state, {**added, **last, "steps": totals["steps"] + 1}
 
         _, shapes = jax.eval_shape(train_step, state, jax.eval_shape(batch_at, examples, batches, jnp.int32(0)))
         zeros = {key: jnp.zeros(shape.shape, shape.dtype) for key, shape in shapes.items()}
-        start = {**zeros, "finite": jnp.float32(1), "updates": jnp.int32(0)}
+        start = {**zeros, "finite": jnp.float32(1), "steps": jnp.int32(0)}
         if jax.tree.leaves(batches)[0].shape[0] == 1:
-            return update((state, start))  # on CPU, XLA runs the body of a loop thirty times slower (measured)
-        return lax.while_loop(unfinished, update, (state, start))
+            return next_step((state, start))  # on CPU, XLA runs the body of a loop thirty times slower (measured)
+        return lax.while_loop(unfinished, next_step, (state, start))
 
     return train_steps

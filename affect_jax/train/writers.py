@@ -1,6 +1,6 @@
-"""Where metrics go: metrics.jsonl, which is the record, and TensorBoard, which is a view of it.
+"""Metric writers: metrics.jsonl, the record of a run, and TensorBoard, a view of it.
 
-Writers have the methods of clu.metric_writers.MetricWriter, whose own classes cannot be imported without TensorFlow.
+Writers have the methods of clu.metric_writers.MetricWriter that a run uses. clu's own classes need TensorFlow.
 """
 
 import importlib.util
@@ -9,17 +9,31 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import Any, Protocol
 
 from affect_jax.files import errors_naming, write_atomically
 
 Scalars = Mapping[str, float]
 
 
+class MetricWriter(Protocol):
+    """Methods of a writer."""
+
+    def write_scalars(self, step: int, scalars: Scalars) -> None:
+        """Write numbers by name."""
+
+    def flush(self) -> None:
+        """Write buffered records to disk."""
+
+    def close(self) -> None:
+        """Finish writing."""
+
+
 class JsonlWriter:
-    """One JSON object a line, {"step": ..., name: value, ...}; drops what an earlier try wrote past `first_step`."""
+    """Writes one JSON object per line, {"step": ..., name: value, ...}.
+
+    Records after `first_step`, which an earlier attempt wrote, are dropped.
+    """
 
     def __init__(self, path: Path, first_step: int):
         lines = path.read_text().splitlines(keepends=True) if path.exists() else []
@@ -29,30 +43,30 @@ class JsonlWriter:
         self._file = path.open("ab", buffering=0)
 
     def write_scalars(self, step: int, scalars: Scalars) -> None:
-        """Append a record, whole or, with OSError, not at all."""
+        """Append a record completely or, with OSError, not at all."""
         line = (json.dumps({"step": step, **scalars}) + "\n").encode()
         end = os.fstat(self._file.fileno()).st_size
         with errors_naming(self._file.name):
             try:
                 written = self._file.write(line)
-                if written < len(line):  # the disk is full, and says so of the rest
+                if written < len(line):  # the disk is full; writing the rest raises the error
                     self._file.write(line[written:])
             except OSError:
                 self._file.truncate(end)
                 raise
 
     def flush(self) -> None:
-        """Nothing: a record is with the system as soon as it is written."""
+        """Do nothing: every record is written at once."""
 
     def close(self) -> None:
-        """End writing."""
+        """Close the file."""
         self._file.close()
 
 
 class TensorBoardWriter:
-    """TensorBoard events in tensorboardX' format; hides events of an earlier try past `first_step`.
+    """Writes TensorBoard events with tensorboardX; hides events of an earlier attempt after `first_step`.
 
-    Without its SummaryWriter, whose thread a full disk ends, whereupon its queue fills up and the run waits forever.
+    tensorboardX's SummaryWriter is not used: a full disk ends its thread, its queue fills up, and the run hangs.
     """
 
     def __init__(self, logdir: Path, first_step: int):
@@ -72,40 +86,18 @@ class TensorBoardWriter:
         for name, value in scalars.items():
             self._write(step, summary=self._summary.scalar(name, value))
 
-    def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
-        """Write batches of images [B, H, W, C] by name, uint8 or float in [0, 1]."""
-        for name, batch in images.items():
-            self._write(step, summary=self._summary.image(name, batch, dataformats="NHWC"))
-
-    def write_histograms(
-        self, step: int, arrays: Mapping[str, np.ndarray], num_buckets: Mapping[str, int] | None = None
-    ) -> None:
-        """Write the distributions of arrays by name."""
-        for name, array in arrays.items():
-            self._write(step, summary=self._summary.histogram(name, array, (num_buckets or {}).get(name, 30)))
-
-    def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
-        """Write texts, Markdown, by name."""
-        for name, text in texts.items():
-            self._write(step, summary=self._summary.text(name, text))
-
-    def write_hparams(self, hparams: Mapping[str, Any]) -> None:
-        """Write the settings of the run, flat."""
-        for summary in self._summary.hparams(dict(hparams), {}):
-            self._write(0, summary=summary)
-
     def flush(self) -> None:
-        """Bring the events to disk."""
+        """Write buffered events to disk."""
         with errors_naming(self._logdir):
             self._events.flush()
 
     def close(self) -> None:
-        """End writing."""
+        """Close the file."""
         self._events.close()
 
 
-def tensorboard_writer(logdir: Path, first_step: int):
-    """clu's own writer where TensorFlow and tensorboard are installed, else TensorBoardWriter."""
+def tensorboard_writer(logdir: Path, first_step: int) -> MetricWriter:
+    """Return clu's own writer if TensorFlow and tensorboard are installed, else TensorBoardWriter."""
     if importlib.util.find_spec("tensorflow") and importlib.util.find_spec("tensorboard"):
         from clu import metric_writers
 

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from affect_jax.predict.model_file import write
+from affect_jax.runs.model_file import write
 
 ROOT = Path(__file__).parents[2]
 

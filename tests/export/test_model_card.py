@@ -5,8 +5,8 @@ from affect_jax.evaluate.classification import classification_metrics
 from affect_jax.evaluate.detection import detection_metrics
 from affect_jax.export.model_card import BLOCK, figures, update_card, with_figures
 from affect_jax.predict import reader
-from affect_jax.predict.model_file import Trained, read, summary, write
-from affect_jax.train.workdir import DataFacts
+from affect_jax.runs.model_file import Trained, read, summary, write
+from affect_jax.tasks.interface import DataFacts
 
 ENVIRONMENT = {"command": "python scripts/train.py --config=x", "commit": "abc123", "devices": "1 x cpu"}
 

@@ -12,7 +12,7 @@ from affect_jax.export.export import classifier_interface
 from affect_jax.export.onnx_graph import to_onnx
 from affect_jax.models.layers import max_pool
 from affect_jax.ops.conv import conv2d
-from affect_jax.train.workdir import DataFacts
+from affect_jax.tasks.interface import DataFacts
 
 RNG = np.random.default_rng(0)
 KERNEL, DEPTHWISE = (RNG.normal(size=shape).astype(np.float32) for shape in ((3, 3, 4, 5), (3, 3, 1, 4)))

@@ -25,7 +25,7 @@ from affect_jax.config import detection_config
 from affect_jax.models import build_model
 from affect_jax.models.pretrained import check_options, load_pretrained, merge, named_weights
 from affect_jax.ops import matching
-from affect_jax.train.detection import mean_losses
+from affect_jax.tasks.detection import mean_losses
 from affect_jax.train.state import make_apply
 
 REFERENCE = Path(__file__).parent / "reference"

@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 from untrained import untrained
 
 from affect_jax.predict.inside import class_activation, maps_of_face
-from affect_jax.train.workdir import DataFacts
+from affect_jax.tasks.interface import DataFacts
 
 FACE = np.random.default_rng(0).integers(0, 256, (70, 60, 3), np.uint8)
 

@@ -14,7 +14,7 @@ from matplotlib import cbook
 
 from affect_jax.predict.drawing import COLORS, OTHER_COLOR, draw_faces
 from affect_jax.predict.media import Frame, find_sources, read_frames
-from affect_jax.predict.model_file import write
+from affect_jax.runs.model_file import write
 from affect_jax.predict.output import DrawnVideo, Output
 from affect_jax.predict.reader import Classifier, Face, FaceReader
 

@@ -4,10 +4,10 @@ import pytest
 from affect_jax.data import open_split
 from affect_jax.data.images import crop_box, fit, to_channels
 from affect_jax.predict.media import Frame
-from affect_jax.predict.model_file import write
+from affect_jax.runs.model_file import write
 from affect_jax.predict.reader import Classifier, Detector, FaceReader, load
 from affect_jax.train import builders
-from affect_jax.train.detection import detect_split
+from affect_jax.tasks.detection import detect_split
 from affect_jax.train.mesh import data_mesh
 from affect_jax.train.state import make_apply
 

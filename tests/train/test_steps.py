@@ -127,7 +127,7 @@ from unittest import mock
 
 import jax, jax.numpy as jnp, numpy as np
 from affect_jax.models import build_model, vgg
-from affect_jax.train.classification import make_loss_fn
+from affect_jax.tasks.classification import make_loss_fn
 from affect_jax.train.mesh import data_mesh, replicated, split_over_devices
 from affect_jax.train.optim import make_optimizer, make_schedule
 from affect_jax.train.state import create_state, init_variables, make_apply

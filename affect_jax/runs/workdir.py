@@ -1,4 +1,4 @@
-"""What a run leaves behind: where each file is, whose run it is, and how it was made."""
+"""The folder of a run: its files, its lock, and the record of how the run was made."""
 
 import errno
 import fcntl
@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 from jax.experimental import multihost_utils
@@ -20,18 +19,11 @@ from ml_collections import ConfigDict
 
 from affect_jax.config import default_config
 from affect_jax.files import write_atomically
-
-
-class DataFacts(NamedTuple):
-    """What a network's shape takes from its data."""
-
-    class_names: tuple[str, ...]
-    image_shape: tuple[int, ...]
-    """(H, W, C) of a classifier's pictures; () of a detector, whose pictures are of any size."""
+from affect_jax.tasks.interface import DataFacts
 
 
 class Workdir:
-    """The folder of one run, and the names in it."""
+    """Paths in the folder of a run."""
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
@@ -46,11 +38,11 @@ class Workdir:
 
 
 @contextmanager
-def only_run(workdir: Workdir) -> Iterator[None]:
-    """Make the folder where it is not, and keep other runs out of it meanwhile; ValueError that names the one in it.
+def locked(workdir: Workdir) -> Iterator[None]:
+    """Create the folder and lock it for one run; ValueError that names the process that holds the lock.
 
-    The lock is the kernel's (flock, also over NFS), on a file that says who has it: it ends with its process, however
-    that ends. Where the file system has no locks, that is said and the run goes on without. Process 0 holds it for all.
+    The lock is the kernel's (flock, also over NFS) on a file that names its holder. It ends with the process, however
+    the process ends. On a file system without locks a warning is printed. Process 0 holds the lock for all processes.
     """
     if jax.process_index() > 0:
         yield
@@ -63,12 +55,12 @@ def only_run(workdir: Workdir) -> Iterator[None]:
             file.seek(0)
             holder = file.read() or "another run"
             raise ValueError(
-                f"{workdir.path} is in use by {holder}; wait for its end, or use another --workdir"
+                f"{workdir.path} is in use by {holder}; wait until it ends, or use another --workdir"
             ) from None
         except OSError as error:
             if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
                 raise
-            print(f"{workdir.path} cannot be locked ({error.strerror}): start no second run in it", file=sys.stderr)
+            print(f"{workdir.path} cannot be locked ({error.strerror}): do not start a second run in it", file=sys.stderr)
         file.truncate(0)
         file.write(f"process {os.getpid()} on {platform.node()} since {datetime.now():%Y-%m-%d %H:%M:%S}")
         file.flush()
@@ -77,9 +69,9 @@ def only_run(workdir: Workdir) -> Iterator[None]:
 
 
 def claim(workdir: Workdir, config: ConfigDict, data: DataFacts) -> None:
-    """Make the folder this config's: write config.json, or ValueError where the one there says something else.
+    """Write config.json, or raise ValueError if the folder has the config of another run.
 
-    Of several processes the first one writes and all compare: they have to see one folder and run one config.
+    Process 0 writes and all processes compare: they must share one folder and run one config.
     """
     wanted = json.loads(config.to_json())
     if jax.process_index() == 0 and not workdir.config.exists():
@@ -89,19 +81,19 @@ def claim(workdir: Workdir, config: ConfigDict, data: DataFacts) -> None:
     multihost_utils.sync_global_devices("config.json is written")
     if not workdir.config.exists():
         raise ValueError(
-            f"process {jax.process_index()} does not see the {workdir.config} that process 0 sees; --workdir has to be"
-            " a folder that all processes share"
+            f"process {jax.process_index()} cannot see the {workdir.config} of process 0; --workdir must be a folder that"
+            " all processes share"
         )
     found = json.loads(load_config(workdir).to_json())
     if differences := differing_fields(found, wanted):
         raise ValueError(
-            f"{workdir.path} holds a run of another config; use another --workdir, or change back:\n"
-            + "\n".join(f"  {name}: {old} there, {new} now" for name, old, new in differences)
+            f"{workdir.path} holds a run with another config; use another --workdir, or restore these fields:\n"
+            + "\n".join(f"  {name}: {old} in the folder, {new} now" for name, old, new in differences)
         )
 
 
 def load_config(workdir: Workdir) -> ConfigDict:
-    """The config of the run in `workdir`; a field that is younger than the run has its default, which is off."""
+    """Load the config of a run; fields that did not exist when the run started have their defaults."""
     record = tuples(_read_record(workdir)["config"])
     config = default_config(record.get("task", "classification"))
     config.update(record)
@@ -109,31 +101,31 @@ def load_config(workdir: Workdir) -> ConfigDict:
 
 
 def load_data_facts(workdir: Workdir) -> DataFacts:
-    """What the run in `workdir` took from its data."""
+    """Load the properties of the data that the run was trained on."""
     record = _read_record(workdir)
     if "data" not in record:
-        raise ValueError(f"{workdir.config} is of an older version: it does not name the classes")
+        raise ValueError(f"{workdir.config} is from an older version and does not name the classes; train the run again")
     return DataFacts(**tuples(record["data"]))
 
 
 def load_environment(workdir: Workdir) -> dict[str, str]:
-    """How the run in `workdir` was made."""
+    """Load command, commit, versions and devices of a run."""
     return _read_record(workdir)["environment"]
 
 
 def load_history(workdir: Workdir) -> list[dict]:
-    """The records of metrics.jsonl, without one that is still being written; empty before the first."""
+    """Load the complete records of metrics.jsonl; empty before the first one."""
     lines = workdir.history.read_text().splitlines(keepends=True) if workdir.history.exists() else []
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def load_metrics(workdir: Workdir) -> dict[str, dict]:
-    """The evaluations of the run by name, such as "val" and "test_tta_flip"; empty before the first."""
+    """Load the evaluations of a run by name, such as "val" and "test_tta_flip"; empty before the first one."""
     return json.loads(workdir.metrics.read_text()) if workdir.metrics.exists() else {}
 
 
 def environment() -> dict[str, str]:
-    """Command, commit, versions, devices and XLA's flags of this process."""
+    """Return command, commit, versions, devices and XLA flags of this process."""
     devices = jax.devices()
     packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
     return {
@@ -147,7 +139,7 @@ def environment() -> dict[str, str]:
 
 
 def differing_fields(old: dict, new: dict, prefix: str = "") -> list[tuple[str, object, object]]:
-    """(dotted name, old value, new value) wherever two nested dicts differ; "absent" stands for a missing field."""
+    """Return (dotted name, old value, new value) of the fields that differ; a missing field has the value "absent"."""
     differences = []
     for name in sorted(old.keys() | new.keys()):
         a, b = old.get(name, "absent"), new.get(name, "absent")
@@ -160,19 +152,19 @@ def differing_fields(old: dict, new: dict, prefix: str = "") -> list[tuple[str, 
 
 def _read_record(workdir: Workdir) -> dict:
     if not workdir.config.exists():
-        raise FileNotFoundError(f"{workdir.path} holds no run: there is no {workdir.config.name} in it")
+        raise FileNotFoundError(f"{workdir.path} is not the folder of a run: it has no {workdir.config.name}")
     return json.loads(workdir.config.read_text())
 
 
 def tuples(value):
-    """JSON's lists as the tuples that configs hold."""
+    """Convert JSON's lists to the tuples of configs."""
     if isinstance(value, dict):
         return {key: tuples(item) for key, item in value.items()}
     return tuple(tuples(item) for item in value) if isinstance(value, list) else value
 
 
 def _commit() -> str:
-    """Commit of this source tree, "+changes" where files differ from it, "unknown" outside a repository."""
+    """Return the commit of the source tree, with "+changes" if files differ, or "unknown" outside a repository."""
     folder = Path(__file__).parent
 
     def git(*arguments: str) -> str:
@@ -187,7 +179,5 @@ def _commit() -> str:
 
 
 def _processor() -> str:
-    import os
-
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return f"{cores} cores of {platform.machine()}"

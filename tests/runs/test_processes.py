@@ -10,7 +10,7 @@ from run_records import history, saved_state
 
 from affect_jax.process import cluster_size, join_processes
 from affect_jax.train import signals
-from affect_jax.train.loop import train_and_evaluate
+from affect_jax.runs.training import train_and_evaluate
 
 UPDATES = 60
 

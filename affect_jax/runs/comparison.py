@@ -12,7 +12,7 @@ from affect_jax.evaluate.detection import paired_bootstrap
 from affect_jax.runs.comparison_report import Comparison, Evaluation, Run, same_images, write_comparison
 from affect_jax.tasks import classification_report, detection_report
 from affect_jax.train import workdir
-from affect_jax.train.evaluation import read_detections
+from affect_jax.runs.evaluation import read_detections
 
 PRESENTATIONS = {
     "classification": classification_report.PRESENTATION,

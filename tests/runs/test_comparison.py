@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from affect_jax.train.comparison import compare_runs, differing, short_names
-from affect_jax.train.evaluation import read_detections, write_detections
+from affect_jax.runs.comparison import compare_runs, differing, short_names
+from affect_jax.runs.evaluation import read_detections, write_detections
 
 
 def test_runs_are_called_by_as_little_of_their_path_as_tells_them_apart():

@@ -1,4 +1,4 @@
-from affect_jax.train.sweep import mean_and_spread, seconds_to, sweep_table
+from affect_jax.runs.sweep import mean_and_spread, seconds_to, sweep_table
 
 
 def test_table_shows_mean_and_sample_deviation_over_seeds():

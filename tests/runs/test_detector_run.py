@@ -15,9 +15,9 @@ from processes import config_of, ended, start_processes
 from run_records import assert_same_bits, history, saved_state, stop_behind
 
 from affect_jax.train.builders import build_split, evaluation_box_batches
-from affect_jax.train.comparison import compare_runs
-from affect_jax.train.evaluation import evaluate_function
-from affect_jax.train.loop import train_and_evaluate
+from affect_jax.runs.comparison import compare_runs
+from affect_jax.runs.evaluation import evaluate_function
+from affect_jax.runs.training import train_and_evaluate
 from affect_jax.train.signals import Interrupted
 
 ROOT = Path(__file__).parents[2]

@@ -7,8 +7,8 @@ import pytest
 from run_records import assert_same_bits, history, saved_state, stop_behind
 
 from affect_jax.train import loop
-from affect_jax.train.evaluation import evaluate_run
-from affect_jax.train.loop import train_and_evaluate
+from affect_jax.runs.evaluation import evaluate_run
+from affect_jax.runs.training import train_and_evaluate
 from affect_jax.train.signals import Interrupted
 
 
@@ -104,7 +104,8 @@ def test_records_behind_the_checkpoint_that_is_gone_on_from_are_dropped(tiny_con
 
 def test_changed_config_in_an_old_workdir_is_an_error_that_shows_the_difference(tiny_config, tmp_path):
     (tmp_path / "run").mkdir()
-    from affect_jax.train.workdir import DataFacts, Workdir, claim
+    from affect_jax.tasks.interface import DataFacts
+from affect_jax.runs.workdir import Workdir, claim
 
     claim(Workdir(tmp_path / "run"), tiny_config, DataFacts(("happy", "sad"), (48, 48, 1)))
     tiny_config.optim.learning_rate = 0.5

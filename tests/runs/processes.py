@@ -8,7 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 CONFIG = """
-from affect_jax.train.workdir import Workdir, load_config
+from affect_jax.runs.workdir import Workdir, load_config
 
 def get_config():
     return load_config(Workdir({path!r}))

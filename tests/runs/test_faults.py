@@ -25,10 +25,10 @@ from affect_jax.data.drawn_faces import DrawnFaces
 from affect_jax.train import checkpoint, loop
 from affect_jax.train.checkpoint import step_folders
 from affect_jax.train.checksums import find_damage
-from affect_jax.train.evaluation import evaluate_run
-from affect_jax.train.loop import train_and_evaluate
+from affect_jax.runs.evaluation import evaluate_run
+from affect_jax.runs.training import train_and_evaluate
 from affect_jax.train.signals import Interrupted
-from affect_jax.train.workdir import Workdir, only_run
+from affect_jax.runs.workdir import Workdir, only_run
 from affect_jax.train.writers import JsonlWriter
 
 ROOT = Path(__file__).parents[2]

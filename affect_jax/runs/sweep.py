@@ -1,4 +1,4 @@
-"""Several runs one after another, each of several seeds, and one table of their results."""
+"""A sweep: several runs with several seeds each, one after another, and a table of their results."""
 
 import statistics
 import subprocess
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from affect_jax.files import write_atomically
-from affect_jax.train.workdir import Workdir, load_history, load_metrics
+from affect_jax.runs.workdir import Workdir, load_history, load_metrics
 
 
 def run_sweep(
@@ -18,11 +18,11 @@ def run_sweep(
     scripts: Path,
     marks: Sequence[float] = (),
 ) -> str:
-    """Train every run with every seed, evaluate on `split`, write the table to FOLDER/sweep.md and give it back.
+    """Train every run with every seed, evaluate on `split`, write the table to FOLDER/sweep.md and return it.
 
-    `runs` are names and the arguments of train.py, which lies in `scripts`. A run that is done is not done again, and
-    one that was stopped goes on. RuntimeError where a run fails; those before it are kept. The table also tells how
-    soon val's accuracy reached each of `marks`.
+    `runs` maps names to the arguments of train.py, which is in the folder `scripts`. Finished runs are skipped and
+    stopped runs resumed. The table also has the training time until val's accuracy reached each of `marks`.
+    RuntimeError if a run fails; the runs before it are kept.
     """
     folder = Path(folder)
     results = {}
@@ -30,7 +30,7 @@ def run_sweep(
         for seed in seeds:
             run = Workdir(folder / name / f"seed{seed}")
             print(f"== {name}, seed {seed}: {run.path}", flush=True)
-            # also where all is done: train.py then only checks that the config is still that of the folder
+            # Also for a finished run: train.py then checks that the config is that of the folder.
             start(scripts / "train.py", *arguments, f"--config.seed={seed}", f"--workdir={run.path}")
             if split not in load_metrics(run):
                 start(scripts / "evaluate.py", f"--workdir={run.path}", f"--split={split}")
@@ -46,25 +46,25 @@ def run_sweep(
 
 
 def start(script: Path, *arguments: str) -> None:
-    """Run a script to its end; RuntimeError where it fails."""
+    """Run a script; RuntimeError if it fails."""
     if subprocess.run([sys.executable, str(script), *arguments]).returncode:
-        raise RuntimeError(f"failed: {script.name} {' '.join(arguments)}; the same command goes on from here")
+        raise RuntimeError(f"{script.name} {' '.join(arguments)} failed; fix the cause, then rerun the sweep to resume")
 
 
 def seconds_to(mark: float, history: Sequence[dict]) -> float | None:
-    """Seconds of training, compilation and evaluation left out, before the first evaluation with this accuracy on val.
+    """Return the seconds of training until val's accuracy reached `mark`, or None.
 
-    None where no evaluation had it.
+    Compilation and evaluation are not counted.
     """
     evaluations = (record for record in history if "val/accuracy" in record)
     return next((record["train_seconds"] for record in evaluations if record["val/accuracy"] >= mark), None)
 
 
 def sweep_table(results: Mapping[str, Sequence[dict]], split: str, marks: Sequence[float] = ()) -> str:
-    """A Markdown table, a run a row: mean and sample standard deviation over its seeds.
+    """Return a Markdown table with a row per run: mean and sample standard deviation over its seeds.
 
-    With `marks`, also the seconds of training to each, over the seeds that reached it, and the longest compilation:
-    later runs find theirs done.
+    With `marks` it also has the seconds of training to each, over the seeds that reached it, and the longest
+    compilation time, because later runs find the compiled step in the cache.
     """
     headings = ["run", "seeds", f"{split} accuracy, %", "macro-F1, %", "NLL", "minutes"]
     headings += [f"s to {100 * mark:g} % on val" for mark in marks] + ["compilation, s"] * bool(marks)
@@ -87,6 +87,6 @@ def sweep_table(results: Mapping[str, Sequence[dict]], split: str, marks: Sequen
 
 
 def mean_and_spread(values: Sequence[float], digits: int) -> str:
-    """`mean ± sample standard deviation`, or the one value."""
+    """Format `mean ± sample standard deviation`, or a single value."""
     mean = f"{statistics.mean(values):.{digits}f}"
     return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.{digits}f}"

@@ -1,0 +1,157 @@
+"""Evaluation of a run's best checkpoint: metrics, predictions, figures and the report, all in the run's folder."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from ml_collections import ConfigDict
+
+from affect_jax.data.transforms import transform
+from affect_jax.evaluate.classification import most_confident_mistakes
+from affect_jax.evaluate.detection import detection_metrics, worst_pictures
+from affect_jax.evaluate.report import write_detection_report, write_report
+from affect_jax.files import write_atomically
+from affect_jax.runs import workdir
+from affect_jax.runs.best_checkpoint import load_best_checkpoint
+from affect_jax.runs.workdir import Workdir
+from affect_jax.tasks import build_task
+from affect_jax.tasks.detection import ground_truth
+from affect_jax.tasks.interface import Evaluation, Task
+from affect_jax.train.mesh import data_mesh, process_rows
+from affect_jax.train.prediction import compile_predict, predict_split
+
+MISTAKES_SHOWN = 24
+IMAGES_SHOWN = 12
+SAMPLES_SHOWN, DRAWS_SHOWN = 4, 7
+
+
+def evaluate_run(path: str | Path, split_name: str, **options: Any) -> dict:
+    """Evaluate the best checkpoint of the run in `path` on a split and record the result in the folder.
+
+    `options` are those of the task's `evaluation` method. Returns the metrics, with "checkpoint_step".
+    """
+    run = Workdir(path)
+    best = load_best_checkpoint(run)
+    task, mesh = best.task, data_mesh()
+    evaluation = task.evaluation(split_name, **options)
+    predict = compile_predict(task.predict_fn(best.apply, best.data, evaluation.options), mesh)
+    batches = task.evaluation_batches(evaluation, process_rows(task.config.eval_batch_size))
+    outputs = predict_split(predict, best.variables, batches, len(evaluation.split), mesh)
+    return record_evaluation(run, task, evaluation, best.step, task.predictions(outputs, evaluation))
+
+
+def record_evaluation(run: Workdir, task: Task, evaluation: Evaluation, step: int, predictions: Any) -> dict:
+    """Compute the metrics of predictions of checkpoint `step` and record them; return the metrics.
+
+    metrics.json gets the metrics under the evaluation's name, predictions/NAME.npz the predictions, figures/ the
+    figures, and report.html is written again.
+    """
+    metrics = {**evaluation.about, "checkpoint_step": step, **task.metrics(predictions, evaluation)}
+    if jax.process_index() == 0:
+        run.predictions.mkdir(exist_ok=True)
+        task.write_predictions(run.predictions / f"{evaluation.name}.npz", predictions, evaluation, step)
+        evaluations = {**workdir.load_metrics(run), evaluation.name: metrics}
+        write_atomically(run.metrics, json.dumps(evaluations, indent=2))
+        task.write_figures(run.figures, metrics, evaluation)
+        REPORTS[task.config.task](run, task, evaluation, predictions)
+    multihost_utils.sync_global_devices("the evaluation is written")
+    return metrics
+
+
+def evaluate_function(
+    detect: Callable[[np.ndarray], dict[str, np.ndarray]], path: str | Path, split_name: str, **options: Any
+) -> dict:
+    """Return the metrics of `detect`, image uint8 [H, W, 3] -> detections, on the images of evaluate_run."""
+    task = build_task(workdir.load_config(Workdir(path)))
+    evaluation = task.evaluation(split_name, **options)
+    detections = [{}] * len(evaluation.split)
+    for batch in task.evaluation_batches(evaluation):
+        for row in np.flatnonzero(batch["mask"]):
+            height, width = batch["image_size"][row]
+            found = detect(batch["image"][row, :height, :width])
+            detections[batch["index"][row]] = {**found, "boxes": found["boxes"] / batch["scale"][row]}
+    metrics = detection_metrics(ground_truth(evaluation.split), detections, evaluation.split.class_names)
+    return {**evaluation.about, **metrics}
+
+
+def write_run_report(run: Workdir, task: Task, evaluation: Evaluation, predictions: dict[str, np.ndarray]) -> None:
+    """Write report.html of a classifier's run, with the mistakes of these predictions."""
+    config, environment = task.config, workdir.load_environment(run)
+    history, split, probs = workdir.load_history(run), evaluation.split, predictions["probs"]
+    labels = split.arrays["label"]
+    mistakes = [
+        {
+            "image": split.arrays["image"][index],
+            "true": split.class_names[labels[index]],
+            "predicted": split.class_names[int(np.argmax(probs[index]))],
+            "confidence": float(np.max(probs[index])),
+            "id": f"image {index}",
+        }
+        for index in most_confident_mistakes(probs, labels, MISTAKES_SHOWN)
+    ]
+    write_report(
+        run.report,
+        title=f"{config.model.name} on {config.data.name}",
+        protocol=protocol(config, history, environment),
+        history=history,
+        evaluations=workdir.load_metrics(run),
+        shown=evaluation.name,
+        mistakes=mistakes,
+        class_names=split.class_names,
+        config=config.to_dict(),
+        environment=environment,
+        samples=task.augmented_samples(task.open_split("train"), SAMPLES_SHOWN, DRAWS_SHOWN),
+    )
+
+
+def write_detector_report(run: Workdir, task: Task, evaluation: Evaluation, predictions: dict[str, Any]) -> None:
+    """Write report.html of a detector's run, with the images that have most mistakes."""
+    config, environment = task.config, workdir.load_environment(run)
+    history, split = workdir.load_history(run), evaluation.split
+    truths, found = ground_truth(split), predictions["detections"]
+    write_detection_report(
+        run.report,
+        title=f"{config.model.name} on {config.data.name}",
+        protocol=protocol(config, history, environment),
+        history=history,
+        evaluations=workdir.load_metrics(run),
+        shown=evaluation.name,
+        pictures=[
+            {
+                "image": seen(split.read_image(image), evaluation.options, (config.seed, image)),
+                "truth": truths[image],
+                "found": found[image],
+                "id": split.places([image])[0],
+            }
+            for image in worst_pictures(truths, found, IMAGES_SHOWN)
+        ],
+        config=config.to_dict(),
+        environment=environment,
+    )
+
+
+REPORTS = {"classification": write_run_report, "detection": write_detector_report}
+
+
+def seen(example: dict[str, np.ndarray], settings: dict, seed: tuple[int, int]) -> np.ndarray:
+    """Return an image as the evaluation's settings change it, in its original size."""
+    size = example["image"].shape[:2]
+    return transform(**example, bucket=size, rng=np.random.default_rng(seed), **settings)["image"]
+
+
+def protocol(config: ConfigDict, history: list[dict], environment: dict[str, str]) -> dict[str, str]:
+    """Return how the numbers of a run were obtained, for its report."""
+    return {
+        "data": config.data.name,
+        "trained on": f"train, {config.total_epochs:g} epochs",
+        "checkpoint selected by": config.select_on,
+        "seed": str(config.seed),
+        "command": environment["command"],
+        "commit": environment["commit"],
+        "hardware": environment["devices"],
+        "wall time": f"{history[-1]['seconds'] / 60:.1f} minutes",
+    }

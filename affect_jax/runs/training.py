@@ -1,0 +1,119 @@
+"""A run: from a config and a folder to a trained, evaluated and reported network."""
+
+from contextlib import ExitStack
+from pathlib import Path
+
+import jax
+from jax.experimental import multihost_utils
+from ml_collections import ConfigDict
+
+from affect_jax.config import validate
+from affect_jax.models.pretrained import Pretrained, load_pretrained, named_weights, trained_with
+from affect_jax.runs import workdir
+from affect_jax.runs.best_checkpoint import load_best_variables
+from affect_jax.runs.evaluation import record_evaluation
+from affect_jax.runs.workdir import Workdir
+from affect_jax.tasks import build_task
+from affect_jax.train.builders import build_checkpoints
+from affect_jax.train.checkpoint import Checkpoints, set_aside_damaged
+from affect_jax.train.loop import BestEvaluation, Trainer
+from affect_jax.train.progress import RunLog
+from affect_jax.train.writers import JsonlWriter, tensorboard_writer
+
+
+def train_and_evaluate(config: ConfigDict, path: str | Path) -> dict[str, float]:
+    """Run `config` in the folder `path`, or resume the run there; return the best checkpoint's metrics, "val/...".
+
+    Raises ValueError if the config cannot be run or the folder belongs to another run, Interrupted after a signal (with
+    everything saved), FloatingPointError if loss, gradient or weights are not finite, and OSError if something cannot be
+    read or written. In all cases the same call resumes from the last checkpoint.
+    """
+    validate(config)
+    run, say = Workdir(path), print_line if jax.process_index() == 0 else ignore_line
+    trainer = Trainer(config, build_task(config), load_initial_weights(config))
+    with ExitStack() as resources:
+        resources.callback(trainer.close)
+        # Nothing has been written up to here: a config that cannot run leaves no folder.
+        resources.enter_context(workdir.locked(run))
+        workdir.claim(run, config, trainer.data)
+        for line in set_aside_damaged(run.checkpoints):
+            say(line)
+        checkpoints = build_checkpoints(config, run.checkpoints)
+        resources.callback(checkpoints.close)
+        if checkpoints.newest is not None:
+            trainer.restore(checkpoints)
+            say(f"resuming from step {trainer.step}")
+        elif run.history.exists():
+            say("the run has no checkpoint yet: starting again from step 0")
+        say(f"{trainer.describe()}; workdir: {run.path}")
+
+        log = open_log(run, trainer, say)
+        resources.callback(log.close)
+        trainer.train(checkpoints, log, lambda best: write_best(run, trainer, best))
+        metrics = report_best(run, trainer, checkpoints)
+    say(f"report: {run.report}; checkpoints and TensorBoard events: {run.path}")
+    return trainer.task.scalars(metrics)
+
+
+def load_initial_weights(config: ConfigDict) -> Pretrained | None:
+    """Load the weights of `config.init_from`: a file, a hub reference, or the best checkpoint of another run."""
+    if not config.init_from:
+        return None
+    other = Workdir(config.init_from)
+    if not other.config.exists():
+        return load_pretrained(config.init_from)
+    _, variables = load_best_variables(other)
+    return trained_with(workdir.load_config(other), named_weights(variables), config.init_from)
+
+
+def open_log(run: Workdir, trainer: Trainer, say) -> RunLog:
+    """Open the run's records; only process 0 writes."""
+    writers = []
+    if jax.process_index() == 0:
+        writers = [JsonlWriter(run.history, trainer.step), tensorboard_writer(run.path, trainer.step)]
+    return RunLog(trainer.total_steps, trainer.steps_per_epoch, trainer.task.progress_metrics, say, writers)
+
+
+def write_best(run: Workdir, trainer: Trainer, best: BestEvaluation) -> None:
+    """Write the predictions of the best checkpoint so far, which the report after the last step is made from."""
+    if jax.process_index() == 0:
+        run.predictions.mkdir(exist_ok=True)
+        file = run.predictions / f"{trainer.validation.name}.npz"
+        trainer.task.write_predictions(file, best.predictions, trainer.validation, best.step)
+
+
+def report_best(run: Workdir, trainer: Trainer, checkpoints: Checkpoints) -> dict:
+    """Record the best checkpoint's evaluation on val and write the report; return its metrics.
+
+    The predictions are those that the loop made. They are computed again only if an interruption lost them.
+    """
+    step, evaluation = checkpoints.best, trainer.validation
+    predictions = best_predictions(run, trainer, step)
+    if predictions is None:
+        _, variables = load_best_variables(run)
+        predictions = trainer.predict_val(variables)
+    return record_evaluation(run, trainer.task, evaluation, step, predictions)
+
+
+def best_predictions(run: Workdir, trainer: Trainer, step: int):
+    """Return the predictions of checkpoint `step` from memory or from the folder, or None."""
+    if trainer.best is not None and trainer.best.step == step:
+        found = trainer.best.predictions
+    else:
+        found = None
+        file = run.predictions / f"{trainer.validation.name}.npz"
+        if file.exists():
+            stored_step, stored = trainer.task.read_predictions(file)
+            found = stored if stored_step == step else None
+    # All processes must decide the same way, because predicting is a computation of all of them.
+    everywhere = multihost_utils.process_allgather(found is not None).all()
+    return found if everywhere else None
+
+
+def print_line(line: str) -> None:
+    """Print a line at once, also into a pipe."""
+    print(line, flush=True)
+
+
+def ignore_line(line: str) -> None:
+    """Print nothing: process 0 prints."""

@@ -1,0 +1,268 @@
+"""Classification of images of one size: data, loss, prediction, metrics and records.
+
+B batch, H W C height, width, channels of an image, K classes, N examples of a split, V views of test-time augmentation.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from affect_jax.data import open_split, pipeline
+from affect_jax.evaluate.classification import classification_metrics, paired_test, valence_arousal_metrics
+from affect_jax.evaluate.figures import save_figures
+from affect_jax.evaluate.tta import views
+from affect_jax.files import whole_file
+from affect_jax.losses import concordance_loss, smooth_labels, softmax_cross_entropy
+from affect_jax.models import build_model
+from affect_jax.ops.augment import augment, mixup
+from affect_jax.ops.photometric import normalize
+from affect_jax.tasks.interface import (
+    Apply,
+    Batch,
+    DataFacts,
+    Evaluation,
+    HostBatch,
+    LossFn,
+    PredictFn,
+    TrainingData,
+)
+
+VAL_METRICS = ("accuracy", "macro_f1", "ece", "ccc_valence", "ccc_arousal", "rmse_valence", "rmse_arousal")
+STEPS_PER_DISPATCH = 32
+"""Default on accelerators, where a dispatch costs as much as a small step."""
+
+
+class Classification:
+    """Images of one size and their classes; a data set that fits is kept on the device."""
+
+    score = "accuracy"
+    progress_metrics: Mapping[str, str] = MappingProxyType({"accuracy": "accuracy", "macro_f1": "macro-F1"})
+
+    def __init__(self, config: ConfigDict):
+        self.config = config
+
+    def open_split(self, name: str):
+        """Open the split "train", "val" or "test" of the config's data set."""
+        data = self.config.data
+        return open_split(data.name, name, data.data_dir, **data.options.to_dict())
+
+    def data_facts(self, split) -> DataFacts:
+        """Return the class names and the image shape."""
+        return DataFacts(split.class_names, tuple(split.image_shape))
+
+    def describe(self, train_split, validation: Evaluation) -> list[str]:
+        """Return lines about the data for the start of a run."""
+        place = "resident on the device" if is_resident(self.config, train_split) else "streamed"
+        shape = ", ".join(map(str, (self.config.batch_size, *train_split.image_shape)))
+        return [
+            f"train: {len(train_split)} images, {place}; val: {len(validation.split)} images;"
+            f" classes: {', '.join(train_split.class_names)}",
+            f"batch: [{shape}]",
+        ]
+
+    def build_network(self, data: DataFacts):
+        """Build the config's network, with two more outputs if valence and arousal have a weight in the loss."""
+        options = {name: value for name, value in self.config.model.items() if name != "name"}
+        outputs = len(data.class_names) + (2 if self.config.valence_arousal_weight > 0 else 0)
+        return build_model(self.config.model.name, num_classes=outputs, dtype=jnp.dtype(self.config.dtype), **options)
+
+    def network_inputs(self, data: DataFacts) -> jax.ShapeDtypeStruct:
+        """Return the shape of a batch of one image."""
+        return jax.ShapeDtypeStruct((1, *data.image_shape), jnp.float32)
+
+    def normalized_images(self, split, count: int) -> jax.Array:
+        """Return the first `count` images as the network's inputs [B, H, W, C]."""
+        images = split.read(np.arange(min(count, len(split))))["image"]
+        return normalize(jnp.asarray(images), self.config.preprocess.mean, self.config.preprocess.std)
+
+    def steps_per_dispatch(self) -> int:
+        """Return the config's number; by default one on CPU, where the body of a loop runs on one core."""
+        return self.config.steps_per_dispatch or (1 if jax.default_backend() == "cpu" else STEPS_PER_DISPATCH)
+
+    def training_data(self, split, total_steps: int, process_index: int, process_count: int) -> TrainingData:
+        """Return the batches of a run; ValueError if the split lacks the targets of the loss."""
+        config = self.config
+        check_targets(config, split)
+        resident = is_resident(config, split)
+        split = pipeline.InMemorySplit(split, "train") if resident else split
+        labels = split.labels() if config.data.sampling == "balanced" else None
+        source = pipeline.BatchIndices(len(split), config.batch_size, total_steps, config.seed, labels)
+        if resident:
+            return TrainingData(split.arrays, pipeline.index_iterator(source, process_index, process_count))
+        workers = config.data.num_workers
+        return TrainingData(None, pipeline.stream_iterator(source, split, workers, process_index, process_count))
+
+    def loss_fn(self, apply: Apply, data: DataFacts) -> LossFn:
+        """Return the config's loss: see make_loss_fn."""
+        config = self.config
+        return make_loss_fn(
+            apply,
+            len(data.class_names),
+            config.preprocess.mean,
+            config.preprocess.std,
+            config.data.targets,
+            config.augment.to_dict(),
+            config.mixup_alpha,
+            config.label_smoothing,
+            config.valence_arousal_weight,
+        )
+
+    def predict_fn(self, apply: Apply, data: DataFacts, options: Mapping[str, Any] = MappingProxyType({})) -> PredictFn:
+        """Return the config's prediction: see make_predict_fn. The option is "tta"."""
+        preprocess = self.config.preprocess
+        return make_predict_fn(apply, len(data.class_names), preprocess.mean, preprocess.std, **options)
+
+    def evaluation(self, split_name: str, tta: str = "none") -> Evaluation:
+        """Return the evaluation of a split with one of evaluate.tta.TTA; the split is read into memory."""
+        name = split_name if tta == "none" else f"{split_name}_tta_{tta}"
+        split = pipeline.InMemorySplit(self.open_split(split_name), split_name)
+        return Evaluation(name, {"split": split_name, "tta": tta}, split, {"tta": tta})
+
+    def evaluation_batches(self, evaluation: Evaluation, rows: slice = slice(None)) -> Iterator[HostBatch]:
+        """Yield image uint8 [B, H, W, C], index int32 [B] and mask float32 [B] in the order of the split."""
+        for batch in pipeline.padded_batches(evaluation.split, self.config.eval_batch_size):
+            yield {name: batch[name][rows] for name in ("image", "index", "mask")}
+
+    def predictions(self, outputs: Mapping[str, np.ndarray], evaluation: Evaluation) -> dict[str, np.ndarray]:
+        """Return the outputs: probs float32 [N, K] and valence_arousal float32 [N, 2 or 0]."""
+        return dict(outputs)
+
+    def metrics(self, predictions: Mapping[str, np.ndarray], evaluation: Evaluation, intervals: bool = True) -> dict:
+        """Return classification_metrics and, if the network predicts them, valence_arousal_metrics."""
+        arrays, class_names = evaluation.split.arrays, evaluation.split.class_names
+        metrics = classification_metrics(predictions["probs"], arrays["label"], class_names)
+        if predictions["valence_arousal"].size:
+            metrics.update(valence_arousal_metrics(predictions["valence_arousal"], arrays["valence_arousal"]))
+        return metrics
+
+    def scalars(self, metrics: Mapping[str, Any]) -> dict[str, float]:
+        """Return the metrics that a run records; the loss is the mean negative log likelihood."""
+        return {"val/loss": metrics["nll"]} | {f"val/{name}": metrics[name] for name in VAL_METRICS if name in metrics}
+
+    def write_predictions(
+        self, path: Path, predictions: Mapping[str, np.ndarray], evaluation: Evaluation, step: int
+    ) -> None:
+        """Write the predictions of checkpoint `step` and the labels to an .npz file."""
+        with whole_file(path) as file:
+            np.savez_compressed(file, labels=evaluation.split.arrays["label"], checkpoint_step=step, **predictions)
+
+    def read_predictions(self, path: Path) -> tuple[int, dict[str, np.ndarray]]:
+        """Return the step (-1 in older files) and the predictions that write_predictions wrote."""
+        with np.load(path) as stored:
+            predictions = {name: stored[name] for name in ("probs", "valence_arousal")}
+            return int(stored.get("checkpoint_step", -1)), predictions
+
+    def paired_test(self, path_a: Path, path_b: Path) -> dict:
+        """Return McNemar's test of two files of predictions; ValueError if their labels differ."""
+        correct, labels = [], []
+        for path in (path_a, path_b):
+            with np.load(path) as stored:
+                correct.append(stored["probs"].argmax(axis=1) == stored["labels"])
+                labels.append(stored["labels"])
+        if not np.array_equal(*labels):
+            raise ValueError("the images are not the same: their labels differ")
+        return paired_test(*correct)
+
+    def augmented_samples(self, split, count: int, draws: int) -> np.ndarray:
+        """Return the first `count` images, each followed by `draws` augmented versions."""
+        images = split.read(np.arange(min(count, len(split))))["image"]
+        return augmented_images(images, draws, self.config.augment.to_dict(), self.config.seed)
+
+    def write_figures(self, folder: Path, metrics: dict, evaluation: Evaluation) -> None:
+        """Write the confusion matrix and the calibration as PNG files."""
+        save_figures(folder, evaluation.name, metrics, evaluation.split.class_names)
+
+
+def check_targets(config: ConfigDict, split) -> None:
+    """Raise ValueError if the split lacks the targets of the loss."""
+    targets = [config.data.targets] + (["valence_arousal"] if config.valence_arousal_weight > 0 else [])
+    if missing := [name for name in targets if name not in split.read(np.arange(1))]:
+        raise ValueError(f"{config.data.name} has no {' and no '.join(missing)} to train on")
+
+
+def is_resident(config: ConfigDict, split) -> bool:
+    """Return True if the split is kept on the device: if the config says so or, with "auto", if it is small enough."""
+    fits = pipeline.size_in_bytes(split) <= config.data.resident_limit_gib * 2**30
+    return config.data.input == "resident" or (config.data.input == "auto" and fits)
+
+
+def make_loss_fn(
+    apply: Apply,
+    num_classes: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    targets: str = "label",
+    augmentation: dict | None = None,
+    mixup_alpha: float = 0.0,
+    label_smoothing: float = 0.0,
+    valence_arousal_weight: float = 0.0,
+) -> LossFn:
+    """Return the summed cross-entropy of augmented images.
+
+    The sums are "count" and "accuracy", with respect to the label or the larger of two mixed labels. `targets` is the
+    batch's field to learn: "label", int32 [B], or "votes", float32 [B, K]. With a weight for valence and arousal the
+    network has two outputs after the classes, and the loss adds their concordance with the batch's valence_arousal,
+    float32 [B, 2].
+    """
+
+    def loss_fn(params, batch_stats, batch: Batch, key: jax.Array):
+        augment_key, mixup_key, dropout_key = jax.random.split(key, 3)
+        images = augment(augment_key, batch["image"].astype(jnp.float32), **(augmentation or {}))
+        probs = jax.nn.one_hot(batch["label"], num_classes) if targets == "label" else batch[targets]
+        valence_arousal = batch["valence_arousal"] if valence_arousal_weight > 0 else jnp.zeros((len(images), 0))
+        if mixup_alpha > 0:
+            images, mixed = mixup(mixup_key, images, jnp.concatenate([probs, valence_arousal], -1), mixup_alpha)
+            probs, valence_arousal = mixed[:, :num_classes], mixed[:, num_classes:]
+        if label_smoothing > 0:
+            probs = smooth_labels(probs, label_smoothing)
+        variables = {"params": params, "batch_stats": batch_stats}
+        outputs, batch_stats = apply(variables, normalize(images, mean, std), True, dropout_key)
+        logits, predicted_valence_arousal = split_outputs(outputs, num_classes)
+        mask = jnp.ones(logits.shape[0])
+        loss = softmax_cross_entropy(logits, probs, mask)
+        if valence_arousal_weight > 0:
+            loss += valence_arousal_weight * concordance_loss(predicted_valence_arousal, valence_arousal)
+        correct = jnp.argmax(logits, -1) == jnp.argmax(probs, -1)
+        sums = {"count": jnp.sum(mask), "accuracy": jnp.sum(correct.astype(jnp.float32))}
+        return loss, (batch_stats, sums)
+
+    return loss_fn
+
+
+def split_outputs(outputs: jax.Array, num_classes: int) -> tuple[jax.Array, jax.Array]:
+    """Return logits [B, K] and valence and arousal in [-1, 1], [B, 2], or [B, 0] from a network without that head."""
+    outputs = outputs.astype(jnp.float32)
+    return outputs[:, :num_classes], jnp.tanh(outputs[:, num_classes:])
+
+
+def make_predict_fn(
+    apply: Apply, num_classes: int, mean: Sequence[float], std: Sequence[float], tta: str = "none"
+) -> PredictFn:
+    """Return `predict(variables, {"image": uint8 [B, H, W, C]}) -> {"probs": [B, K], "valence_arousal": [B, 2 or 0]}`.
+
+    Predictions are means over the views of the test-time augmentation `tta`.
+    """
+
+    def predict(variables: dict, batch: Batch) -> dict[str, jax.Array]:
+        images = batch["image"]
+        stacked = views(images.astype(jnp.float32), tta)  # [V, B, H, W, C]
+        outputs, _ = apply(variables, normalize(stacked.reshape(-1, *images.shape[1:]), mean, std), False)
+        logits, valence_arousal = split_outputs(outputs, num_classes)
+        of_views = {"probs": jax.nn.softmax(logits), "valence_arousal": valence_arousal}
+        return {name: value.reshape(*stacked.shape[:2], -1).mean(axis=0) for name, value in of_views.items()}
+
+    return predict
+
+
+def augmented_images(images: np.ndarray, draws: int, augmentation: dict, seed: int) -> np.ndarray:
+    """Return each image of uint8 [B, H, W, C] followed by `draws` augmented versions: [B, 1 + draws, H, W, C]."""
+    repeated = jnp.repeat(jnp.asarray(images, jnp.float32), draws, axis=0)
+    changed = jax.jit(lambda key, x: augment(key, x, **augmentation))(jax.random.key(seed), repeated)
+    changed = np.asarray(jnp.clip(jnp.round(changed), 0, 255), np.uint8).reshape(len(images), draws, *images.shape[1:])
+    return np.concatenate([images[:, None], changed], axis=1)

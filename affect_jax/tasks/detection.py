@@ -1,0 +1,304 @@
+"""Detection of boxes in images of any size: data, loss, prediction, metrics and records.
+
+B batch, N ground-truth boxes padded, D detections of an image. Batches are those of affect_jax.data.boxes_pipeline.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from affect_jax.data import boxes_pipeline, open_split
+from affect_jax.data.transforms import fitting_scale, transform
+from affect_jax.evaluate.anchor_coverage import best_anchor_iou, coverage_by_height
+from affect_jax.evaluate.detection import detection_metrics, paired_bootstrap
+from affect_jax.evaluate.figures import draw_boxes, save_detection_figures
+from affect_jax.files import whole_file
+from affect_jax.models import build_model
+from affect_jax.models.faster_rcnn import ANCHOR_STRIDES
+from affect_jax.ops.photometric import normalize
+from affect_jax.tasks.interface import (
+    Apply,
+    Batch,
+    DataFacts,
+    Evaluation,
+    HostBatch,
+    LossFn,
+    PredictFn,
+    TrainingData,
+)
+
+NETWORK_INPUTS = ("image", "image_size", "boxes", "label", "box_mask", "ignore")
+LOSS_COUNTS = {"objectness": "rpn_count", "rpn_box_reg": "rpn_count", "classifier": "roi_count", "box_reg": "roi_count"}
+"""The parts of the loss, and the count of samples that each is averaged over."""
+BRIGHTENINGS = {
+    "none": {},
+    "equalize": {"equalize_probability": 1.0},
+    "clahe": {"clahe_probability": 1.0},
+}
+"""Ways to brighten an image before detection, as settings of data.transforms.transform."""
+VAL_METRICS = ("ap50", "ap50_tool", "coco_ap", "accuracy", "precision")
+TRUTH_FIELDS, DETECTION_FIELDS = ("boxes", "label", "ignore"), ("boxes", "scores", "label")
+
+
+class Detection:
+    """Boxes in images of any size, which are resized to one of a few buckets."""
+
+    score = "ap50"
+    progress_metrics: Mapping[str, str] = MappingProxyType(
+        {"ap50": "AP50", "accuracy": "recall", "precision": "precision"}
+    )
+
+    def __init__(self, config: ConfigDict):
+        self.config = config
+
+    def open_split(self, name: str):
+        """Open the split "train", "val" or "test" of the config's data set."""
+        data = self.config.data
+        return open_split(data.name, name, data.data_dir, **data.options.to_dict())
+
+    def data_facts(self, split) -> DataFacts:
+        """Return the class names; a detector takes images of any size."""
+        return DataFacts(split.class_names, ())
+
+    def describe(self, train_split, validation: Evaluation) -> list[str]:
+        """Return lines about the data for the start of a run."""
+        sizes = " or ".join(f"[{self.config.batch_size}, {h}, {w}, 3]" for h, w in self.config.data.buckets)
+        boxes = [int(split.box_counts().sum()) for split in (train_split, validation.split)]
+        return [
+            f"train: {len(train_split)} images with {boxes[0]} boxes; val: {len(validation.split)} with {boxes[1]};"
+            f" classes: {', '.join(train_split.class_names)}",
+            f"batch: {sizes}",
+        ]
+
+    def build_network(self, data: DataFacts):
+        """Build the config's network."""
+        options = {name: value for name, value in self.config.model.items() if name != "name"}
+        dtype = jnp.dtype(self.config.dtype)
+        return build_model(self.config.model.name, num_classes=len(data.class_names), dtype=dtype, **options)
+
+    def network_inputs(self, data: DataFacts) -> dict[str, jax.ShapeDtypeStruct]:
+        """Return the shapes of a batch of one image; the parameters do not depend on its size."""
+        image = jax.ShapeDtypeStruct((1, *self.config.data.buckets[0], 3), jnp.float32)
+        return {"image": image, "image_size": jax.ShapeDtypeStruct((1, 2), jnp.int32)}
+
+    def normalized_images(self, split, count: int) -> dict[str, jax.Array]:
+        """Return the first `count` images, resized to the first bucket, as the network's inputs."""
+        indices, bucket = np.arange(min(count, len(split))), tuple(self.config.data.buckets[0])
+        rngs = [np.random.default_rng(int(index)) for index in indices]
+        batch = boxes_pipeline.read_batch(split, indices, bucket, rngs, max_boxes=1, settings={})
+        images = {name: jnp.asarray(batch[name]) for name in ("image", "image_size")}
+        return prepare_batch(images, self.config.preprocess.mean, self.config.preprocess.std)
+
+    def steps_per_dispatch(self) -> int:
+        """Return 1: batches differ in size."""
+        return 1
+
+    def training_data(self, split, total_steps: int, process_index: int, process_count: int) -> TrainingData:
+        """Return the batches of a run."""
+        data = self.config.data
+        source = boxes_pipeline.BucketBatches(
+            split.sizes(), data.buckets, self.config.batch_size, total_steps, self.config.seed
+        )
+        batches = boxes_pipeline.boxes_stream_iterator(
+            source,
+            split,
+            max_boxes=data.max_boxes,
+            settings=self.config.transform.to_dict(),
+            num_workers=data.num_workers,
+            process_index=process_index,
+            process_count=process_count,
+        )
+        return TrainingData(None, batches)
+
+    def loss_fn(self, apply: Apply, data: DataFacts) -> LossFn:
+        """Return the four losses of Faster R-CNN: see make_loss_fn."""
+        return make_loss_fn(apply, self.config.preprocess.mean, self.config.preprocess.std)
+
+    def predict_fn(self, apply: Apply, data: DataFacts, options: Mapping[str, Any] = MappingProxyType({})) -> PredictFn:
+        """Return the config's detection: see make_predict_fn. `options` change the images, not the function."""
+        return make_predict_fn(apply, self.config.preprocess.mean, self.config.preprocess.std)
+
+    def evaluation(
+        self, split_name: str, dark: bool = False, brighten: str = "none", data: str = "", data_dir: str | Path = ""
+    ) -> Evaluation:
+        """Return the evaluation of a split of the run's data set, or of the set `data` in `data_dir`.
+
+        `dark` applies the low-light simulator to the images; `brighten`, one of BRIGHTENINGS, brightens them after it.
+        """
+        of_run = self.config.data
+        name, options = (data, {}) if data else (of_run.name, of_run.options.to_dict())
+        changes = (["dark"] if dark else []) + ([brighten] if brighten != "none" else [])
+        return Evaluation(
+            "_".join([*([data] if data else []), split_name, *changes]),
+            {"split": ", ".join([name, split_name, *changes])},
+            open_split(name, split_name, data_dir or of_run.data_dir, **options),
+            ({"low_light_probability": 1.0} if dark else {}) | BRIGHTENINGS[brighten],
+        )
+
+    def evaluation_batches(self, evaluation: Evaluation, rows: slice = slice(None)) -> Iterator[HostBatch]:
+        """Yield the batches of boxes_pipeline.padded_box_batches, bucket by bucket."""
+        data = self.config.data
+        return boxes_pipeline.padded_box_batches(
+            evaluation.split,
+            self.config.eval_batch_size,
+            data.eval_buckets or data.buckets,
+            data.max_boxes,
+            evaluation.options,
+            self.config.seed,
+            rows,
+        )
+
+    def predictions(self, outputs: Mapping[str, Any], evaluation: Evaluation) -> dict[str, Any]:
+        """Return "detections", one dict per image, and "losses", the mean losses of the split.
+
+        The detections of an image are boxes float32 [D, 4] in pixels of the original image, scores float32 [D] and
+        label int32 [D].
+        """
+        found, scale = outputs["detections"], outputs["scale"]
+        detections = []
+        for image, valid in enumerate(found["valid"]):
+            one = {name: found[name][image][valid] for name in DETECTION_FIELDS}
+            detections.append({**one, "boxes": one["boxes"] / scale[image]})
+        losses = {name: float(value) for name, value in mean_losses(outputs["losses"]).items()}
+        return {"detections": detections, "losses": {"loss": sum(losses.values()), **losses}}
+
+    def metrics(self, predictions: Mapping[str, Any], evaluation: Evaluation, intervals: bool = True) -> dict:
+        """Return detection_metrics and the losses."""
+        truths, class_names = ground_truth(evaluation.split), evaluation.split.class_names
+        metrics = detection_metrics(truths, predictions["detections"], class_names, intervals)
+        return {**metrics, "losses": predictions["losses"]}
+
+    def scalars(self, metrics: Mapping[str, Any]) -> dict[str, float]:
+        """Return the metrics that a run records."""
+        losses = {f"val/{name}": value for name, value in metrics["losses"].items()}
+        return losses | {f"val/{name}": metrics[name] for name in VAL_METRICS}
+
+    def write_predictions(self, path: Path, predictions: Mapping[str, Any], evaluation: Evaluation, step: int) -> None:
+        """Write the detections of checkpoint `step`, the losses and the ground truth to an .npz file."""
+        arrays = {"checkpoint_step": step, **{f"loss/{k}": v for k, v in predictions["losses"].items()}}
+        for prefix, fields, images in (
+            ("", DETECTION_FIELDS, predictions["detections"]),
+            ("true_", TRUTH_FIELDS, ground_truth(evaluation.split)),
+        ):
+            arrays[f"{prefix}count"] = [len(image["boxes"]) for image in images]
+            arrays |= {prefix + name: np.concatenate([image[name] for image in images]) for name in fields}
+        with whole_file(path) as file:
+            np.savez_compressed(file, **arrays)
+
+    def read_predictions(self, path: Path) -> tuple[int, dict[str, Any]]:
+        """Return the step (-1 in older files) and the predictions that write_predictions wrote."""
+        _, detections = read_detections(path)
+        with np.load(path) as stored:
+            losses = {name.removeprefix("loss/"): float(stored[name]) for name in stored if name.startswith("loss/")}
+            return int(stored.get("checkpoint_step", -1)), {"detections": detections, "losses": losses}
+
+    def paired_test(self, path_a: Path, path_b: Path) -> dict:
+        """Return the paired bootstrap of two files of predictions; ValueError if their true boxes differ."""
+        (truths, found_a), (others, found_b) = read_detections(path_a), read_detections(path_b)
+        if len(truths) != len(others) or not all(
+            np.array_equal(one[name], other[name]) for one, other in zip(truths, others, strict=True) for name in one
+        ):
+            raise ValueError("the images are not the same: their true boxes differ")
+        return paired_bootstrap(truths, found_a, found_b)
+
+    def augmented_samples(self, split, count: int, draws: int) -> np.ndarray:
+        """Return the first `count` images in the first bucket, each followed by `draws` transformed versions.
+
+        Boxes are drawn, those that training ignores in yellow.
+        """
+        bucket, seed = tuple(self.config.data.buckets[0]), self.config.seed
+        rows = []
+        for index in range(min(count, len(split))):
+            example = split.read_image(index)
+            rows.append([])
+            for draw in range(1 + draws):
+                settings = self.config.transform.to_dict() if draw else {}
+                rng = np.random.default_rng((seed, index, draw))
+                seen = transform(**example, bucket=bucket, rng=rng, **settings)
+                boxes, ignore = seen["boxes"], seen["ignore"]
+                rows[-1].append(draw_boxes(seen["image"], right=boxes[~ignore], wrong=boxes[:0], missed=boxes[ignore]))
+        return np.array(rows)
+
+    def write_figures(self, folder: Path, metrics: dict, evaluation: Evaluation) -> None:
+        """Write the precision-recall curve as a PNG file."""
+        save_detection_figures(folder, evaluation.name, metrics)
+
+
+def ground_truth(split) -> list[dict[str, np.ndarray]]:
+    """Return boxes, label and ignore of every image of a split."""
+    return [split.annotations(image) for image in range(len(split))]
+
+
+def read_detections(path: Path) -> tuple[list[dict], list[dict]]:
+    """Return ground truth and detections of a file of Detection.write_predictions, one dict per image each."""
+    with np.load(path) as stored:
+        arrays = dict(stored)
+    if "true_count" not in arrays:
+        raise ValueError(f"{path} is from an older version, without true boxes; evaluate the run again")
+
+    def images(prefix: str, fields: Sequence[str]) -> list[dict]:
+        ends = np.cumsum(arrays[f"{prefix}count"])[:-1]
+        columns = [np.split(arrays[prefix + name], ends) for name in fields]
+        return [dict(zip(fields, image, strict=True)) for image in zip(*columns, strict=True)]
+
+    return images("true_", TRUTH_FIELDS), images("", DETECTION_FIELDS)
+
+
+def prepare_batch(batch: Batch, mean: Sequence[float], std: Sequence[float]) -> dict[str, jax.Array]:
+    """Return the network's inputs: normalized pixels, zero in the padding."""
+    height, width = batch["image"].shape[1:3]
+    inside = (jnp.arange(height)[:, None] < batch["image_size"][:, 0, None, None]) & (
+        jnp.arange(width) < batch["image_size"][:, 1, None, None]
+    )
+    image = jnp.where(inside[..., None], normalize(batch["image"], mean, std), 0.0)
+    return {**{name: batch[name] for name in NETWORK_INPUTS if name in batch}, "image": image}
+
+
+def mean_losses(losses: Mapping[str, Any]) -> dict:
+    """Return torchvision's four losses, "loss_objectness" etc.: the sums [B] of each divided by its samples."""
+    return {f"loss_{name}": losses[name].sum() / losses[count].sum().clip(1) for name, count in LOSS_COUNTS.items()}
+
+
+def make_loss_fn(apply: Apply, mean: Sequence[float], std: Sequence[float]) -> LossFn:
+    """Return the sum of the four losses of Faster R-CNN, times B; the sums are these losses, times B, and "count", B."""
+
+    def loss_fn(params, batch_stats, batch: Batch, key: jax.Array):
+        variables = {"params": params, "batch_stats": batch_stats}
+        outputs, batch_stats = apply(variables, prepare_batch(batch, mean, std), True, key)
+        count = jnp.float32(batch["image"].shape[0])
+        sums = {name: count * value for name, value in mean_losses(outputs["losses"]).items()}
+        return sum(sums.values()), (batch_stats, {**sums, "count": count})
+
+    return loss_fn
+
+
+def make_predict_fn(apply: Apply, mean: Sequence[float], std: Sequence[float]) -> PredictFn:
+    """Return `predict(variables, batch)` with "detections" in pixels of the bucket.
+
+    For a batch with boxes the outputs also have "losses", from the same forward pass; for one with a scale, "scale".
+    """
+
+    def predict(variables: dict, batch: Batch) -> dict[str, Any]:
+        outputs, _ = apply(variables, prepare_batch(batch, mean, std), False)
+        return outputs | {name: batch[name] for name in ("scale",) if name in batch}
+
+    return predict
+
+
+def anchor_coverage(config: ConfigDict, split) -> dict[str, dict[str, float]]:
+    """Return coverage_by_height of the split's boxes by the config's anchors, in images resized as for evaluation."""
+    buckets, model = config.data.eval_buckets or config.data.buckets, config.model
+    chosen = boxes_pipeline.choose_buckets(split.sizes(), buckets)
+    boxes, best = [], []
+    for place, bucket in enumerate(buckets):
+        for image in np.flatnonzero(chosen == place):
+            boxes.append(split.boxes(int(image)) * fitting_scale(split.sizes()[image], bucket))
+            strides = ANCHOR_STRIDES[model.neck]
+            best.append(best_anchor_iou(boxes[-1], bucket, strides, model.anchor_sizes, model.aspect_ratios))
+    return coverage_by_height(np.concatenate(boxes), np.concatenate(best))

@@ -1,0 +1,135 @@
+"""The interface between a run and its task.
+
+A task is built from a config, `Task(config)`, and knows no devices: it reads host batches and gives pure functions of
+(variables, batch). The training loop, evaluation, export and prediction compile these functions and place the arrays.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import grain
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+HostBatch = dict[str, np.ndarray]
+Batch = Mapping[str, jax.Array]
+Sums = dict[str, jax.Array]
+Apply = Callable[..., tuple[Any, Any]]
+"""(variables, inputs, train, key) -> (outputs, new batch_stats): a network."""
+LossFn = Callable[[Any, Any, Batch, jax.Array], tuple[jax.Array, tuple[Any, Sums]]]
+"""(params, batch_stats, batch, key) -> (sum of the loss, (new batch_stats, sums with "count"))."""
+PredictFn = Callable[[dict, Batch], dict[str, Any]]
+"""(variables, batch) -> outputs by name, with the batch axis first."""
+
+
+class DataFacts(NamedTuple):
+    """Properties of a data set that determine the shape of a network."""
+
+    class_names: tuple[str, ...]
+    image_shape: tuple[int, ...]
+    """(H, W, C) of a classifier's images; () of a detector, which takes images of any size."""
+
+
+class TrainingData(NamedTuple):
+    """The training split as the loop consumes it."""
+
+    examples: HostBatch | None
+    """All examples of the split if they are kept on the device; batches then hold only "index"."""
+    batches: grain.DatasetIterator
+    """This process's rows of each batch; the iterator's state is saved with every checkpoint."""
+
+
+class Evaluation(NamedTuple):
+    """A split and the options to evaluate it with."""
+
+    name: str
+    """Name for files and for metrics.json, such as "test_tta_flip"."""
+    about: dict[str, str]
+    """Description that is stored with the metrics: "split" and, for classifiers, "tta"."""
+    split: Any
+    options: Mapping[str, Any]
+
+
+class Task(Protocol):
+    """All that differs between the kinds of run.
+
+    `data` is a DataFacts, `evaluation` an Evaluation, `split` a split as affect_jax.data.open_split returns it.
+    """
+
+    config: ConfigDict
+    score: str
+    """Name of the metric in which runs are compared."""
+    progress_metrics: Mapping[str, str]
+    """Metrics of the progress lines, with their labels."""
+
+    def __init__(self, config: ConfigDict): ...
+
+    def open_split(self, name: str) -> Any:
+        """Open the split "train", "val" or "test" of the config's data set."""
+
+    def data_facts(self, split: Any) -> DataFacts:
+        """Return the properties of the data that the network depends on."""
+
+    def describe(self, train_split: Any, validation: Evaluation) -> list[str]:
+        """Return lines about the data for the start of a run."""
+
+    def build_network(self, data: DataFacts) -> Any:
+        """Build the config's network, a flax module."""
+
+    def network_inputs(self, data: DataFacts) -> Any:
+        """Return the shapes of the network's inputs for a batch of one."""
+
+    def normalized_images(self, split: Any, count: int) -> jax.Array:
+        """Return the first `count` images as the network's inputs, to measure BatchNorm statistics on."""
+
+    def steps_per_dispatch(self) -> int:
+        """Return the number of training steps per call to the device."""
+
+    def training_data(self, split: Any, total_steps: int, process_index: int, process_count: int) -> TrainingData:
+        """Return the batches of a run, the rows of one process; ValueError if the split lacks the loss's targets."""
+
+    def loss_fn(self, apply: Apply, data: DataFacts) -> LossFn:
+        """Return the loss of a training batch, augmentation included."""
+
+    def predict_fn(self, apply: Apply, data: DataFacts, options: Mapping[str, Any] = ...) -> PredictFn:
+        """Return the function from images to predictions; `options` are those of an Evaluation."""
+
+    def evaluation(self, split_name: str, **options: Any) -> Evaluation:
+        """Return an evaluation of a split; `options` are the task's own."""
+
+    def evaluation_batches(self, evaluation: Evaluation, rows: slice = ...) -> Iterator[HostBatch]:
+        """Yield every example of the split once, `rows` of each batch.
+
+        All batches have the same number of rows; `mask` is 0 for padding and `index` is the position in the split.
+        """
+
+    def predictions(self, outputs: Mapping[str, np.ndarray], evaluation: Evaluation) -> Any:
+        """Return the predictions of a split from the outputs [N, ...] of predict_fn for all its examples."""
+
+    def metrics(self, predictions: Any, evaluation: Evaluation, intervals: bool = True) -> dict:
+        """Return all metrics of the predictions; `intervals` adds bootstrap intervals, which take seconds."""
+
+    def scalars(self, metrics: Mapping[str, Any]) -> dict[str, float]:
+        """Return the metrics that a run records, under "val/...", "val/loss" among them."""
+
+    def write_predictions(self, path: Path, predictions: Any, evaluation: Evaluation, step: int) -> None:
+        """Write the predictions of checkpoint `step` and the ground truth to an .npz file."""
+
+    def read_predictions(self, path: Path) -> tuple[int, Any]:
+        """Return the step and the predictions that write_predictions wrote; ValueError for an older format."""
+
+    def paired_test(self, path_a: Path, path_b: Path) -> dict:
+        """Compare two files of write_predictions on the same images; ValueError if the images differ."""
+
+    def augmented_samples(self, split: Any, count: int, draws: int) -> np.ndarray:
+        """Return the first `count` images, each followed by `draws` augmented versions.
+
+        uint8 [count, 1 + draws, H, W, C]; a detector's images have their boxes drawn.
+        """
+
+    def write_figures(self, folder: Path, metrics: dict, evaluation: Evaluation) -> None:
+        """Write the figures of an evaluation as PNG files."""
+
+
