@@ -34,14 +34,14 @@ ROUNDS = flags.DEFINE_integer("rounds", 10, "Timed calls of each work; the table
 def torch_twins(config) -> dict:
     """The config's network in PyTorch, by implementation; none without --compare=torch."""
     from affect_jax.benchmark import torch_twin
-    from affect_jax.train import builders
+    from affect_jax.tasks import build_task
 
     if COMPARE.value != "torch":
         return {}
     name = config.model.name
     if name not in torch_twin.NETWORKS:
         raise ValueError(f"--compare=torch knows {' or '.join(torch_twin.NETWORKS)}; set one in the config")
-    split = builders.build_split(config, "train")
+    split = build_task(config).open_split("train")
     options = {key: value for key, value in config.model.items() if key != "name"}
     network = name, split.image_shape, len(split.class_names), options, config.dtype
     twins = {"torch_eager": torch_twin.Twin(*network, compiled=False)}
@@ -80,12 +80,12 @@ def measure_classifier(config) -> list[dict]:
 
     from affect_jax.benchmark import steps as benchmark
     from affect_jax.benchmark import torch_twin
-    from affect_jax.train import builders
+    from affect_jax.tasks import build_task
 
     flop = benchmark.forward_flop(config)
     on_cpu = jax.default_backend() == "cpu"
     updates, window = (1, LOOP_WINDOW) if on_cpu else (50, 500)  # that dispatch and the clock weigh little
-    split = builders.build_split(config, "train")
+    split = build_task(config).open_split("train")
     twins = torch_twins(config)
 
     def noise(size: int) -> dict:
@@ -144,12 +144,12 @@ def measure_detector(config) -> list[dict]:
 def torchvision_works(config, batch: dict, regions: tuple) -> dict:
     """torchvision's step, forward and RoIAlign, each in a process of its own."""
     from affect_jax.benchmark import torch_twin
-    from affect_jax.train import builders
+    from affect_jax.tasks import build_task
 
     model = config.model
     if model.neck != "fpn":
         raise ValueError("--compare=torch knows detectors with a pyramid; set config.model.neck to fpn")
-    num_classes = len(builders.build_split(config, "train").class_names)
+    num_classes = len(build_task(config).open_split("train").class_names)
     optimizer = torch_optimizer(config)
     detector = torch_twin.detector_work, num_classes, model.to_dict(), config.dtype, optimizer, batch
     align = torch_twin.roi_align_work, *regions, 4, model.box.canonical_size, model.box.canonical_level

@@ -23,8 +23,8 @@ def main(argv):
     import jax
 
     from affect_jax.export.export import export_model, table
-    from affect_jax.runs.model_file import read
     from affect_jax.process import prepare_process
+    from affect_jax.runs.model_file import read
 
     logging.set_verbosity(logging.ERROR)
     jax.config.update("jax_platforms", "cpu")  # whose float32 is whole; what is exported runs on the others too

@@ -19,12 +19,13 @@ def main(argv):
     if CONFIG.value is None:
         raise app.UsageError("which config? For example --config=configs/widerface_rcnn.py")
     from affect_jax.config import validate
-    from affect_jax.train.builders import anchor_coverage, build_split
+    from affect_jax.tasks import build_task
+    from affect_jax.tasks.detection import anchor_coverage
 
     logging.set_verbosity(logging.ERROR)  # tfds tells of every file
     try:
         validate(CONFIG.value)
-        groups = anchor_coverage(CONFIG.value, build_split(CONFIG.value, SPLIT.value))
+        groups = anchor_coverage(CONFIG.value, build_task(CONFIG.value).open_split(SPLIT.value))
     except (ValueError, FileNotFoundError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
     print(f"anchors {CONFIG.value.model.anchor_sizes} x {CONFIG.value.model.aspect_ratios}")

@@ -25,12 +25,13 @@ def main(argv):
     import numpy as np
 
     from affect_jax.config import validate
-    from affect_jax.train.builders import build_split, changed_samples
+    from affect_jax.tasks import build_task
 
     logging.set_verbosity(logging.ERROR)  # tfds tells of every file
     try:
         validate(CONFIG.value)
-        rows = changed_samples(CONFIG.value, build_split(CONFIG.value, "train"), PICTURES.value, DRAWS.value)
+        task = build_task(CONFIG.value)
+        rows = task.augmented_samples(task.open_split("train"), PICTURES.value, DRAWS.value)
     except (ValueError, FileNotFoundError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
     framed = np.pad(rows, [(0, 0), (0, 0), (1, 1), (1, 1), (0, 0)])

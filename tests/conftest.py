@@ -11,8 +11,8 @@ from untrained import untrained
 
 from affect_jax.config import classification_config, detection_config
 from affect_jax.ops import conv
-from affect_jax.runs.model_file import Trained
 from affect_jax.process import prepare_process
+from affect_jax.runs.model_file import Trained
 from affect_jax.tasks.interface import DataFacts
 
 ROOT = Path(__file__).parents[1]

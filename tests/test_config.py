@@ -15,11 +15,11 @@ from affect_jax.config import (
     validate,
 )
 from affect_jax.data import open_split
-from affect_jax.train import loop
-from affect_jax.runs.training import train_and_evaluate
 from affect_jax.runs.sweep import seconds_to
-from affect_jax.tasks import is_resident
+from affect_jax.runs.training import train_and_evaluate
 from affect_jax.runs.workdir import Workdir, load_history
+from affect_jax.tasks.classification import is_resident
+from affect_jax.train import loop
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 VARIANTS = [

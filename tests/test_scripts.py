@@ -58,12 +58,12 @@ def test_run_stopped_by_sigterm_is_saved_and_the_same_command_finishes_it(tmp_pa
                 break
         rest = process.stdout.read()
     assert process.returncode == 128 + signal.SIGTERM
-    assert "the same command goes on" in rest
+    assert "rerun the command to resume" in rest
     (saved,) = [path.name for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit()]
     assert 0 < int(saved) < 100
     done = run("train", *arguments)
     assert done.returncode == 0, done.stderr
-    assert f"going on behind update {saved}" in done.stdout
+    assert f"resuming from step {saved}" in done.stdout
     steps = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert steps == sorted(steps) and steps[-1] == 100
 
@@ -151,7 +151,7 @@ def open_wider_lists(file: Path):
         ("train", (DEMO, "--config.optim.weight_decay=0.1"), "adam has none; use adamw"),
         ("train", (DEMO, "--config.data.name=ferr"), "unknown data set 'ferr'; known are"),
         ("train", (DEMO, "--config.model.name=vgg"), "unknown model 'vgg'; known are"),
-        ("evaluate", ("--workdir=/nowhere",), "/nowhere holds no run"),
+        ("evaluate", ("--workdir=/nowhere",), "/nowhere is not the folder of a run"),
         ("report", ("/nowhere",), "/nowhere holds no run: neither config.json nor metrics.jsonl is in it"),
     ],
 )

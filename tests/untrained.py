@@ -4,15 +4,15 @@ import jax
 import numpy as np
 
 from affect_jax.runs.model_file import Trained
-from affect_jax.train import builders
-from affect_jax.train.state import init_variables
+from affect_jax.tasks import build_task
 from affect_jax.tasks.interface import DataFacts
+from affect_jax.train.state import init_variables
 
 
 def untrained(config, data: DataFacts) -> Trained:
     """A config's network as it starts, with every value moved off its round one."""
-    model = builders.build_network(config, len(data.class_names))
-    variables = init_variables(model, jax.random.key(0), builders.network_inputs(config, data.image_shape))
+    task = build_task(config)
+    variables = init_variables(task.build_network(data), jax.random.key(0), task.network_inputs(data))
     leaves, tree = jax.tree.flatten(variables)
     rng = np.random.default_rng(1)
     moved = [leaf * rng.uniform(0.8, 1.2, leaf.shape).astype(np.float32) for leaf in leaves]

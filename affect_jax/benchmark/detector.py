@@ -14,10 +14,10 @@ from affect_jax.benchmark.steps import Work
 from affect_jax.models.faster_rcnn import ANCHOR_STRIDES
 from affect_jax.ops.nms import nms
 from affect_jax.ops.roi_align import roi_align, roi_levels
-from affect_jax.train import builders
-from affect_jax.train.mesh import data_mesh, replicated, split_over_devices, to_devices
-from affect_jax.train.state import init_variables, make_apply
 from affect_jax.tasks import build_task
+from affect_jax.train.mesh import data_mesh, replicated, split_over_devices, to_devices
+from affect_jax.train.prediction import compile_predict
+from affect_jax.train.state import init_variables, make_apply
 
 NMS_BOXES, NMS_THRESH = 2000, 0.5
 ROIS, POOLED_SIDE, SAMPLING_RATIO = 512, 7, 2
@@ -26,17 +26,19 @@ ROI_STRIDES = ANCHOR_STRIDES["fpn"][:4]
 
 def first_batch(config: ConfigDict) -> dict[str, np.ndarray]:
     """The first batch of a run with this config."""
-    return next(build_task(config).batches(1, data_mesh())[1])
+    task = build_task(config)
+    batches = task.training_data(task.open_split("train"), 1, process_index=0, process_count=1).batches
+    return next(batches)
 
 
 def forward_work(config: ConfigDict, batch: dict[str, np.ndarray]) -> Work:
     """Detections of a batch that lies on the devices, from random weights."""
-    mesh = data_mesh()
-    split = builders.build_split(config, "train")
-    model = builders.build_network(config, len(split.class_names))
-    variables = init_variables(model, jax.random.key(0), builders.network_inputs(config))
+    mesh, task = data_mesh(), build_task(config)
+    data = task.data_facts(task.open_split("train"))
+    model = task.build_network(data)
+    variables = init_variables(model, jax.random.key(0), task.network_inputs(data))
     variables = jax.device_put(variables, replicated(mesh))
-    detect = builders.build_detect(config, make_apply(model), mesh)
+    detect = compile_predict(task.predict_fn(make_apply(model), data), mesh)
     batch = to_devices(batch, split_over_devices(mesh))
     return lambda: jax.block_until_ready(detect(variables, batch))
 

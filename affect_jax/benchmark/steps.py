@@ -19,14 +19,15 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from affect_jax.config import validate
-from affect_jax.data.pipeline import InMemorySplit
-from affect_jax.train import builders, workdir
-from affect_jax.tasks.classification import predict_split
+from affect_jax.runs import workdir
 from affect_jax.runs.training import train_and_evaluate
-from affect_jax.train.mesh import data_mesh, one_device, replicated, split_over_devices, to_devices
-from affect_jax.train.state import create_state, init_variables, make_apply
-from affect_jax.train.steps import Batch, make_train_step
 from affect_jax.tasks import build_task
+from affect_jax.tasks.interface import Batch, DataFacts
+from affect_jax.train import builders
+from affect_jax.train.mesh import data_mesh, one_device, replicated, split_over_devices, to_devices
+from affect_jax.train.prediction import compile_predict, predict_split
+from affect_jax.train.state import create_state, init_variables, make_apply
+from affect_jax.train.steps import make_train_step
 
 Work = Callable[[], None]
 """Does its work once and returns when it is done."""
@@ -59,23 +60,21 @@ def row(work: str, implementation: str, images: int, seconds: list[float], flop:
 
 
 def step_work(config: ConfigDict, batch: Batch, updates: int) -> tuple[Work, dict[str, int]]:
-    """`updates` updates of the config's network on a batch on the devices, augmentation and mixup off.
+    """`updates` training steps of the config's network on a batch on the devices, augmentation and mixup off.
 
-    And the bytes that an update needs: "arguments" and, beside them, "temporaries".
+    And the bytes that a step needs: "arguments" and, in addition, "temporaries".
     """
     config = ConfigDict(config.to_dict())
-    if config.task == "classification":
+    if "augment" in config:
         config.augment, config.mixup_alpha = {}, 0.0
-    mesh = data_mesh()
-    task = build_task(config)
-    num_classes = len(task.data_facts.class_names)
-    model = builders.build_network(config, num_classes)
-    apply = make_apply(model)
-    tx = builders.build_optimizer(config, builders.build_schedule(config, task.num_examples))
-    inputs = builders.network_inputs(config, task.data_facts.image_shape)
-    variables = init_variables(model, jax.random.key(0), inputs)
+    mesh, task = data_mesh(), build_task(config)
+    split = task.open_split("train")
+    data = task.data_facts(split)
+    model = task.build_network(data)
+    tx = builders.build_optimizer(config, builders.build_schedule(config, len(split)))
+    variables = init_variables(model, jax.random.key(0), task.network_inputs(data))
     state = jax.device_put(create_state(variables, tx, config.ema_decay > 0), replicated(mesh))
-    loss_fn = builders.build_loss_fn(config, apply, num_classes)
+    loss_fn = task.loss_fn(make_apply(model), data)
     train_step = make_train_step(loss_fn, tx, jax.random.key(1), config.accumulate_steps, config.ema_decay)
     batch = to_devices(batch, split_over_devices(mesh))
     compiled = jax.jit(train_step, donate_argnums=0).lower(state, batch).compile()
@@ -104,27 +103,33 @@ def noise_batch(batch_size: int, image_shape: tuple[int, int, int], num_classes:
 
 def evaluate_work(config: ConfigDict, batches: int) -> tuple[Work, int]:
     """Probabilities of the first `batches` evaluation batches of val; and how many images those are."""
-    mesh = data_mesh()
-    split = InMemorySplit(builders.build_split(config, "val"), "val")
+    mesh, task = data_mesh(), build_task(config)
+    evaluation = task.evaluation("val")
+    split = evaluation.split
     split.arrays = {key: array[: batches * config.eval_batch_size] for key, array in split.arrays.items()}
-    model = builders.build_network(config, len(split.class_names))
-    variables = jax.device_put(
-        init_variables(model, jax.random.key(0), builders.network_inputs(config, split.image_shape)), replicated(mesh)
-    )
-    predict = builders.build_predict(config, make_apply(model), len(split.class_names), mesh)
-    return lambda: predict_split(predict, variables, split, config.eval_batch_size, mesh), len(split)
+    data = task.data_facts(split)
+    model = task.build_network(data)
+    variables = init_variables(model, jax.random.key(0), task.network_inputs(data))
+    variables = jax.device_put(variables, replicated(mesh))
+    predict = compile_predict(task.predict_fn(make_apply(model), data), mesh)
+
+    def work() -> None:
+        predict_split(predict, variables, task.evaluation_batches(evaluation), len(split), mesh)
+
+    return work, len(split)
 
 
 def predict_work(config: ConfigDict, images: np.ndarray, calls: int) -> Work:
     """Probabilities on the host of these images, uint8 [B, H, W, C] on the host, `calls` times, from random weights."""
-    num_classes = len(builders.build_split(config, "val").class_names)
-    model = builders.build_network(config, num_classes)
-    variables = init_variables(model, jax.random.key(0), builders.network_inputs(config, images.shape[1:]))
-    predict = builders.build_predict(config, make_apply(model), num_classes, one_device())
+    task = build_task(config)
+    data = DataFacts(task.open_split("val").class_names, images.shape[1:])
+    model = task.build_network(data)
+    variables = init_variables(model, jax.random.key(0), task.network_inputs(data))
+    predict = compile_predict(task.predict_fn(make_apply(model), data), one_device())
 
     def work() -> None:
         for _ in range(calls):
-            np.asarray(predict(variables, images)["probs"])
+            np.asarray(predict(variables, {"image": images})["probs"])
 
     return work
 
@@ -133,8 +138,8 @@ def loop_seconds(config: ConfigDict, data_input: str, windows: int, steps_a_wind
     """Seconds of each window of `steps_a_window` updates of a real run with this config, from the record it leaves."""
     config = ConfigDict(config.to_dict())
     config.init_from, config.init_excuse = "", ()  # what the weights are makes no step slower
-    num_examples = len(builders.build_split(config, "train"))
-    if config.task == "classification":
+    num_examples = len(build_task(config).open_split("train"))
+    if "input" in config.data:
         config.data.input = data_input
     if data_input == "resident":
         config.data.num_workers = 0
@@ -172,9 +177,9 @@ def forward_flop(config: ConfigDict) -> float:
 
     Of a detector, a picture of its first bucket; boxes, NMS and the like count nothing.
     """
-    class_names, image_shape = build_task(config).data_facts
-    model = builders.build_network(config, len(class_names))
-    inputs = builders.network_inputs(config, image_shape)
+    task = build_task(config)
+    data = task.data_facts(task.open_split("train"))
+    model, inputs = task.build_network(data), task.network_inputs(data)
     variables = jax.eval_shape(lambda: init_variables(model, jax.random.key(0), inputs))
     return _flop(jax.make_jaxpr(lambda variables, x: make_apply(model)(variables, x, False))(variables, inputs).jaxpr)
 

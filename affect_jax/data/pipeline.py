@@ -86,9 +86,25 @@ class ReadBatch(grain.transforms.Map):
         return {**self.split.read(indices), "index": indices}
 
 
-def index_iterator(source: BatchIndices) -> grain.DatasetIterator:
-    """Iterator over the index batches int32 [B] of a run; its state goes into the checkpoint."""
-    return iter(grain.MapDataset.source(source).to_iter_dataset(grain.ReadOptions(num_threads=0)))
+class TakeRows(grain.transforms.Map):
+    """Takes this process's rows of the indices of a batch."""
+
+    def __init__(self, process_index: int, process_count: int):
+        self.process_index, self.process_count = process_index, process_count
+
+    def map(self, indices: np.ndarray) -> Batch:
+        """Return {"index": int32 [B / process_count]}."""
+        rows = len(indices) // self.process_count
+        return {"index": indices[self.process_index * rows : (self.process_index + 1) * rows]}
+
+
+def index_iterator(source: BatchIndices, process_index: int = 0, process_count: int = 1) -> grain.DatasetIterator:
+    """Return an iterator over this process's rows of a run's batches, {"index": int32 [B]}, without reading examples.
+
+    Its state goes into the checkpoint.
+    """
+    batches = grain.MapDataset.source(source).map(TakeRows(process_index, process_count))
+    return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=0)))
 
 
 def stream_iterator(

@@ -18,10 +18,9 @@ from jax import export, lax
 from affect_jax.data import find_dataset, open_split
 from affect_jax.data.boxes_pipeline import padded_box_batches
 from affect_jax.ops.boxes import box_iou
+from affect_jax.predict.reader import compiled_predict, face_input
 from affect_jax.runs.model_file import Trained, read, write
-from affect_jax.predict.reader import face_input, network, one_device
-from affect_jax.train import builders
-from affect_jax.train.state import make_apply
+from affect_jax.tasks import build_task
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 NUM_FACES, NUM_PICTURES = 128, 4
@@ -163,15 +162,13 @@ def in_float32(trained: Trained) -> Trained:
 
 def classifier_interface(trained: Trained) -> Interface:
     """Faces uint8 [B, H, W, C] to probabilities [B, K], and valence_arousal [B, 2] of a network with that head."""
-    predict = builders.build_predict(
-        trained.config, make_apply(network(trained)), len(trained.data.class_names), one_device()
-    )
+    predict = compiled_predict(trained)
     names = {"probabilities": "probs"}
     if trained.config.valence_arousal_weight > 0:
         names["valence_arousal"] = "valence_arousal"
 
     def classify(variables: dict, faces: jax.Array) -> dict[str, jax.Array]:
-        predicted = predict(variables, faces)
+        predicted = predict(variables, {"image": faces})
         return {name: predicted[inner] for name, inner in names.items()}
 
     return Interface(classify, {"faces": jax.ShapeDtypeStruct(trained.data.image_shape, np.uint8)})
@@ -182,7 +179,7 @@ def detector_interface(trained: Trained, bucket: tuple[int, int]) -> Interface:
 
     These are boxes float32 [B, D, 4], scores float32 [B, D], falling, label int32 [B, D] and valid bool [B, D].
     """
-    compiled = builders.build_detect(trained.config, make_apply(network(trained)), one_device())
+    compiled = compiled_predict(trained)
 
     def detect(variables: dict, pictures: jax.Array, sizes: jax.Array) -> dict[str, jax.Array]:
         return compiled(variables, {"image": pictures, "image_size": sizes})["detections"]
@@ -242,7 +239,7 @@ def faces_to_check(trained: Trained) -> tuple[str, np.ndarray]:
     """Faces uint8 [N, H, W, C] of the run's val split, drawn ones where it is not at hand; and what they are called."""
     shape = trained.data.image_shape
     try:
-        split = builders.build_split(trained.config, "val")
+        split = build_task(trained.config).open_split("val")
         if tuple(split.image_shape) == tuple(shape):
             places = np.unique(np.linspace(0, len(split) - 1, NUM_FACES).astype(int))
             return f"{len(places)} faces of {trained.config.data.name}, val", split.read(places)["image"]
@@ -255,7 +252,7 @@ def faces_to_check(trained: Trained) -> tuple[str, np.ndarray]:
 def scenes_to_check(trained: Trained) -> tuple[str, object]:
     """A split of pictures: the run's val, drawn scenes where it is not at hand; and what its first ones are called."""
     try:
-        split, name = builders.build_split(trained.config, "val"), f"pictures of {trained.config.data.name}, val"
+        split, name = build_task(trained.config).open_split("val"), f"pictures of {trained.config.data.name}, val"
     except FileNotFoundError:
         split, name = open_split("drawn_scenes", "val", num_examples=NUM_PICTURES), "drawn scenes"
     return f"{min(NUM_PICTURES, len(split))} {name}", split

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from affect_jax.runs.model_file import Trained
-from affect_jax.predict.reader import face_input, network
-from affect_jax.train.builders import augmented_images
 from affect_jax.ops.photometric import normalize
+from affect_jax.predict.reader import face_input, network
+from affect_jax.runs.model_file import Trained
+from affect_jax.tasks.classification import augmented_images
 from affect_jax.train.state import apply_from, feature_maps
 
 
@@ -41,7 +41,8 @@ def class_activation(trained: Trained, face: np.ndarray, expression: str, part: 
 
 def augmented_faces(trained: Trained, face: np.ndarray, draws: int) -> np.ndarray:
     """The face as the network gets it, then `draws` times as its training changed faces: uint8 [1 + draws, H, W, C]."""
-    return augmented_images(trained.config, face_input(face, trained.data.image_shape)[None], draws)[0]
+    config, image = trained.config, face_input(face, trained.data.image_shape)[None]
+    return augmented_images(image, draws, config.augment.to_dict(), config.seed)[0]
 
 
 def prepared(trained: Trained, face: np.ndarray) -> jax.Array:

@@ -17,8 +17,10 @@ from affect_jax.data.images import crop_box, fit, to_channels
 from affect_jax.data.transforms import clip_boxes, resize_to_fit
 from affect_jax.predict.media import Frame
 from affect_jax.runs.model_file import Trained, read
-from affect_jax.train import builders
+from affect_jax.tasks import build_task
+from affect_jax.tasks.interface import PredictFn, Task
 from affect_jax.train.mesh import one_device
+from affect_jax.train.prediction import compile_predict
 from affect_jax.train.state import Network, make_apply
 
 SHIPPED = Path(__file__).parent / "weights"
@@ -113,14 +115,13 @@ class Classifier:
         check_task(trained, "classification")
         self.class_names, self.image_shape = trained.data
         self._batch_size, self._variables = batch_size, trained.variables
-        apply = make_apply(network(trained))
-        self._predict = builders.build_predict(trained.config, apply, len(self.class_names), one_device())
+        self._predict = compiled_predict(trained)
 
     def __call__(self, faces: Sequence[np.ndarray]) -> np.ndarray:
         """Probabilities of each face."""
         inputs = [face_input(face, self.image_shape) for face in faces]
         pending = [
-            (self._predict(self._variables, padded(batch, self._batch_size))["probs"], len(batch))
+            (self._predict(self._variables, {"image": padded(batch, self._batch_size)})["probs"], len(batch))
             for batch in batched(inputs, self._batch_size)
         ]
         empty = np.zeros((0, len(self.class_names)), np.float32)
@@ -135,7 +136,7 @@ class Detector:
         data = trained.config.data
         self._buckets, self._batch_size = data.eval_buckets or data.buckets, batch_size
         self._variables, self._min_score = trained.variables, min_score
-        self._detect = builders.build_detect(trained.config, make_apply(network(trained)), one_device())
+        self._detect = compiled_predict(trained)
 
     def __call__(self, images: Sequence[np.ndarray]) -> list[dict[str, np.ndarray]]:
         """Boxes and scores of each picture."""
@@ -170,12 +171,23 @@ class Detector:
         return self._detect(self._variables, batch)["detections"], scales
 
 
+def compiled_predict(trained: Trained) -> PredictFn:
+    """Return the jitted prediction of a trained network for this device."""
+    task = build_device_task(trained)
+    return compile_predict(task.predict_fn(make_apply(task.build_network(trained.data)), trained.data), one_device())
+
+
 def network(trained: Trained) -> Network:
-    """Its network, for the device here."""
+    """Return the flax module of a trained network for this device."""
+    return build_device_task(trained).build_network(trained.data)
+
+
+def build_device_task(trained: Trained) -> Task:
+    """Build the task of a trained network; on CPU, where bfloat16 is emulated, it computes in float32."""
     config = trained.config.copy_and_resolve_references()
     if jax.default_backend() == "cpu":
-        config.dtype = "float32"  # bfloat16 is emulated there
-    return builders.build_network(config, len(trained.data.class_names))
+        config.dtype = "float32"
+    return build_task(config)
 
 
 def face_input(face: np.ndarray, image_shape: tuple[int, int, int]) -> np.ndarray:

@@ -1,32 +1,22 @@
-"""Several runs side by side, from what they left in their folders."""
+"""Comparison of several runs, from the files in their folders."""
 
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from affect_jax.data import SPLITS
-from affect_jax.evaluate.classification import paired_test
-from affect_jax.evaluate.detection import paired_bootstrap
+from affect_jax.runs import workdir
 from affect_jax.runs.comparison_report import Comparison, Evaluation, Run, same_images, write_comparison
-from affect_jax.tasks import classification_report, detection_report
-from affect_jax.train import workdir
-from affect_jax.runs.evaluation import read_detections
-
-PRESENTATIONS = {
-    "classification": classification_report.PRESENTATION,
-    "detection": detection_report.PRESENTATION,
-}
+from affect_jax.tasks import TASKS, build_task
 
 FACTS = ("Network and data", "Seed", "Epochs", "Minutes", "Checkpoint by", "Commit", "Hardware")
-"""What the page says of every run."""
+"""Columns of the page's table of runs."""
 FACTS_OF_ENVIRONMENT = ("command", "commit", "devices")
-"""What is said of a run already, and need not be told among the fields that differ."""
+"""Fields of the environment that the page shows elsewhere, not among the fields that differ."""
 
 
 def write_runs(path: str | Path, folders: Sequence[str | Path]) -> list[Comparison]:
-    """Write the page of the runs in `folders`, which may be going on or records alone, and give back what it shows."""
+    """Write the page of the runs in `folders`, finished, training or only recorded; return what it shows."""
     comparisons = compare(folders)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     write_comparison(path, comparisons)
@@ -34,9 +24,9 @@ def write_runs(path: str | Path, folders: Sequence[str | Path]) -> list[Comparis
 
 
 def compare(folders: Sequence[str | Path]) -> list[Comparison]:
-    """The runs in `folders`, those of a task together and each tested against the first that saw the same pictures.
+    """Compare the runs of each task, every run with the first that was evaluated on the same images.
 
-    ValueError where a folder stands there twice, FileNotFoundError where one holds no run.
+    ValueError if a folder is given twice, FileNotFoundError if a folder has no run.
     """
     paths = short_names(folders)
     runs = [load_run(path, name) for name, path in paths.items()]
@@ -45,20 +35,21 @@ def compare(folders: Sequence[str | Path]) -> list[Comparison]:
 
 
 def _compare(runs: Sequence[Run], paths: Mapping[str, Path]) -> Comparison:
-    presentation, evaluations = PRESENTATIONS[runs[0].task], []
+    presentation, evaluations = TASKS[runs[0].task].presentation, []
     for name, shown, metrics in same_images(runs, presentation):
         first, *others = metrics
         tests = {other: _test_or_reason(paths[other], paths[first], name) for other in others}
         evaluations.append(Evaluation(name, shown, metrics, tests))
-    known = [run.name for run in runs if workdir.Workdir(paths[run.name]).config.exists()]
-    return Comparison(presentation, runs, evaluations, differing([_settings(paths[name]) for name in known]), known)
+    with_config = [run.name for run in runs if workdir.Workdir(paths[run.name]).config.exists()]
+    fields = differing([_settings(paths[name]) for name in with_config])
+    return Comparison(presentation, runs, evaluations, fields, with_config)
 
 
 def short_names(folders: Sequence[str | Path]) -> dict[str, Path]:
-    """Each folder by the last parts of its path, as few as tell all apart: "C3" and "C4", or "C3/seed0", "C3/seed1"."""
+    """Map the shortest endings of the paths that differ to the folders: "C3" and "C4", or "C3/seed0", "C3/seed1"."""
     resolved = [Path(folder).resolve() for folder in folders]
-    if twice := [folder for place, folder in enumerate(resolved) if folder in resolved[:place]]:
-        raise ValueError(f"{twice[0]} is given twice")
+    if repeated := [folder for place, folder in enumerate(resolved) if folder in resolved[:place]]:
+        raise ValueError(f"{repeated[0]} is given twice")
     for count in itertools.count(1):
         names = ["/".join(folder.parts[-count:]) for folder in resolved]
         if len(set(names)) == len(names):
@@ -66,9 +57,9 @@ def short_names(folders: Sequence[str | Path]) -> dict[str, Path]:
 
 
 def load_run(path: str | Path, name: str) -> Run:
-    """The run in `path`, called `name`: config.json and what metrics.jsonl and metrics.json have by now.
+    """Load the run in `path` under a name: its config, metrics.jsonl and metrics.json as far as they exist.
 
-    FileNotFoundError where neither config nor record is there.
+    FileNotFoundError if there is neither a config nor a record.
     """
     run = workdir.Workdir(path)
     history, evaluations = workdir.load_history(run), workdir.load_metrics(run)
@@ -76,10 +67,12 @@ def load_run(path: str | Path, name: str) -> Run:
     epochs, minutes = f"{last['epoch']:.3g}", f"{last['seconds'] / 60:.1f}"
     if not run.config.exists():
         if not history:
-            raise FileNotFoundError(f"{path} holds no run: neither {run.config.name} nor {run.history.name} is in it")
-        task = "detection" if any("train/loss_objectness" in record for record in history) else "classification"
+            raise FileNotFoundError(
+                f"{path} is not the folder of a run: it has neither {run.config.name} nor {run.history.name}"
+            )
+        task = task_of_history(history)
         facts = dict.fromkeys(FACTS, "") | {"Epochs": epochs, "Minutes": minutes}
-        return Run(name, task, PRESENTATIONS[task].score, facts, "", history, evaluations)
+        return Run(name, task, TASKS[task].presentation.score, facts, "", history, evaluations)
     config, environment = workdir.load_config(run), workdir.load_environment(run)
     values = (
         f"{config.model.name} on {config.data.name}",
@@ -91,21 +84,29 @@ def load_run(path: str | Path, name: str) -> Run:
         environment["devices"],
     )
     selected = config.select_on.removeprefix("val/")
-    presentation = PRESENTATIONS[config.task]
+    presentation = TASKS[config.task].presentation
     score = selected if selected in presentation.score_titles else presentation.score
     facts = dict(zip(FACTS, values, strict=True))
     return Run(name, config.task, score, facts, environment["command"], history, evaluations)
 
 
+def task_of_history(history: Sequence[dict]) -> str:
+    """Return the name of the task whose score is in the records; the first task if no record has a score."""
+    for name, task in TASKS.items():
+        if any(f"val/{task.presentation.score}" in record for record in history):
+            return name
+    return next(iter(TASKS))
+
+
 def _settings(path: Path) -> dict:
-    """Config and versions of a run."""
+    """Return the config and the versions of a run."""
     run = workdir.Workdir(path)
     versions = {key: value for key, value in workdir.load_environment(run).items() if key not in FACTS_OF_ENVIRONMENT}
     return {**workdir.load_config(run).to_dict(), "environment": versions}
 
 
 def differing(settings: Sequence[dict]) -> dict[str, list]:
-    """Dotted names of the fields in which nested dicts are not all alike, with the value in each."""
+    """Return the dotted names of the fields in which nested dicts differ, with the value in each dict."""
     fields = {}
     for place, other in enumerate(settings[1:], 1):
         for name, value, others in workdir.differing_fields(settings[0], other):
@@ -114,16 +115,14 @@ def differing(settings: Sequence[dict]) -> dict[str, list]:
 
 
 def compare_runs(path_a: str | Path, path_b: str | Path, name: str) -> dict:
-    """Do two runs differ in their evaluation called `name`? paired_test of classifiers, paired_bootstrap of detectors.
+    """Test whether two runs differ in their evaluation called `name`, by the paired test of their task.
 
-    FileNotFoundError, with the command to run, where one has no predictions; ValueError where they are not of the same
-    pictures.
+    FileNotFoundError, with the command to run, if a run has no predictions; ValueError if they are of other images.
     """
     files = [_predictions(path, name) for path in (path_a, path_b)]
-    with np.load(files[0]) as predictions:
-        test = _test_classifiers if "probs" in predictions else _test_detectors
+    task = build_task(workdir.load_config(workdir.Workdir(path_a)))
     try:
-        return test(*files)
+        return task.paired_test(*files)
     except ValueError as error:
         raise ValueError(f"{name} of {path_a} and of {path_b}: {error}") from None
 
@@ -143,28 +142,8 @@ def _predictions(path: str | Path, name: str) -> Path:
     return file
 
 
-def _test_classifiers(*files: Path) -> dict:
-    right, labels = [], []
-    for file in files:
-        with np.load(file) as predictions:
-            right.append(predictions["probs"].argmax(axis=1) == predictions["labels"])
-            labels.append(predictions["labels"])
-    if not np.array_equal(*labels):
-        raise ValueError("not the same pictures: their labels differ")
-    return paired_test(*right)
-
-
-def _test_detectors(*files: Path) -> dict:
-    (truths, found_a), (others, found_b) = (read_detections(file) for file in files)
-    if len(truths) != len(others) or not all(
-        np.array_equal(one[key], other[key]) for one, other in zip(truths, others, strict=True) for key in one
-    ):
-        raise ValueError("not the same pictures: their true boxes differ")
-    return paired_bootstrap(truths, found_a, found_b)
-
-
 def _test_or_reason(path: Path, first: Path, name: str) -> dict | str:
-    """compare_runs, or why it cannot be had."""
+    """Return the result of compare_runs, or the reason why the runs cannot be compared."""
     try:
         return compare_runs(path, first, name)
     except (FileNotFoundError, ValueError) as error:

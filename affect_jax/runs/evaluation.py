@@ -10,13 +10,11 @@ import numpy as np
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from affect_jax.data.transforms import transform
-from affect_jax.evaluate.classification import most_confident_mistakes
-from affect_jax.evaluate.detection import detection_metrics, worst_pictures
-from affect_jax.evaluate.report import write_detection_report, write_report
+from affect_jax.evaluate.detection import detection_metrics
 from affect_jax.files import write_atomically
 from affect_jax.runs import workdir
 from affect_jax.runs.best_checkpoint import load_best_checkpoint
+from affect_jax.runs.report import save_figures, write_report
 from affect_jax.runs.workdir import Workdir
 from affect_jax.tasks import build_task
 from affect_jax.tasks.detection import ground_truth
@@ -24,9 +22,6 @@ from affect_jax.tasks.interface import Evaluation, Task
 from affect_jax.train.mesh import data_mesh, process_rows
 from affect_jax.train.prediction import compile_predict, predict_split
 
-MISTAKES_SHOWN = 24
-IMAGES_SHOWN = 12
-SAMPLES_SHOWN, DRAWS_SHOWN = 4, 7
 
 
 def evaluate_run(path: str | Path, split_name: str, **options: Any) -> dict:
@@ -56,8 +51,7 @@ def record_evaluation(run: Workdir, task: Task, evaluation: Evaluation, step: in
         task.write_predictions(run.predictions / f"{evaluation.name}.npz", predictions, evaluation, step)
         evaluations = {**workdir.load_metrics(run), evaluation.name: metrics}
         write_atomically(run.metrics, json.dumps(evaluations, indent=2))
-        task.write_figures(run.figures, metrics, evaluation)
-        REPORTS[task.config.task](run, task, evaluation, predictions)
+        write_run_report(run, task, evaluation, predictions)
     multihost_utils.sync_global_devices("the evaluation is written")
     return metrics
 
@@ -78,69 +72,23 @@ def evaluate_function(
     return {**evaluation.about, **metrics}
 
 
-def write_run_report(run: Workdir, task: Task, evaluation: Evaluation, predictions: dict[str, np.ndarray]) -> None:
-    """Write report.html of a classifier's run, with the mistakes of these predictions."""
-    config, environment = task.config, workdir.load_environment(run)
-    history, split, probs = workdir.load_history(run), evaluation.split, predictions["probs"]
-    labels = split.arrays["label"]
-    mistakes = [
-        {
-            "image": split.arrays["image"][index],
-            "true": split.class_names[labels[index]],
-            "predicted": split.class_names[int(np.argmax(probs[index]))],
-            "confidence": float(np.max(probs[index])),
-            "id": f"image {index}",
-        }
-        for index in most_confident_mistakes(probs, labels, MISTAKES_SHOWN)
-    ]
+def write_run_report(run: Workdir, task: Task, evaluation: Evaluation, predictions: Any) -> None:
+    """Write report.html, with these predictions, and the figures of the evaluation."""
+    config, history, environment = task.config, workdir.load_history(run), workdir.load_environment(run)
+    evaluations = workdir.load_metrics(run)
+    sections = task.sections(evaluations, evaluation, predictions)
+    save_figures(run.figures, sections, evaluation.name)
     write_report(
         run.report,
         title=f"{config.model.name} on {config.data.name}",
         protocol=protocol(config, history, environment),
         history=history,
-        evaluations=workdir.load_metrics(run),
-        shown=evaluation.name,
-        mistakes=mistakes,
-        class_names=split.class_names,
-        config=config.to_dict(),
-        environment=environment,
-        samples=task.augmented_samples(task.open_split("train"), SAMPLES_SHOWN, DRAWS_SHOWN),
-    )
-
-
-def write_detector_report(run: Workdir, task: Task, evaluation: Evaluation, predictions: dict[str, Any]) -> None:
-    """Write report.html of a detector's run, with the images that have most mistakes."""
-    config, environment = task.config, workdir.load_environment(run)
-    history, split = workdir.load_history(run), evaluation.split
-    truths, found = ground_truth(split), predictions["detections"]
-    write_detection_report(
-        run.report,
-        title=f"{config.model.name} on {config.data.name}",
-        protocol=protocol(config, history, environment),
-        history=history,
-        evaluations=workdir.load_metrics(run),
-        shown=evaluation.name,
-        pictures=[
-            {
-                "image": seen(split.read_image(image), evaluation.options, (config.seed, image)),
-                "truth": truths[image],
-                "found": found[image],
-                "id": split.places([image])[0],
-            }
-            for image in worst_pictures(truths, found, IMAGES_SHOWN)
-        ],
+        evaluations=evaluations,
+        presentation=task.presentation,
+        sections=sections,
         config=config.to_dict(),
         environment=environment,
     )
-
-
-REPORTS = {"classification": write_run_report, "detection": write_detector_report}
-
-
-def seen(example: dict[str, np.ndarray], settings: dict, seed: tuple[int, int]) -> np.ndarray:
-    """Return an image as the evaluation's settings change it, in its original size."""
-    size = example["image"].shape[:2]
-    return transform(**example, bucket=size, rng=np.random.default_rng(seed), **settings)["image"]
 
 
 def protocol(config: ConfigDict, history: list[dict], environment: dict[str, str]) -> dict[str, str]:

@@ -13,7 +13,10 @@ from ml_collections import ConfigDict
 from affect_jax.config import default_config
 from affect_jax.files import whole_file
 from affect_jax.models.pretrained import OWN_RECORD, merge, named_weights
-from affect_jax.train import builders, workdir
+from affect_jax.runs import workdir
+from affect_jax.runs.best_checkpoint import load_best_variables
+from affect_jax.tasks import build_task
+from affect_jax.tasks.interface import DataFacts
 from affect_jax.train.state import init_variables
 
 FLOAT16_MAX = float(np.finfo(np.float16).max)
@@ -23,7 +26,7 @@ class Trained(NamedTuple):
     """A network with its weights, and what it was made from."""
 
     config: ConfigDict
-    data: workdir.DataFacts
+    data: DataFacts
     variables: dict
     about: dict
     """For people: "source", "step", "evaluations" by name, "environment"; of a file also "licence"."""
@@ -50,8 +53,8 @@ def read(path: str | Path) -> Trained:
     record = workdir.tuples(json.loads(metadata[OWN_RECORD]))
     config = default_config(record["config"]["task"])
     config.update(record["config"])
-    data = workdir.DataFacts(**record["data"])
-    model, inputs = builders.build_network(config, len(data.class_names)), builders.network_inputs(config, data[1])
+    data, task = DataFacts(**record["data"]), build_task(config)
+    model, inputs = task.build_network(data), task.network_inputs(data)
     shapes = jax.eval_shape(lambda key: init_variables(model, key, inputs), jax.random.key(0))
     return Trained(config, data, merge(shapes, weights, source=str(path)), record["about"])
 
@@ -60,7 +63,7 @@ def read_run(path: str | Path) -> Trained:
     """The best checkpoint of the run in a folder."""
     run = workdir.Workdir(path)
     config, data = workdir.load_config(run), workdir.load_data_facts(run)
-    step, variables = builders.load_best_variables(run)
+    step, variables = load_best_variables(run)
     about = {
         "source": Path(path).name,
         "step": step,

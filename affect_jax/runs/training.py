@@ -25,8 +25,8 @@ def train_and_evaluate(config: ConfigDict, path: str | Path) -> dict[str, float]
     """Run `config` in the folder `path`, or resume the run there; return the best checkpoint's metrics, "val/...".
 
     Raises ValueError if the config cannot be run or the folder belongs to another run, Interrupted after a signal (with
-    everything saved), FloatingPointError if loss, gradient or weights are not finite, and OSError if something cannot be
-    read or written. In all cases the same call resumes from the last checkpoint.
+    everything saved), FloatingPointError if loss, gradient or weights are not finite, and OSError if something cannot
+    be read or written. In all cases the same call resumes from the last checkpoint.
     """
     validate(config)
     run, say = Workdir(path), print_line if jax.process_index() == 0 else ignore_line

@@ -60,7 +60,9 @@ def locked(workdir: Workdir) -> Iterator[None]:
         except OSError as error:
             if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
                 raise
-            print(f"{workdir.path} cannot be locked ({error.strerror}): do not start a second run in it", file=sys.stderr)
+            print(
+                f"{workdir.path} cannot be locked ({error.strerror}): do not start a second run in it", file=sys.stderr
+            )
         file.truncate(0)
         file.write(f"process {os.getpid()} on {platform.node()} since {datetime.now():%Y-%m-%d %H:%M:%S}")
         file.flush()
@@ -81,8 +83,8 @@ def claim(workdir: Workdir, config: ConfigDict, data: DataFacts) -> None:
     multihost_utils.sync_global_devices("config.json is written")
     if not workdir.config.exists():
         raise ValueError(
-            f"process {jax.process_index()} cannot see the {workdir.config} of process 0; --workdir must be a folder that"
-            " all processes share"
+            f"process {jax.process_index()} cannot see the {workdir.config} of process 0; --workdir must be a folder"
+            " that all processes share"
         )
     found = json.loads(load_config(workdir).to_json())
     if differences := differing_fields(found, wanted):
@@ -104,7 +106,9 @@ def load_data_facts(workdir: Workdir) -> DataFacts:
     """Load the properties of the data that the run was trained on."""
     record = _read_record(workdir)
     if "data" not in record:
-        raise ValueError(f"{workdir.config} is from an older version and does not name the classes; train the run again")
+        raise ValueError(
+            f"{workdir.config} is from an older version and does not name the classes; train the run again"
+        )
     return DataFacts(**tuples(record["data"]))
 
 

@@ -15,13 +15,14 @@ from ml_collections import ConfigDict
 
 from affect_jax.data import open_split, pipeline
 from affect_jax.evaluate.classification import classification_metrics, paired_test, valence_arousal_metrics
-from affect_jax.evaluate.figures import save_figures
+from affect_jax.evaluate.sections import Metrics, Section
 from affect_jax.evaluate.tta import views
 from affect_jax.files import whole_file
 from affect_jax.losses import concordance_loss, smooth_labels, softmax_cross_entropy
 from affect_jax.models import build_model
 from affect_jax.ops.augment import augment, mixup
 from affect_jax.ops.photometric import normalize
+from affect_jax.tasks import classification_report
 from affect_jax.tasks.interface import (
     Apply,
     Batch,
@@ -34,6 +35,8 @@ from affect_jax.tasks.interface import (
 )
 
 VAL_METRICS = ("accuracy", "macro_f1", "ece", "ccc_valence", "ccc_arousal", "rmse_valence", "rmse_arousal")
+SAMPLES_SHOWN, DRAWS_SHOWN = 4, 7
+"""Images, and augmented versions of each, on the report page."""
 STEPS_PER_DISPATCH = 32
 """Default on accelerators, where a dispatch costs as much as a small step."""
 
@@ -41,7 +44,7 @@ STEPS_PER_DISPATCH = 32
 class Classification:
     """Images of one size and their classes; a data set that fits is kept on the device."""
 
-    score = "accuracy"
+    presentation = classification_report.PRESENTATION
     progress_metrics: Mapping[str, str] = MappingProxyType({"accuracy": "accuracy", "macro_f1": "macro-F1"})
 
     def __init__(self, config: ConfigDict):
@@ -174,9 +177,15 @@ class Classification:
         images = split.read(np.arange(min(count, len(split))))["image"]
         return augmented_images(images, draws, self.config.augment.to_dict(), self.config.seed)
 
-    def write_figures(self, folder: Path, metrics: dict, evaluation: Evaluation) -> None:
-        """Write the confusion matrix and the calibration as PNG files."""
-        save_figures(folder, evaluation.name, metrics, evaluation.split.class_names)
+    def sections(
+        self, evaluations: Mapping[str, Metrics], evaluation: Evaluation, predictions: Mapping[str, np.ndarray]
+    ) -> list[Section]:
+        """Return the sections of the report page: see classification_report.sections."""
+        images, labels = (evaluation.split.arrays[name] for name in ("image", "label"))
+        samples = self.augmented_samples(self.open_split("train"), SAMPLES_SHOWN, DRAWS_SHOWN)
+        return classification_report.sections(
+            evaluations, evaluation.name, images, labels, predictions["probs"], samples
+        )
 
 
 def check_targets(config: ConfigDict, split) -> None:

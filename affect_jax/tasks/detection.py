@@ -17,11 +17,13 @@ from affect_jax.data import boxes_pipeline, open_split
 from affect_jax.data.transforms import fitting_scale, transform
 from affect_jax.evaluate.anchor_coverage import best_anchor_iou, coverage_by_height
 from affect_jax.evaluate.detection import detection_metrics, paired_bootstrap
-from affect_jax.evaluate.figures import draw_boxes, save_detection_figures
+from affect_jax.evaluate.figures import draw_boxes
+from affect_jax.evaluate.sections import Metrics, Section
 from affect_jax.files import whole_file
 from affect_jax.models import build_model
 from affect_jax.models.faster_rcnn import ANCHOR_STRIDES
 from affect_jax.ops.photometric import normalize
+from affect_jax.tasks import detection_report
 from affect_jax.tasks.interface import (
     Apply,
     Batch,
@@ -42,16 +44,16 @@ BRIGHTENINGS = {
     "clahe": {"clahe_probability": 1.0},
 }
 """Ways to brighten an image before detection, as settings of data.transforms.transform."""
-VAL_METRICS = ("ap50", "ap50_tool", "coco_ap", "accuracy", "precision")
+VAL_METRICS = ("ap50", "ap50_tool", "coco_ap", "recall", "precision")
 TRUTH_FIELDS, DETECTION_FIELDS = ("boxes", "label", "ignore"), ("boxes", "scores", "label")
 
 
 class Detection:
     """Boxes in images of any size, which are resized to one of a few buckets."""
 
-    score = "ap50"
+    presentation = detection_report.PRESENTATION
     progress_metrics: Mapping[str, str] = MappingProxyType(
-        {"ap50": "AP50", "accuracy": "recall", "precision": "precision"}
+        {"ap50": "AP50", "recall": "recall", "precision": "precision"}
     )
 
     def __init__(self, config: ConfigDict):
@@ -91,7 +93,7 @@ class Detection:
         """Return the first `count` images, resized to the first bucket, as the network's inputs."""
         indices, bucket = np.arange(min(count, len(split))), tuple(self.config.data.buckets[0])
         rngs = [np.random.default_rng(int(index)) for index in indices]
-        batch = boxes_pipeline.read_batch(split, indices, bucket, rngs, max_boxes=1, settings={})
+        batch = boxes_pipeline.read_batch(split, indices, bucket, rngs, max_boxes=1, max_ignored=1, settings={})
         images = {name: jnp.asarray(batch[name]) for name in ("image", "image_size")}
         return prepare_batch(images, self.config.preprocess.mean, self.config.preprocess.std)
 
@@ -152,6 +154,7 @@ class Detection:
             evaluation.options,
             self.config.seed,
             rows,
+            data.num_workers,
         )
 
     def predictions(self, outputs: Mapping[str, Any], evaluation: Evaluation) -> dict[str, Any]:
@@ -225,9 +228,20 @@ class Detection:
                 rows[-1].append(draw_boxes(seen["image"], right=boxes[~ignore], wrong=boxes[:0], missed=boxes[ignore]))
         return np.array(rows)
 
-    def write_figures(self, folder: Path, metrics: dict, evaluation: Evaluation) -> None:
-        """Write the precision-recall curve as a PNG file."""
-        save_detection_figures(folder, evaluation.name, metrics)
+    def sections(
+        self, evaluations: Mapping[str, Metrics], evaluation: Evaluation, predictions: Mapping[str, Any]
+    ) -> list[Section]:
+        """Return the sections of the report page: see detection_report.sections."""
+        split, seed = evaluation.split, self.config.seed
+
+        def read_image(index: int) -> tuple[np.ndarray, str]:
+            """Return an image as the evaluation's options change it, in its original size, and its name."""
+            example, rng = split.read_image(index), np.random.default_rng((seed, index))
+            seen = transform(**example, bucket=example["image"].shape[:2], rng=rng, **evaluation.options)
+            return seen["image"], split.places([index])[0]
+
+        truths, detections = ground_truth(split), predictions["detections"]
+        return detection_report.sections(evaluations, evaluation.name, truths, detections, read_image)
 
 
 def ground_truth(split) -> list[dict[str, np.ndarray]]:
@@ -266,7 +280,7 @@ def mean_losses(losses: Mapping[str, Any]) -> dict:
 
 
 def make_loss_fn(apply: Apply, mean: Sequence[float], std: Sequence[float]) -> LossFn:
-    """Return the sum of the four losses of Faster R-CNN, times B; the sums are these losses, times B, and "count", B."""
+    """Return the sum of Faster R-CNN's four losses, times B; the sums are these losses, times B, and "count", B."""
 
     def loss_fn(params, batch_stats, batch: Batch, key: jax.Array):
         variables = {"params": params, "batch_stats": batch_stats}

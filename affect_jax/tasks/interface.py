@@ -4,7 +4,7 @@ A task is built from a config, `Task(config)`, and knows no devices: it reads ho
 (variables, batch). The training loop, evaluation, export and prediction compile these functions and place the arrays.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -12,6 +12,8 @@ import grain
 import jax
 import numpy as np
 from ml_collections import ConfigDict
+
+from affect_jax.evaluate.sections import Metrics, Presentation, Section
 
 HostBatch = dict[str, np.ndarray]
 Batch = Mapping[str, jax.Array]
@@ -59,8 +61,8 @@ class Task(Protocol):
     """
 
     config: ConfigDict
-    score: str
-    """Name of the metric in which runs are compared."""
+    presentation: Presentation
+    """The way metrics are shown on report pages."""
     progress_metrics: Mapping[str, str]
     """Metrics of the progress lines, with their labels."""
 
@@ -129,7 +131,7 @@ class Task(Protocol):
         uint8 [count, 1 + draws, H, W, C]; a detector's images have their boxes drawn.
         """
 
-    def write_figures(self, folder: Path, metrics: dict, evaluation: Evaluation) -> None:
-        """Write the figures of an evaluation as PNG files."""
-
-
+    def sections(
+        self, evaluations: Mapping[str, Metrics], evaluation: Evaluation, predictions: Any
+    ) -> list[Section]:
+        """Return the sections of the report page; `predictions` are those of `evaluation`."""

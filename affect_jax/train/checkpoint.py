@@ -99,8 +99,8 @@ class Checkpoints:
             self._remove_partial()
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise OSError(
-                f"checkpoint {self._saving} was not saved in {self._directory}: {reason}. Earlier checkpoints are intact:"
-                " make the folder writable, then rerun the command to resume from the newest one."
+                f"checkpoint {self._saving} was not saved in {self._directory}: {reason}. Earlier checkpoints are"
+                " intact: make the folder writable, then rerun the command to resume from the newest one."
             ) from error
 
     def _remove_partial(self) -> None:
@@ -117,7 +117,7 @@ class Checkpoints:
     def restore(
         self, step: int, state: TrainState, iterator: grain.DatasetIterator
     ) -> tuple[TrainState, dict[str, float]]:
-        """Return the state saved at `step`, with the sharding of `state`, and the clock's seconds; move the iterator."""
+        """Return the state saved at `step`, sharded as `state`, and the clock's seconds; move the iterator."""
         check_fit(state, self._manager.item_metadata(step)["state"].tree, f"checkpoint {step}")
         target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
         items = ocp.args.Composite(

@@ -114,11 +114,12 @@ class Trainer:
     def describe(self) -> str:
         """Return a description of the run: config, parameters, devices, data and steps."""
         config, device = self.config, self.mesh.devices.flat[0]
+        devices = f"{self.mesh.size} x {device.device_kind} ({device.platform})"
         return "\n".join(
             [
                 str(config),
                 describe_parameters({"params": self.state.params}),
-                f"devices: {self.mesh.size} x {device.device_kind} ({device.platform}), {jax.process_count()} process(es)",
+                f"devices: {devices}, {jax.process_count()} process(es)",
                 *self.description,
                 f"{self.total_steps} steps, {config.total_epochs} epochs",
             ]
@@ -201,9 +202,7 @@ class Trainer:
         }
         log.training(last, metrics, seconds_left=(self.total_steps - last) / steps_per_second)
 
-    def evaluate(
-        self, checkpoints: Checkpoints, log, keep_best: Callable[[BestEvaluation], None]
-    ) -> dict[str, float]:
+    def evaluate(self, checkpoints: Checkpoints, log, keep_best: Callable[[BestEvaluation], None]) -> dict[str, float]:
         """Evaluate on val, log the metrics, and keep the predictions if they are the best so far."""
         predictions = self.predict_val(self.state.eval_variables)
         metrics = self.task.scalars(self.task.metrics(predictions, self.validation, intervals=False))
@@ -230,7 +229,9 @@ def check_batch_sizes(config: ConfigDict, num_devices: int) -> None:
     """Raise ValueError if a batch cannot be split evenly over the devices."""
     for name in ("batch_size", "eval_batch_size"):
         if config[name] % num_devices:
-            raise ValueError(f"{name} is {config[name]}, not a multiple of the {num_devices} devices; change one of them")
+            raise ValueError(
+                f"{name} is {config[name]}, not a multiple of the {num_devices} devices; change one of them"
+            )
 
 
 def evaluation_steps(config: ConfigDict, num_examples: int, total_steps: int) -> set[int]:

@@ -9,7 +9,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 def data_mesh() -> Mesh:
     """Return a mesh of all devices of all processes with one axis "data"; the devices of a process are adjacent."""
-    # JAX's own orders may interleave the devices of two processes, as in a TPU's grid; process_rows needs them adjacent.
+    # JAX's own orders may interleave the devices of two processes; process_rows needs them adjacent.
     devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
     return Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
 

@@ -36,7 +36,9 @@ def predict_split(
     index = np.concatenate([index for index, _ in fetched])
     order = np.argsort(index, kind="stable")
     if not np.array_equal(index[order], np.arange(num_examples)):
-        raise RuntimeError(f"{len(index)} predictions of {len(np.unique(index))} examples; the split has {num_examples}")
+        raise RuntimeError(
+            f"{len(index)} predictions of {len(np.unique(index))} examples; the split has {num_examples}"
+        )
     return jax.tree.map(lambda *parts: np.concatenate(parts)[order], *[outputs for _, outputs in fetched])
 
 

@@ -96,9 +96,9 @@ def make_train_steps(train_step: TrainStep) -> Callable[..., tuple[TrainState, S
     """Return up to S training steps in one call: `train_steps(state, examples, batches, count) -> (state, sums)`.
 
     `batches` are stacked, [S, B, ...]. Only the first `count` (int32 []) are used, so that one compilation serves every
-    number of steps up to S. If `examples` is a whole split on the device, [N, ...], `batches` is {"index": [S, B]}, else
-    `examples` is None. The loop ends after the first step that is not finite. `sums` are totals, except "grad_norm" and
-    "finite", which are those of the last step; "steps" is the number of steps done.
+    number of steps up to S. If `examples` is a whole split on the device, [N, ...], `batches` is {"index": [S, B]};
+    otherwise `examples` is None. The loop ends after the first step that is not finite. `sums` are totals, except
+    "grad_norm" and "finite", which are those of the last step; "steps" is the number of steps done.
     """
 
     def batch_at(examples: Batch | None, batches: Batch, i: jax.Array) -> Batch:

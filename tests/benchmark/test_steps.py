@@ -12,7 +12,8 @@ from affect_jax.benchmark import torch_twin
 from affect_jax.benchmark.steps import forward_flop, noise_batch, seconds_in_turn
 from affect_jax.models import build_model
 from affect_jax.ops.nms import nms
-from affect_jax.train import builders
+from affect_jax.tasks import build_task
+from affect_jax.tasks.interface import DataFacts
 from affect_jax.train.state import init_variables
 
 ROOT = Path(__file__).parents[2]
@@ -113,10 +114,8 @@ def test_torchvisions_twin_has_our_parameters_and_works(tiny_detector_config):
     except (ImportError, RuntimeError) as error:
         pytest.skip(f"no torchvision: {error}")
     options = tiny_detector_config.model.to_dict()
-    model, inputs = (
-        builders.build_network(tiny_detector_config, 1),
-        builders.network_inputs(tiny_detector_config),
-    )
+    task, data = build_task(tiny_detector_config), DataFacts(("face",), ())
+    model, inputs = task.build_network(data), task.network_inputs(data)
     ours = jax.eval_shape(lambda: init_variables(model, jax.random.key(0), inputs))["params"]
     theirs = torch_twin.faster_rcnn(1, options)
     # torchvision keeps the frozen BatchNorms' values as buffers

@@ -10,8 +10,8 @@ from jax import export
 
 from affect_jax.export import export as exporting
 from affect_jax.export.export import detection_differences, export_model, known_licence
-from affect_jax.runs.model_file import read, write
 from affect_jax.predict.reader import Classifier
+from affect_jax.runs.model_file import read, write
 
 ROOT = Path(__file__).parents[2]
 ALONE = "import sys; sys.modules.update(dict.fromkeys(['affect_jax', 'flax']))\n"

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from affect_jax.train.classification import normalize
 from reference.deterministic import IMAGENET_MEAN, IMAGENET_STD, folded_weights, images, random_weights, sample
 from safetensors.numpy import save_file
 
@@ -14,8 +15,8 @@ from affect_jax.models import build_model
 from affect_jax.models.calibration import calibrate_batch_norm
 from affect_jax.models.mobilenet_v1 import BLOCKS, MobileNetV1Backbone
 from affect_jax.models.pretrained import VGGFACE2, check_options, load_pretrained, merge, named_weights
-from affect_jax.train import builders
-from affect_jax.train.classification import normalize
+from affect_jax.tasks import build_task
+from affect_jax.train.loop import Trainer
 from affect_jax.train.state import make_apply
 
 KEY = jax.random.key(0)
@@ -121,10 +122,13 @@ def test_run_from_a_folded_file_starts_with_its_function_and_with_statistics_of_
     config.model = {"name": "mobilenet_v1", "dropout": 0.0}
     config.init_from, config.init_excuse = str(random_file), ("classifier/.*",)
     config.preprocess.mean, config.preprocess.std = VGGFACE2.mean, VGGFACE2.std
-    split = builders.build_split(config, "train")
-    model = builders.build_network(config, 7)
-    variables = builders.build_variables(config, model, KEY, builders.network_inputs(config, split.image_shape))
-    apply = make_apply(model)
+    task = build_task(config)
+    trainer = Trainer(config, task, load_pretrained(random_file))
+    split, variables = (
+        task.open_split("train"),
+        {"params": trainer.state.params, "batch_stats": trainer.state.batch_stats},
+    )
+    apply = make_apply(trainer.model)
     x = normalize(split.read(np.arange(len(split)))["image"], VGGFACE2.mean, VGGFACE2.std)
     in_evaluation, _ = apply(variables, x, False)
     folded = merge(variables, load_pretrained(random_file).values, config.init_excuse)

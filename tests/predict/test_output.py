@@ -14,9 +14,9 @@ from matplotlib import cbook
 
 from affect_jax.predict.drawing import COLORS, OTHER_COLOR, draw_faces
 from affect_jax.predict.media import Frame, find_sources, read_frames
-from affect_jax.runs.model_file import write
 from affect_jax.predict.output import DrawnVideo, Output
 from affect_jax.predict.reader import Classifier, Face, FaceReader
+from affect_jax.runs.model_file import write
 
 ROOT = Path(__file__).parents[2]
 HAPPY = Face((10.0, 30.0, 60.5, 90.25), 0.9, "happy", {"happy": 0.75, "sad": 0.25})

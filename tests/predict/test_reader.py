@@ -4,12 +4,11 @@ import pytest
 from affect_jax.data import open_split
 from affect_jax.data.images import crop_box, fit, to_channels
 from affect_jax.predict.media import Frame
+from affect_jax.predict.reader import Classifier, Detector, FaceReader, compiled_predict, load
 from affect_jax.runs.model_file import write
-from affect_jax.predict.reader import Classifier, Detector, FaceReader, load
-from affect_jax.train import builders
-from affect_jax.tasks.detection import detect_split
+from affect_jax.tasks import build_task
 from affect_jax.train.mesh import data_mesh
-from affect_jax.train.state import make_apply
+from affect_jax.train.prediction import predict_split
 
 
 @pytest.fixture
@@ -48,8 +47,7 @@ def test_every_face_has_the_probabilities_of_its_own_crop_whatever_the_batch(cla
     for picture, faces, places in zip(pictures, outcomes[0], boxes, strict=True):
         for face, box in zip(faces, places, strict=True):
             crop = to_channels(fit(crop_box(picture, box, 0.1), (48, 48)), 1).reshape(1, 48, 48, 1)
-            apply, mesh = make_apply(builders.build_network(classifier.config, 3)), data_mesh()
-            expected = builders.build_predict(classifier.config, apply, 3, mesh)(classifier.variables, crop)["probs"][0]
+            expected = compiled_predict(classifier)(classifier.variables, {"image": crop})["probs"][0]
             np.testing.assert_allclose(list(face.probabilities.values()), expected, atol=1e-5)
             assert face.expression == ("happy", "sad", "neutral")[int(np.argmax(expected))]
             assert face.box == tuple(box)
@@ -64,12 +62,14 @@ def test_every_face_has_the_probabilities_of_its_own_crop_whatever_the_batch(cla
 
 def test_detector_finds_what_evaluation_finds(detector):
     options = {"num_examples": {"train": 1, "val": 5, "test": 1}, "image_size": (192, 256)}
-    split = open_split("drawn_scenes", "val", **options)
-    config = detector.config
-    mesh = data_mesh()
-    detect = builders.build_detect(config, make_apply(builders.build_network(config, 1)), mesh)
-    batches = builders.evaluation_box_batches(config, split)
-    expected, _ = detect_split(detect, detector.variables, batches, len(split), mesh)
+    detector.config.data.options = options
+    task = build_task(detector.config)
+    evaluation = task.evaluation("val")
+    split = evaluation.split
+    outputs = predict_split(
+        compiled_predict(detector), detector.variables, task.evaluation_batches(evaluation), len(split), data_mesh()
+    )
+    expected = task.predictions(outputs, evaluation)["detections"]
     scores = np.sort(np.concatenate([one["scores"] for one in expected]))
     threshold = float(scores[len(scores) // 2])
     images = [split.read_image(index)["image"] for index in range(5)]

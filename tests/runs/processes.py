@@ -1,4 +1,4 @@
-"""A script as several processes on this machine: for the tests beside this file."""
+"""A script as several processes on this machine: for the tests in this folder."""
 
 import os
 import socket

@@ -1,4 +1,4 @@
-"""What a run leaves, and a run stopped: for the tests beside this file."""
+"""Records of a run, and a run that is stopped: for the tests in this folder."""
 
 import contextlib
 import json
@@ -14,18 +14,18 @@ TIMES = {"seconds", "train_seconds", "compile_seconds", "train/images_per_second
 
 
 def history(path):
-    """The records of a run without what the clock says."""
+    """The records of a run, without times."""
     records = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
     return [{key: value for key, value in record.items() if key not in TIMES} for record in records]
 
 
 def saved_state(path, step):
-    """The arrays of a checkpoint by name, whatever devices it was saved from."""
+    """The arrays of a checkpoint by name, on one device."""
     folder, checkpointer = (path / "checkpoints" / str(step) / "state").absolute(), ocp.StandardCheckpointer()
-    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     found = checkpointer.metadata(folder).item_metadata.tree
     tree = checkpointer.restore(
-        folder, jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), found)
+        folder, jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), found)
     )
     return {jax.tree_util.keystr(key): np.asarray(value) for key, value in jax.tree_util.tree_leaves_with_path(tree)}
 
@@ -36,13 +36,13 @@ def assert_same_bits(a, b):
         np.testing.assert_array_equal(a[name], b[name], err_msg=name)
 
 
-def stop_behind(monkeypatch, updates):
-    """Have the run asked to stop behind an update, as SIGTERM would."""
+def stop_after(monkeypatch, steps):
+    """Ask the run to stop after a number of steps, as SIGTERM would."""
 
     class Request:
         signal = signal.SIGTERM
 
-        def holds_behind(self, step):
-            return step >= updates
+        def is_due_after(self, step):
+            return step >= steps
 
     monkeypatch.setattr(loop, "stop_request", lambda: contextlib.nullcontext(Request()))

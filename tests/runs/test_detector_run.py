@@ -12,12 +12,12 @@ import cv2
 import numpy as np
 import pytest
 from processes import config_of, ended, start_processes
-from run_records import assert_same_bits, history, saved_state, stop_behind
+from run_records import assert_same_bits, history, saved_state, stop_after
 
-from affect_jax.train.builders import build_split, evaluation_box_batches
 from affect_jax.runs.comparison import compare_runs
 from affect_jax.runs.evaluation import evaluate_function
 from affect_jax.runs.training import train_and_evaluate
+from affect_jax.train.builders import build_split, evaluation_box_batches
 from affect_jax.train.signals import Interrupted
 
 ROOT = Path(__file__).parents[2]
@@ -34,8 +34,8 @@ def test_six_updates_equal_two_and_four_behind_a_resume_bit_for_bit(
     finished_run, tiny_detector_config, tmp_path, monkeypatch
 ):
     with monkeypatch.context() as patch:
-        stop_behind(patch, 2)
-        with pytest.raises(Interrupted, match="stopped behind update 2 of 6"):
+        stop_after(patch, 2)
+        with pytest.raises(Interrupted, match="stopped after step 2 of 6"):
             train_and_evaluate(tiny_detector_config, tmp_path)
     path, straight = finished_run
     assert train_and_evaluate(tiny_detector_config, tmp_path) == straight

@@ -22,13 +22,13 @@ from run_records import history, saved_state
 
 from affect_jax.data import find_dataset, open_split
 from affect_jax.data.drawn_faces import DrawnFaces
+from affect_jax.runs.evaluation import evaluate_run
+from affect_jax.runs.training import train_and_evaluate
+from affect_jax.runs.workdir import Workdir, locked
 from affect_jax.train import checkpoint, loop
 from affect_jax.train.checkpoint import step_folders
 from affect_jax.train.checksums import find_damage
-from affect_jax.runs.evaluation import evaluate_run
-from affect_jax.runs.training import train_and_evaluate
 from affect_jax.train.signals import Interrupted
-from affect_jax.runs.workdir import Workdir, only_run
 from affect_jax.train.writers import JsonlWriter
 
 ROOT = Path(__file__).parents[2]
@@ -143,7 +143,7 @@ def test_run_killed_in_a_save_goes_on_from_the_checkpoint_before(troubled):
     told, left = troubled
     assert left["killed"] == ["10.orbax-checkpoint-tmp", "5"]
     assert told["none"].returncode == 0, told["none"].stderr
-    assert "going on behind update 5\n" in told.get("full disk", told["none"]).stdout
+    assert "resuming from step 5\n" in told.get("full disk", told["none"]).stdout
     assert {"15", "20"} <= set(left["none"]) < {"5", "10", "15", "20"}  # the newest two, and the best
     assert [record["step"] for record in left["record"]] == [5, 5, 10, 10, 15, 15, 20, 20]
     assert left["partial files"] == []
@@ -157,7 +157,7 @@ def test_full_disk_ends_the_run_in_words_and_leaves_what_was_saved(troubled):
     # tensorstore's threads may print a few of their own before it, of writes that end behind the one that failed
     assert 'scripts/train.py", line' not in told["full disk"].stderr
     last = told["full disk"].stderr.splitlines()[-1]
-    assert last.startswith("OSError: ") and "No space left on device" in last and "the same command goes on" in last
+    assert last.startswith("OSError: ") and "No space left on device" in last and "rerun the command to resume" in last
     assert left["full disk"] in (["5"], ["10", "5"])  # as many as there is room for, and no part of another
     assert all(json.loads(line)["step"] for line in left["record on the full disk"].splitlines())
 
@@ -168,7 +168,7 @@ def test_read_only_disk_is_told_in_words(troubled):
         pytest.skip("no file system can be mounted here")
     assert told["read-only disk"].returncode == 1
     assert "Read-only file system: " in told["read-only disk"].stderr
-    assert "once it can be written there, the same command goes on" in told["read-only disk"].stderr
+    assert "once it can be written there, rerun the command to resume" in told["read-only disk"].stderr
     assert "Traceback" not in told["read-only disk"].stderr
     assert left["read-only disk"] == left["full disk"]
 
@@ -176,7 +176,7 @@ def test_read_only_disk_is_told_in_words(troubled):
 def test_changed_config_in_an_old_workdir_is_refused_by_the_script(troubled):
     told, _ = troubled
     assert told["other config"].returncode == 1
-    assert "optim.learning_rate: 0.003 there, 0.5 now" in told["other config"].stderr
+    assert "optim.learning_rate: 0.003 in the folder, 0.5 now" in told["other config"].stderr
     assert "Traceback" not in told["other config"].stderr
 
 
@@ -219,8 +219,8 @@ def test_run_whose_newest_checkpoint_is_damaged_says_so_and_goes_on_from_the_one
     assert train_and_evaluate(tiny_run_config, run) == metrics
     told = capsys.readouterr().out
     name = file.relative_to(run / "checkpoints" / "12").as_posix()
-    assert f"checkpoint 12 is damaged: {name} is not what was saved; it is now {run}/checkpoints/damaged_12" in told
-    assert "going on behind update 6\n" in told
+    assert f"checkpoint 12 is damaged: {name} is not what was saved; renamed to {run}/checkpoints/damaged_12" in told
+    assert "resuming from step 6\n" in told
     assert names(run / "checkpoints") == ["12", "6", "damaged_12"]
     assert history(run) == history(path)
 
@@ -230,10 +230,12 @@ def test_run_whose_checkpoints_are_all_damaged_is_an_error_that_changes_nothing(
     for step, (damage, _) in zip((6, 12), (DAMAGES["truncated"], DAMAGES["missing"]), strict=True):
         damage(largest_file(run / "checkpoints" / str(step)))
     before = history(run)
-    with pytest.raises(ValueError, match=r"all checkpoints in .* are damaged; bring one back from a copy") as error:
+    with pytest.raises(ValueError, match=r"all checkpoints in .* are damaged; restore one from a backup") as error:
         train_and_evaluate(tiny_run_config, run)
     assert "6: state/" in str(error.value) and "12: state/" in str(error.value)
-    with pytest.raises(ValueError, match=r"checkpoint .*/6 is damaged: state/.* is not what was saved\. Bring it back"):
+    with pytest.raises(
+        ValueError, match=r"checkpoint .*/6 is damaged: state/.* is not what was saved\. Restore it from a backup"
+    ):
         evaluate_run(run, "val")
     assert names(run / "checkpoints") == ["12", "6"]
     assert history(run) == before
@@ -242,7 +244,7 @@ def test_run_whose_checkpoints_are_all_damaged_is_an_error_that_changes_nothing(
 def test_run_without_its_checkpoints_says_that_it_starts_again(finished, tiny_run_config, tmp_path, capsys):
     run = shutil.copytree(finished[0], tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints"))
     assert train_and_evaluate(tiny_run_config, run) == finished[1]
-    assert "no checkpoint yet: starting again with the first update" in capsys.readouterr().out
+    assert "no checkpoint yet: starting again from step 0" in capsys.readouterr().out
     assert history(run) == history(finished[0])
 
 
@@ -250,10 +252,10 @@ def test_run_without_its_checkpoints_says_that_it_starts_again(finished, tiny_ru
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
 def test_signal_stops_the_run_with_everything_saved(tiny_run_config, tmp_path, monkeypatch, where, number):
     if where == "in a step":
-        send_behind(monkeypatch, loop, "take_batches", calls=7, numbers=[number])
+        send_after(monkeypatch, loop, "take_batches", calls=7, numbers=[number])
     else:
-        send_behind(monkeypatch, checkpoint.Checkpoints, "save", calls=1, numbers=[number])  # which goes on behind
-    with pytest.raises(Interrupted, match=r"stopped behind update (\d+) of 12; the same command goes on") as stopped:
+        send_after(monkeypatch, checkpoint.Checkpoints, "save", calls=1, numbers=[number])  # which goes on behind
+    with pytest.raises(Interrupted, match=r"stopped after step (\d+) of 12; rerun the command to resume") as stopped:
         train_and_evaluate(tiny_run_config, tmp_path)
     assert stopped.value.signal == number
     step = int(str(stopped.value).split()[3])
@@ -265,14 +267,14 @@ def test_signal_stops_the_run_with_everything_saved(tiny_run_config, tmp_path, m
 
 
 def test_second_signal_ends_the_run_at_once(tiny_run_config, tmp_path, monkeypatch):
-    send_behind(monkeypatch, loop, "take_batches", calls=8, numbers=[signal.SIGINT, signal.SIGINT])
+    send_after(monkeypatch, loop, "take_batches", calls=8, numbers=[signal.SIGINT, signal.SIGINT])
     with pytest.raises(KeyboardInterrupt):
         train_and_evaluate(tiny_run_config, tmp_path)
     assert list(step_folders(tmp_path / "checkpoints")) == [6]
     assert find_damage(tmp_path / "checkpoints" / "6") is None
 
 
-def send_behind(monkeypatch, module, function: str, calls: int, numbers) -> None:
+def send_after(monkeypatch, module, function: str, calls: int, numbers) -> None:
     """Have this process get the signals behind the `calls`-th call of a function."""
     called, made = getattr(module, function), []
 
@@ -302,7 +304,7 @@ def test_save_that_fails_stops_the_run_at_the_checkpoint_before_and_the_same_cal
         patch.setattr(checkpoint, "write_checksums", full_disk)
         with pytest.raises(OSError, match=r"checkpoint 12 was not saved in .*No space left on device") as error:
             train_and_evaluate(tiny_run_config, tmp_path / "run")
-    assert "the same command goes on" in str(error.value)
+    assert "rerun the command to resume" in str(error.value)
     assert names(tmp_path / "run" / "checkpoints") == ["6"]
     assert train_and_evaluate(tiny_run_config, tmp_path / "run") == finished[1]
     assert history(tmp_path / "run") == history(finished[0])
@@ -327,8 +329,8 @@ def test_folder_that_cannot_be_locked_is_said_to_be_so(tmp_path, monkeypatch, ca
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr(fcntl, "flock", no_locks)
-    with only_run(Workdir(tmp_path)):
-        assert "cannot be locked (No locks available): start no second run in it" in capsys.readouterr().err
+    with locked(Workdir(tmp_path)):
+        assert "cannot be locked (No locks available): do not start a second run in it" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")
@@ -439,7 +441,7 @@ def test_target_that_is_not_a_number_stops_the_run_with_step_loss_and_example(st
 
     monkeypatch.setattr(DrawnFaces, "read", read_with_nan)
     streaming_config.valence_arousal_weight = 1.0
-    with pytest.raises(FloatingPointError, match=r"update \d+ is not finite: loss nan .* indices \[") as error:
+    with pytest.raises(FloatingPointError, match=r"step \d+ is not finite: loss nan .* indices \[") as error:
         train_and_evaluate(streaming_config, tmp_path)
     assert "17" in str(error.value).split("indices [")[1].split("]")[0].split(", ")
     assert list(step_folders(tmp_path / "checkpoints")) == []

@@ -12,8 +12,8 @@ from safetensors.numpy import save_file
 from affect_jax.models import build_model
 from affect_jax.models.pretrained import named_weights
 from affect_jax.names import selects
-from affect_jax.tasks.classification import make_loss_fn
 from affect_jax.runs.training import train_and_evaluate
+from affect_jax.tasks.classification import make_loss_fn
 from affect_jax.train.optim import make_optimizer
 from affect_jax.train.state import create_state, init_variables, make_apply
 from affect_jax.train.steps import make_train_step

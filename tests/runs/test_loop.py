@@ -4,11 +4,13 @@ import json
 
 import numpy as np
 import pytest
-from run_records import assert_same_bits, history, saved_state, stop_behind
+from run_records import assert_same_bits, history, saved_state, stop_after
 
-from affect_jax.train import loop
 from affect_jax.runs.evaluation import evaluate_run
 from affect_jax.runs.training import train_and_evaluate
+from affect_jax.runs.workdir import Workdir, claim
+from affect_jax.tasks.interface import DataFacts
+from affect_jax.train import loop
 from affect_jax.train.signals import Interrupted
 
 
@@ -17,8 +19,8 @@ def test_twelve_updates_equal_five_and_seven_behind_a_resume_bit_for_bit(tiny_co
     tiny_config.data.input = source
     straight = train_and_evaluate(tiny_config, tmp_path / "straight")
     with monkeypatch.context() as patch:
-        stop_behind(patch, 5)
-        with pytest.raises(Interrupted, match="stopped behind update 5 of 12"):
+        stop_after(patch, 5)
+        with pytest.raises(Interrupted, match="stopped after step 5 of 12"):
             train_and_evaluate(tiny_config, tmp_path / "parts")
     in_parts = train_and_evaluate(tiny_config, tmp_path / "parts")
     assert in_parts == straight
@@ -104,26 +106,23 @@ def test_records_behind_the_checkpoint_that_is_gone_on_from_are_dropped(tiny_con
 
 def test_changed_config_in_an_old_workdir_is_an_error_that_shows_the_difference(tiny_config, tmp_path):
     (tmp_path / "run").mkdir()
-    from affect_jax.tasks.interface import DataFacts
-from affect_jax.runs.workdir import Workdir, claim
-
     claim(Workdir(tmp_path / "run"), tiny_config, DataFacts(("happy", "sad"), (48, 48, 1)))
     tiny_config.optim.learning_rate = 0.5
-    with pytest.raises(ValueError, match=r"optim\.learning_rate: 0\.01 there, 0\.5 now"):
+    with pytest.raises(ValueError, match=r"optim\.learning_rate: 0\.01 in the folder, 0\.5 now"):
         train_and_evaluate(tiny_config, tmp_path / "run")
 
 
 def test_run_that_is_not_finite_stops_with_step_loss_and_examples_and_saves_nothing(tiny_config, tmp_path):
     tiny_config.optim.learning_rate = 1e30
     tiny_config.optim.schedule = "constant"
-    with pytest.raises(FloatingPointError, match=r"update \d+ is not finite: loss .* indices \[\d+, ") as error:
+    with pytest.raises(FloatingPointError, match=r"step \d+ is not finite: loss .* indices \[\d+, ") as error:
         train_and_evaluate(tiny_config, tmp_path)
     assert "optim.clip_norm" in str(error.value)
     assert not any(path.name.isdigit() for path in (tmp_path / "checkpoints").iterdir())
 
 
 def test_batch_that_does_not_split_over_the_devices_is_refused(tiny_config):
-    with pytest.raises(ValueError, match="batch_size is 16, no multiple of the 3 devices"):
+    with pytest.raises(ValueError, match="batch_size is 16, not a multiple of the 3 devices"):
         loop.check_batch_sizes(tiny_config, 3)
 
 
@@ -153,7 +152,7 @@ def test_targets_that_the_set_has_not_are_named_before_anything_is_written(tiny_
 
 def test_run_older_than_a_field_of_the_config_is_still_evaluated_and_goes_on(tiny_config, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        stop_behind(patch, 5)
+        stop_after(patch, 5)
         with pytest.raises(Interrupted):
             train_and_evaluate(tiny_config, tmp_path)
     record = json.loads((tmp_path / "config.json").read_text())

@@ -4,8 +4,8 @@ import pytest
 import safetensors.numpy
 
 from affect_jax.models.pretrained import named_weights
-from affect_jax.runs.model_file import read, write
 from affect_jax.predict.reader import Classifier
+from affect_jax.runs.model_file import read, write
 from affect_jax.train.builders import build_network, build_variables, network_inputs
 
 

@@ -9,8 +9,8 @@ from processes import config_of, ended, start_processes
 from run_records import history, saved_state
 
 from affect_jax.process import cluster_size, join_processes
-from affect_jax.train import signals
 from affect_jax.runs.training import train_and_evaluate
+from affect_jax.train import signals
 
 UPDATES = 60
 
@@ -51,21 +51,21 @@ def test_sigterm_to_one_process_stops_all_behind_the_same_update_with_one_messag
     _, stopped, step, _ = shared_run
     assert [code for code, _ in stopped] == [128 + signal.SIGTERM] * 2, stopped
     assert 0 < step < UPDATES
-    assert f"stopped behind update {step} of {UPDATES}; the same command goes on" in stopped[0][1]
+    assert f"stopped after step {step} of {UPDATES}; rerun the command to resume" in stopped[0][1]
     assert "stopped behind" not in stopped[1][1]
 
 
 def test_update_that_processes_settled_on_is_not_missed_among_several_at_once(monkeypatch):
     monkeypatch.setattr(signals.multihost_utils, "reached_preemption_sync_point", lambda number: number == 70)
     request = signals.AgreedStopRequest()
-    assert [request.holds_behind(step) for step in (32, 64, 96, 128)] == [False, False, True, True]
+    assert [request.is_due_after(step) for step in (32, 64, 96, 128)] == [False, False, True, True]
     assert request.signal == signal.SIGTERM
 
 
 def test_two_processes_and_then_four_do_the_run_of_one(straight_run, shared_run):
     path, _, step, finished = shared_run
     assert [code for code, _ in finished] == [0] * 4, finished
-    assert f"going on behind update {step}" in finished[0][1] and "4 process(es)" in finished[0][1]
+    assert f"resuming from step {step}" in finished[0][1] and "4 process(es)" in finished[0][1]
     one, several = (saved_state(folder, UPDATES) for folder in (straight_run[0], path))
     assert one.keys() == several.keys()
     for name in one:

@@ -134,8 +134,8 @@ def test_damaged_checkpoints_get_names_of_their_own_and_those_without_checksums_
     (tmp_path / "2" / "metrics" / "metrics").write_text("{}")
     (tmp_path / "1" / CHECKSUMS).unlink()
     assert set_aside_damaged(tmp_path) == [
-        f"checkpoint 2 is damaged: metrics/metrics is not what was saved; it is now {tmp_path}/damaged_2_2",
-        f"checkpoint 1 is not checked: it has no {CHECKSUMS}, as of an older version",
+        f"checkpoint 2 is damaged: metrics/metrics is not what was saved; renamed to {tmp_path}/damaged_2_2",
+        f"checkpoint 1 was not verified: it is from an older version, without {CHECKSUMS}",
     ]
     checkpoints = open_checkpoints(tmp_path)
     assert (checkpoints.newest, checkpoints.best) == (1, 1)

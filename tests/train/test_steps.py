@@ -94,7 +94,7 @@ def test_streamed_batches_give_the_updates_of_indexed_ones():
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_updates_stop_behind_the_first_that_is_not_finite(bad):
+def test_updates_stop_after_the_first_that_is_not_finite(bad):
     examples, variables = linear_problem()
     train_steps = jax.jit(make_train_steps(make_train_step(linear_loss, TX, jax.random.key(0))))
     batches = indexed(examples, 5)
