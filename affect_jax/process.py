@@ -1,6 +1,8 @@
-"""What a process does before its first computation: settings to start soon and run fast, and joining the others."""
+"""Set-up of a process before its first computation: XLA flags, memory, and joining other processes."""
 
 import ctypes
+import importlib.util
+import mmap
 import os
 import platform
 from pathlib import Path
@@ -9,27 +11,32 @@ import jax
 from absl import flags
 from jax.experimental import multihost_utils
 
-# glibc's malloc.h
+# option numbers of glibc's malloc.h
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
 YNN_FUSIONS = "xla_cpu_experimental_ynn_fusion_type"
-SECONDS_TO_LEAVE = 30
-"""How far apart processes may end: past it one has failed, and JAX ends the others, whatever they wait for."""
+ACCELERATOR_PLUGINS = ("jax_cuda12_plugin", "jax_cuda13_plugin", "jax_rocm60_plugin", "jax_rocm7_plugin", "libtpu")
+JOB_SIZES = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
+"""Environment variables with the number of tasks of a job."""
+SHUTDOWN_SECONDS = 30
+"""Longest time between the ends of two processes; after it JAX ends the remaining processes."""
 
 
 def prepare_process(deterministic: bool = False) -> None:
-    """Keep compiled steps on disk, and on CPU freed memory and XLA's faster convolutions; what the user set stays.
+    """Cache compiled programs on disk; on CPU, choose XLA's faster convolutions and keep freed memory.
 
-    `deterministic` has a GPU give the same bits each time, as CPU and TPU do, at the price of speed.
+    Settings of the user are kept. With `deterministic` a GPU gives the same bits in every run, but is slower; CPU and
+    TPU always do. Call this before the first use of a device.
     """
     if deterministic:
         add_xla_flag("xla_gpu_deterministic_ops", "true")
     enable_compilation_cache()
     prefer_fast_convolutions()
-    keep_freed_memory()
+    if not has_accelerator_plugin():
+        keep_freed_memory()
 
 
 def enable_compilation_cache() -> None:
-    """Keep compiled steps on disk, so that a second run starts at once; JAX_COMPILATION_CACHE_DIR says elsewhere."""
+    """Cache compiled programs on disk, in JAX_COMPILATION_CACHE_DIR or in the user's cache folder."""
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
         jax.config.update("jax_compilation_cache_dir", str(cache / "affect_jax" / "xla"))
@@ -37,21 +44,41 @@ def enable_compilation_cache() -> None:
 
 
 def prefer_fast_convolutions() -> None:
-    """Have XLA leave CPU's convolutions to Eigen: in jaxlib 0.10 the library it prefers takes up to twice as long."""
+    """Let XLA compute CPU convolutions with Eigen: YNNPACK, jaxlib 0.10's default, takes up to twice as long."""
     add_xla_flag(YNN_FUSIONS, "-LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION")
 
 
 def add_xla_flag(name: str, value: str) -> None:
-    """Set a flag of XLA's that the user has not; works until XLA reads its flags, at the first use of a device."""
-    flags = os.environ.get("XLA_FLAGS", "")
-    if name not in flags:
-        os.environ["XLA_FLAGS"] = f"{flags} --{name}={value}".strip()
+    """Set an XLA flag that the user has not set and that this jaxlib has: XLA aborts the process on an unknown flag.
+
+    XLA reads its flags at the first use of a device.
+    """
+    xla_flags = os.environ.get("XLA_FLAGS", "")
+    if name not in xla_flags and has_xla_flag(name):
+        os.environ["XLA_FLAGS"] = f"{xla_flags} --{name}={value}".strip()
+
+
+def has_xla_flag(name: str) -> bool:
+    """Return True if jaxlib's library contains the name of the flag. (jaxlib cannot list its flags.)"""
+    spec = importlib.util.find_spec("jaxlib")
+    for library in Path(spec.origin).parent.glob("libjax_common.*"):
+        with library.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            if content.find(name.encode()) >= 0:
+                return True
+    return False
+
+
+def has_accelerator_plugin() -> bool:
+    """Return True if a plugin of JAX for GPU or TPU is installed, without starting a device."""
+    return any(importlib.util.find_spec(plugin) for plugin in ACCELERATOR_PLUGINS)
 
 
 def keep_freed_memory() -> None:
-    """Have glibc reuse freed memory instead of returning it: else each step faults its activations in page by page.
+    """Let glibc reuse freed memory instead of returning it to the system.
 
-    For threads that start afterwards. A VGG-FER step of batch 64 on two cores took 120,000 page faults without it.
+    Without this every step faults in its activations page by page: 120,000 page faults for a step of VGG-FER with batch
+    64 on two cores. Applies to threads that start later. Not for GPU hosts, whose drivers and pinned buffers share the
+    allocator.
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
@@ -60,40 +87,41 @@ def keep_freed_memory() -> None:
 
 
 def define_process_flags() -> tuple[flags.FlagHolder, ...]:
-    """The flags of a script that may run as several processes: the arguments of join_processes."""
+    """Define the flags of a script that can run as several processes: the arguments of join_processes."""
     return (
         flags.DEFINE_string(
-            "coordinator_address", None, "Several processes on a plain cluster: HOST:PORT that process 0 listens on."
+            "coordinator_address", None, "Several processes on a plain cluster: HOST:PORT on which process 0 listens."
         ),
-        flags.DEFINE_integer("num_processes", None, "How many they are; 1 alone: not several, on no cluster."),
-        flags.DEFINE_integer("process_id", None, "Which of them this one is, from 0."),
+        flags.DEFINE_integer("num_processes", None, "Number of processes; 1 ignores the cluster."),
+        flags.DEFINE_integer("process_id", None, "Number of this process, from 0."),
     )
 
 
 def join_processes(
     coordinator_address: str | None = None, num_processes: int | None = None, process_id: int | None = None
 ) -> None:
-    """Make this process one of several that run the same command; nothing on a machine of its own.
+    """Join the processes that run the same command; do nothing if there is only this one.
 
-    They are those that the arguments name or, without, the tasks of the SLURM or Open MPI job, the workers of the TPU
-    pod or the pods of the Kubernetes job that JAX finds itself in. From then on a process that fails takes the others
-    with it: SECONDS_TO_LEAVE after its message, or when it has not been heard of for 100 s. ValueError where the
-    arguments are not complete.
+    The processes are those of the arguments or, without arguments, the tasks of the SLURM or Open MPI job, the workers
+    of the TPU pod or the pods of the Kubernetes job, as JAX finds them. A process that fails ends the others:
+    SHUTDOWN_SECONDS after its message, or when it has not answered for 100 s. ValueError if arguments are missing.
     """
-    given = coordinator_address, num_processes, process_id
-    if num_processes == 1 or (given == (None, None, None) and cluster_size() == 1):
+    arguments = coordinator_address, num_processes, process_id
+    options = {"shutdown_timeout_seconds": SHUTDOWN_SECONDS}
+    if num_processes == 1:
         return
-    if None in given and given != (None, None, None):
+    if arguments == (None, None, None):
+        # In a job of one task, initialize() would hide all GPUs but one.
+        if any(os.environ.get(name) == "1" for name in JOB_SIZES):
+            return
+        try:
+            jax.distributed.initialize(**options)
+        except ValueError as error:
+            if "coordinator_address" in str(error):  # JAX found no cluster
+                return
+            raise
+    elif None in arguments:
         raise ValueError("--coordinator_address, --num_processes and --process_id go together: give all three or none")
-    jax.distributed.initialize(*given, shutdown_timeout_seconds=SECONDS_TO_LEAVE)
-    multihost_utils.sync_global_devices("all are here")  # at their first meeting processes on CPU wait but 30 s
-
-
-def cluster_size() -> int:
-    """How many processes the cluster that JAX finds itself in has started; 1 where it finds none."""
-    # JAX has no public word for this, and initialize() alone would hide all GPUs but one from a SLURM job of one task
-    from jax._src.clusters import ClusterEnv
-
-    present = (env for env in ClusterEnv._cluster_types if not env.opt_in_only_method and env.is_env_present())
-    cluster = next(present, None)
-    return 1 if cluster is None else cluster.get_process_count()
+    else:
+        jax.distributed.initialize(*arguments, **options)
+    multihost_utils.sync_global_devices("all processes are running")  # a later first meeting on CPU waits only 30 s

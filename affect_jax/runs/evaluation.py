@@ -23,7 +23,6 @@ from affect_jax.train.mesh import data_mesh, process_rows
 from affect_jax.train.prediction import compile_predict, predict_split
 
 
-
 def evaluate_run(path: str | Path, split_name: str, **options: Any) -> dict:
     """Evaluate the best checkpoint of the run in `path` on a split and record the result in the folder.
 

@@ -131,7 +131,5 @@ class Task(Protocol):
         uint8 [count, 1 + draws, H, W, C]; a detector's images have their boxes drawn.
         """
 
-    def sections(
-        self, evaluations: Mapping[str, Metrics], evaluation: Evaluation, predictions: Any
-    ) -> list[Section]:
+    def sections(self, evaluations: Mapping[str, Metrics], evaluation: Evaluation, predictions: Any) -> list[Section]:
         """Return the sections of the report page; `predictions` are those of `evaluation`."""

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from affect_jax.train.classification import normalize
 from reference.deterministic import IMAGENET_MEAN, IMAGENET_STD, folded_weights, images, random_weights, sample
 from safetensors.numpy import save_file
 
@@ -15,6 +14,7 @@ from affect_jax.models import build_model
 from affect_jax.models.calibration import calibrate_batch_norm
 from affect_jax.models.mobilenet_v1 import BLOCKS, MobileNetV1Backbone
 from affect_jax.models.pretrained import VGGFACE2, check_options, load_pretrained, merge, named_weights
+from affect_jax.ops.photometric import normalize
 from affect_jax.tasks import build_task
 from affect_jax.train.loop import Trainer
 from affect_jax.train.state import make_apply

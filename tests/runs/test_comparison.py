@@ -1,13 +1,17 @@
-"""What runs leave is read again and compared; what the page of it looks like is in tests/evaluate/test_report.py."""
+"""Comparison of runs from the files in their folders. The page of a comparison is tested with the reports."""
+
+import json
 
 import numpy as np
 import pytest
 
+from affect_jax.config import classification_config, detection_config
 from affect_jax.runs.comparison import compare_runs, differing, short_names
-from affect_jax.runs.evaluation import read_detections, write_detections
+from affect_jax.tasks import build_task
+from affect_jax.tasks.interface import Evaluation
 
 
-def test_runs_are_called_by_as_little_of_their_path_as_tells_them_apart():
+def test_runs_get_the_shortest_names_that_differ():
     assert list(short_names(["runs/a", "elsewhere/b"])) == ["a", "b"]
     assert list(short_names(["runs/C3/seed0", "runs/C4/seed0"])) == ["C3/seed0", "C4/seed0"]
     with pytest.raises(ValueError, match="given twice"):
@@ -24,27 +28,59 @@ def test_fields_that_differ_have_the_value_of_every_run():
     assert differing(settings[:1]) == differing([]) == {}
 
 
-def leave_predictions(path, labels, predicted):
-    (path / "predictions").mkdir(parents=True)
-    np.savez(path / "predictions" / "val.npz", labels=labels, probs=np.eye(3)[predicted])
+class Labels:
+    """A split of a classifier: its labels."""
+
+    def __init__(self, labels):
+        self.arrays = {"label": np.asarray(labels)}
 
 
-def test_two_runs_are_compared_on_the_pictures_that_one_alone_has_right(tmp_path):
+class Boxes:
+    """A split of a detector: its ground truth."""
+
+    def __init__(self, truths):
+        self.truths = truths
+
+    def __len__(self):
+        return len(self.truths)
+
+    def annotations(self, image):
+        return self.truths[image]
+
+
+def write_run(path, config, predictions, split):
+    """Write config.json and the predictions on val of a run."""
+    (path / "predictions").mkdir(parents=True, exist_ok=True)
+    (path / "config.json").write_text(json.dumps({"config": json.loads(config.to_json())}))
+    evaluation = Evaluation("val", {}, split, {})
+    build_task(config).write_predictions(path / "predictions" / "val.npz", predictions, evaluation, step=5)
+
+
+def write_classifier(path, labels, predicted):
+    predictions = {"probs": np.eye(3)[predicted], "valence_arousal": np.zeros((len(labels), 0))}
+    write_run(path, classification_config(), predictions, Labels(labels))
+
+
+def write_detector(path, truths, detections):
+    write_run(path, detection_config(), {"detections": detections, "losses": {"loss": 0.1}}, Boxes(truths))
+
+
+def test_classifiers_are_compared_on_the_images_that_only_one_has_right(tmp_path):
     labels = np.arange(12) % 3
-    leave_predictions(tmp_path / "a", labels, labels)
-    leave_predictions(tmp_path / "b", labels, np.where(np.arange(12) < 5, (labels + 1) % 3, labels))
+    write_classifier(tmp_path / "a", labels, labels)
+    write_classifier(tmp_path / "b", labels, np.where(np.arange(12) < 5, (labels + 1) % 3, labels))
     found = compare_runs(tmp_path / "a", tmp_path / "b", "val")
     assert (found["only_a"], found["only_b"]) == (5, 0)
     assert found["difference"] == pytest.approx(5 / 12)
     assert found["p_value"] == pytest.approx(2 * 0.5**5)
 
 
-def test_runs_on_other_pictures_or_without_predictions_are_refused_in_words(tmp_path):
-    leave_predictions(tmp_path / "a", np.array([0, 1]), np.array([0, 1]))
-    leave_predictions(tmp_path / "b", np.array([1, 1]), np.array([0, 1]))
-    with pytest.raises(ValueError, match="not the same pictures: their labels differ"):
+def test_runs_on_other_images_or_without_predictions_are_refused(tmp_path):
+    write_classifier(tmp_path / "a", [0, 1], np.array([0, 1]))
+    write_classifier(tmp_path / "b", [1, 1], np.array([0, 1]))
+    with pytest.raises(ValueError, match="the images are not the same: their labels differ"):
         compare_runs(tmp_path / "a", tmp_path / "b", "val")
-    (tmp_path / "b" / "config.json").touch()
+    (tmp_path / "a" / "config.json").unlink()
     with pytest.raises(FileNotFoundError, match="only a record of the run is kept"):
         compare_runs(tmp_path / "a", tmp_path / "b", "test")
     with pytest.raises(FileNotFoundError, match=r"evaluate.py --workdir=.*/b --split=test --tta=flip"):
@@ -52,7 +88,7 @@ def test_runs_on_other_pictures_or_without_predictions_are_refused_in_words(tmp_
 
 
 def detected(counts, scores):
-    """Truths and detections of pictures with `counts` boxes in a row, found exactly, all with one of `scores`."""
+    """Ground truth with `counts` boxes in a row per image, and exact detections of it with one of `scores`."""
     boxes = [
         np.stack([np.array([20.0 * i, 0, 20 * i + 10, 10]) for i in range(count)] or [np.zeros(4)])[:count]
         for count in counts
@@ -67,27 +103,27 @@ def detected(counts, scores):
     return truths, found
 
 
-def test_detections_and_true_boxes_come_back_picture_by_picture(tmp_path):
-    pictures = detected([2, 0, 3, 0], [0.9, 0.1, 0.3, 0.2])
-    write_detections(tmp_path / "val.npz", *pictures)
-    for written, read in zip(pictures, read_detections(tmp_path / "val.npz"), strict=True):
-        for one, again in zip(written, read, strict=True):
-            assert one.keys() == again.keys()
-            for name in one:
-                np.testing.assert_array_equal(one[name], again[name])
+def test_predictions_of_a_detector_are_read_as_they_were_written(tmp_path):
+    truths, detections = detected([2, 0, 3, 0], [0.9, 0.1, 0.3, 0.2])
+    write_detector(tmp_path, truths, detections)
+    step, predictions = build_task(detection_config()).read_predictions(tmp_path / "predictions" / "val.npz")
+    assert step == 5 and predictions["losses"] == {"loss": 0.1}
+    for written, read in zip(detections, predictions["detections"], strict=True):
+        assert written.keys() == read.keys()
+        for name in written:
+            np.testing.assert_array_equal(written[name], read[name])
 
 
-def test_two_detectors_are_compared_by_their_area_on_the_same_pictures(tmp_path):
+def test_detectors_are_compared_by_their_average_precision(tmp_path):
     truths, found = detected([1] * 8, [0.9] * 8)
-    half = [{name: values[: picture % 2] for name, values in one.items()} for picture, one in enumerate(found)]
-    for name, detections in (("all", found), ("half", half)):
-        (tmp_path / name / "predictions").mkdir(parents=True)
-        write_detections(tmp_path / name / "predictions" / "val.npz", truths, detections)
+    half = [{name: values[: image % 2] for name, values in one.items()} for image, one in enumerate(found)]
+    write_detector(tmp_path / "all", truths, found)
+    write_detector(tmp_path / "half", truths, half)
     compared = compare_runs(tmp_path / "all", tmp_path / "half", "val")
     low, high = compared["difference_ci95"]
     assert compared["difference"] == pytest.approx(0.5) and 0 < low < 0.5 < high <= 1
-    write_detections(tmp_path / "half" / "predictions" / "val.npz", truths[:-1], found[:-1])
-    with pytest.raises(ValueError, match="not the same pictures: their true boxes differ"):
+    write_detector(tmp_path / "half", truths[:-1], found[:-1])
+    with pytest.raises(ValueError, match="the images are not the same: their true boxes differ"):
         compare_runs(tmp_path / "all", tmp_path / "half", "val")
     np.savez(tmp_path / "half" / "predictions" / "val.npz", count=[1], scores=[0.5])
     with pytest.raises(ValueError, match="older version, without true boxes; evaluate the run again"):

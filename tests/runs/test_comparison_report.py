@@ -8,8 +8,9 @@ from html_page import Page
 
 from affect_jax.config import classification_config
 from affect_jax.evaluate.classification import classification_metrics
-from affect_jax.train.comparison import write_runs
-from affect_jax.train.workdir import DataFacts, Workdir, claim
+from affect_jax.runs.comparison import write_runs
+from affect_jax.runs.workdir import Workdir, claim
+from affect_jax.tasks.interface import DataFacts
 
 RESULTS = Path(__file__).parents[2] / "results"
 NAMES = ("angry", "happy", "sad")

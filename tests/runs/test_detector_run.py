@@ -17,7 +17,7 @@ from run_records import assert_same_bits, history, saved_state, stop_after
 from affect_jax.runs.comparison import compare_runs
 from affect_jax.runs.evaluation import evaluate_function
 from affect_jax.runs.training import train_and_evaluate
-from affect_jax.train.builders import build_split, evaluation_box_batches
+from affect_jax.tasks import build_task
 from affect_jax.train.signals import Interrupted
 
 ROOT = Path(__file__).parents[2]
@@ -128,9 +128,9 @@ def test_a_function_that_finds_every_face_is_told_to_be_perfect_on_the_same_pict
     finished_run, tiny_detector_config
 ):
     """In the order of evaluation, and through its scaling and padding: the boxes come back to their own pictures."""
-    batches = evaluation_box_batches(tiny_detector_config, build_split(tiny_detector_config, "val"))
+    task = build_task(tiny_detector_config)
     known = {}
-    for batch in batches:
+    for batch in task.evaluation_batches(task.evaluation("val")):
         for image, (height, width), boxes, mask in zip(
             *(batch[name] for name in ("image", "image_size", "boxes", "box_mask")), strict=True
         ):

@@ -3,10 +3,11 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from affect_jax.models.pretrained import named_weights
+from affect_jax.models.pretrained import load_pretrained, named_weights
 from affect_jax.predict.reader import Classifier
 from affect_jax.runs.model_file import read, write
-from affect_jax.train.builders import build_network, build_variables, network_inputs
+from affect_jax.tasks import build_task
+from affect_jax.train.builders import build_variables
 
 
 def test_file_gives_back_the_network_to_the_precision_of_float16(classifier, tmp_path):
@@ -29,13 +30,14 @@ def test_training_starts_from_a_model_file_that_saw_the_same_pixels(classifier, 
     write(classifier, file, "")
     config = classifier.config.copy_and_resolve_references()
     config.init_from = str(file)
-    model, inputs = build_network(config, 3), network_inputs(config, classifier.data.image_shape)
-    started = named_weights(build_variables(config, model, jax.random.key(1), inputs))
+    task, data = build_task(config), classifier.data
+    start = config, task.build_network(data), jax.random.key(1), task.network_inputs(data), load_pretrained(file)
+    started = named_weights(build_variables(*start))
     for name, value in named_weights(read(file).variables).items():
         np.testing.assert_array_equal(started[name], value, err_msg=name)
     config.preprocess.mean, config.preprocess.std = (0.25,), (0.5,)
     with pytest.raises(ValueError, match="trained on pixels of other mean and std"):
-        build_variables(config, model, jax.random.key(1), inputs)
+        build_variables(*start)
 
 
 def test_file_is_half_the_size_of_its_weights(classifier, tmp_path):
@@ -55,7 +57,7 @@ def test_value_beyond_float16_is_refused_by_name_and_nothing_is_written(classifi
 def test_what_is_no_model_is_refused_in_words(classifier, tmp_path):
     with pytest.raises(FileNotFoundError, match="neither a model file nor a run's folder"):
         read(tmp_path / "absent.safetensors")
-    with pytest.raises(FileNotFoundError, match="holds no run"):
+    with pytest.raises(FileNotFoundError, match="is not the folder of a run"):
         read(tmp_path)
     safetensors.numpy.save_file({"a": np.zeros(3)}, tmp_path / "weights.safetensors")
     with pytest.raises(ValueError, match="holds weights alone"):

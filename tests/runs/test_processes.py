@@ -1,6 +1,7 @@
 """Several processes, started through the real script, do together what one does alone."""
 
 import json
+import os
 import signal
 
 import numpy as np
@@ -8,7 +9,8 @@ import pytest
 from processes import config_of, ended, start_processes
 from run_records import history, saved_state
 
-from affect_jax.process import cluster_size, join_processes
+from affect_jax import process
+from affect_jax.process import join_processes
 from affect_jax.runs.training import train_and_evaluate
 from affect_jax.train import signals
 
@@ -113,7 +115,7 @@ from jax.experimental import multihost_utils
 
 from affect_jax import process
 
-process.SECONDS_TO_LEAVE = 3
+process.SHUTDOWN_SECONDS = 3
 FLAGS = process.define_process_flags()
 
 
@@ -135,13 +137,38 @@ def test_process_that_fails_says_why_and_takes_those_with_it_that_wait_for_it(tm
     assert "ValueError: what process 1 alone cannot do" in output
 
 
-def test_processes_of_a_job_are_found_and_a_job_of_one_task_is_none(monkeypatch):
-    assert cluster_size() == 1
-    for name in ("JOB_ID", "STEP_NODELIST", "PROCID", "LOCALID"):
-        monkeypatch.setenv(f"SLURM_{name}", "0")
-    for tasks in (1, 8):
-        monkeypatch.setenv("SLURM_NTASKS", str(tasks))
-        assert cluster_size() == tasks
+def test_tasks_of_a_job_are_joined_and_a_job_of_one_task_or_no_job_is_one_process(monkeypatch):
+    calls = []
+    monkeypatch.setattr(process.jax.distributed, "initialize", lambda **options: calls.append(options))
+    for name, size, joined in (("SLURM_NTASKS", 1, 0), ("OMPI_COMM_WORLD_SIZE", 1, 0), ("SLURM_NTASKS", 8, 1)):
+        with monkeypatch.context() as patch:
+            patch.setenv(name, str(size))
+            join_processes()
+        assert len(calls) == joined
+
+    def no_cluster(**options):
+        raise ValueError("coordinator_address should be defined.")
+
+    monkeypatch.setattr(process.jax.distributed, "initialize", no_cluster)
+    join_processes()
+
+
+def test_xla_flags_are_set_only_if_jaxlib_has_them_and_the_user_has_not(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=true")
+    process.add_xla_flag("xla_cpu_no_such_flag", "true")
+    process.add_xla_flag("xla_cpu_multi_thread_eigen", "false")
+    assert os.environ["XLA_FLAGS"] == "--xla_cpu_multi_thread_eigen=true"
+    process.add_xla_flag("xla_gpu_deterministic_ops", "true")
+    assert os.environ["XLA_FLAGS"] == "--xla_cpu_multi_thread_eigen=true --xla_gpu_deterministic_ops=true"
+
+
+def test_allocator_is_left_alone_where_a_gpu_plugin_is_installed(monkeypatch):
+    tuned = []
+    monkeypatch.setattr(process, "keep_freed_memory", lambda: tuned.append(1))
+    for installed, calls in ((True, 0), (False, 1)):
+        monkeypatch.setattr(process, "has_accelerator_plugin", lambda installed=installed: installed)
+        process.prepare_process()
+        assert len(tuned) == calls
 
 
 def test_half_of_the_flags_of_a_plain_cluster_is_refused_in_words():
