@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "affect_jax"
-BASE = {"config", "files", "labels", "losses", "names", "process", "recipes"}
+BASE = {"config", "files", "labels", "losses", "names", "packages", "process", "recipes"}
 LAYERS = (
     {"ops"},
     {"models", "evaluate", "data"},

@@ -1,1 +1,1 @@
-"""Trained networks as StableHLO and ONNX, and the card of the bundled weights."""
+"""Export trained networks as StableHLO and ONNX, and write the model card of the bundled weights."""

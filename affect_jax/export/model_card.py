@@ -1,6 +1,7 @@
-"""The figures of model files in a card, README.md, as the files' own metadata has them: they cannot drift apart.
+"""Fill in the figures of model files in a model card, README.md, from the metadata of the files.
 
-A person writes the card; in it `<!-- figures of NAME -->` and `<!-- end of figures -->` hold the lines of NAME's file.
+The text of the card is written by a person. The lines between `<!-- figures of NAME -->` and `<!-- end of figures -->`
+are generated from the file NAME. `python -m affect_jax.export.model_card` updates the card of the bundled weights.
 """
 
 import re
@@ -9,37 +10,37 @@ from pathlib import Path
 
 from affect_jax.files import write_atomically
 from affect_jax.models.pretrained import named_weights
+from affect_jax.predict.reader import BUNDLED_WEIGHTS
 from affect_jax.runs.model_file import Trained, read
 
 BLOCK = re.compile(r"(<!-- figures of (\S+) -->\n).*?(<!-- end of figures -->)", re.DOTALL)
 
 
 def update_card(card: str | Path) -> None:
-    """Fill the card's blocks from the model files beside it."""
+    """Update the generated lines of a card from the model files in its folder."""
     card = Path(card)
     write_atomically(card, with_figures(card.read_text(encoding="utf-8"), card.parent))
 
 
 def with_figures(text: str, folder: Path) -> str:
-    """The card with the figures of each block's file, in `folder`; FileNotFoundError where one is not there."""
+    """Return the text with the figures of the files in `folder`; FileNotFoundError if a file is missing."""
     return BLOCK.sub(lambda block: f"{block[1]}{figures(read(folder / block[2]))}\n{block[3]}", text)
 
 
 def figures(trained: Trained) -> str:
-    """What a network is and how it was evaluated, in Markdown."""
-    tables = {"classification": classifier_tables, "detection": detector_tables}[trained.config.task]
-    return "\n\n".join([origin(trained), *tables(trained.about["evaluations"])])
+    """Return a description and the evaluations of a model in Markdown."""
+    return "\n\n".join([origin(trained), *TABLES[trained.config.task](trained.about["evaluations"])])
 
 
 def origin(trained: Trained) -> str:
-    """The network, and the run that it comes from."""
+    """Return a description of the network and of the run that trained it."""
     about, environment = trained.about, trained.about["environment"]
     values = sum(value.size for value in named_weights(trained.variables).values())
     data = trained.config.data
     sizes = [trained.data.image_shape] if trained.data.image_shape else data.eval_buckets or data.buckets
-    seen = " or ".join("x".join(map(str, size)) for size in sizes)
+    input_size = " or ".join("x".join(map(str, size)) for size in sizes)
     return (
-        f"{trained.config.model.name}, {values:,} values in float16; sees pictures brought to {seen}, and names"
+        f"{trained.config.model.name}, {values:,} values in float16; input size {input_size}; classes:"
         f" {', '.join(trained.data.class_names)}."
         f" Checkpoint {about['step']} of the run {about['source']} on {trained.config.data.name}, seed"
         f" {trained.config.seed}: `{environment['command']}` at {environment['commit']}, {environment['devices']}."
@@ -48,10 +49,10 @@ def origin(trained: Trained) -> str:
 
 
 def classifier_tables(evaluations: dict[str, dict]) -> list[str]:
-    """Accuracy and calibration; recall and precision of each class; what a threshold buys."""
+    """Return tables of accuracy and calibration, of recall and precision per class, and of confidence thresholds."""
     plain = {name: metrics for name, metrics in evaluations.items() if metrics["tta"] == "none"}
     heads = [f"{name}, {what}" for name in plain for what in ("recall", "precision")]
-    parts = [f"{name}, {what}" for name in plain for what in ("named", "right of these")]
+    parts = [f"{name}, {what}" for name in plain for what in ("with expression", "accuracy of these")]
     first = next(iter(plain.values()))
     return [
         table(
@@ -71,19 +72,19 @@ def classifier_tables(evaluations: dict[str, dict]) -> list[str]:
         table(
             ("`--min_confidence`", *parts),
             (
-                (least, *(share(m["coverage"][w][place]) for m in plain.values() for w in ("coverage", "accuracy")))
-                for place, least in enumerate(first["coverage"]["confidence"])
+                (threshold, *(share(m["coverage"][w][row]) for m in plain.values() for w in ("coverage", "accuracy")))
+                for row, threshold in enumerate(first["coverage"]["confidence"])
             ),
         ),
     ]
 
 
 def detector_tables(evaluations: dict[str, dict]) -> list[str]:
-    """Average precision, and recall by the height of faces."""
+    """Return tables of average precision and of recall by the height of faces."""
     heights = list(dict.fromkeys(height for m in evaluations.values() for height in m["recall_by_height"]))
     return [
         table(
-            ("evaluation", "faces", "AP50 (95 % interval)", "COCO AP", "found at score 0.5", "right of these"),
+            ("evaluation", "faces", "AP50 (95 % interval)", "COCO AP", "recall at score 0.5", "precision at score 0.5"),
             (
                 (
                     m["split"],
@@ -95,29 +96,36 @@ def detector_tables(evaluations: dict[str, dict]) -> list[str]:
             ),
         ),
         table(
-            ("height, found at score 0.5", *(m["split"] for m in evaluations.values())),
-            ((height, *(found_of(m["recall_by_height"], height) for m in evaluations.values())) for height in heights),
+            ("height, recall at score 0.5", *(m["split"] for m in evaluations.values())),
+            ((height, *(recall_of(m["recall_by_height"], height) for m in evaluations.values())) for height in heights),
         ),
     ]
 
 
-def found_of(groups: dict[str, dict], height: str) -> str:
-    """The share of the faces of a height, and how many there are; nothing where there are none."""
+def recall_of(groups: dict[str, dict], height: str) -> str:
+    """Return recall and number of the faces of a height; empty if there are none."""
     group = groups.get(height)
     return f"{share(group['recall_at_score_50'])} of {group['boxes']}" if group else ""
 
 
 def share_with_interval(metrics: dict, name: str) -> str:
-    """A share and its 95 % interval, where it has one."""
+    """Return a fraction in percent, with its 95 % interval if the metrics have one."""
     low, high = metrics.get(f"{name}_ci95") or (None, None)
     return share(metrics[name]) + (f" ({100 * low:.1f} to {100 * high:.1f})" if low is not None else "")
 
 
 def share(value: float) -> str:
-    """In percent."""
+    """Return a fraction in percent."""
     return f"{100 * value:.1f} %"
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence]) -> str:
-    """A table in Markdown."""
+    """Return a Markdown table."""
     return "\n".join(f"| {' | '.join(map(str, cells))} |" for cells in (heads, ["---"] * len(heads), *rows))
+
+
+TABLES = {"classification": classifier_tables, "detection": detector_tables}
+"""By task."""
+
+if __name__ == "__main__":
+    update_card(BUNDLED_WEIGHTS / "README.md")

@@ -1,4 +1,4 @@
-"""Trained networks put to use: affect_jax.predict.load()(images) names the expressions of the faces in pictures."""
+"""Find faces and classify expressions with trained networks: faces = affect_jax.predict.load()(images)."""
 
 from affect_jax.predict.reader import load
 

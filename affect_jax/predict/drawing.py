@@ -1,4 +1,4 @@
-"""Faces drawn into their pictures: boxes, and labels large enough to read."""
+"""Draw faces into their images: boxes, and labels large enough to read."""
 
 from collections.abc import Sequence
 
@@ -19,18 +19,18 @@ COLORS = {
     "surprise": (250, 150, 60),
 }
 OTHER_COLOR = (110, 225, 200)
-"""Of a user's own classes, and of a face without a named expression."""
+"""Color of classes with other names, and of faces without an expression."""
 DARK, PADDING = (20, 20, 20), 3
 
 
 Rectangle = tuple[int, int, int, int]
-"""[x1, y1, x2, y2] in whole pixels."""
+"""(x1, y1, x2, y2) in whole pixels."""
 
 
 def draw_faces(image: np.ndarray, faces: Sequence[Face]) -> np.ndarray:
-    """A copy of the picture RGB uint8 [H, W, 3] with a box round each face, its expression and probability above it.
+    """Return a copy of an image RGB uint8 [H, W, 3] with a box, expression and probability drawn for each face.
 
-    In a crowd the larger faces have labels: one that would cover another, or the middle of a face, is left out.
+    A label that would cover another label, or the center of another face, is left out; larger faces come first.
     """
     drawn = np.ascontiguousarray(image).copy()
     widest = round(max(drawn.shape[:2]) / 400)
@@ -38,25 +38,25 @@ def draw_faces(image: np.ndarray, faces: Sequence[Face]) -> np.ndarray:
         x1, y1, x2, y2 = (round(side) for side in face.box)
         thickness = max(1, min(widest, min(x2 - x1, y2 - y1) // 10))
         cv2.rectangle(drawn, (x1, y1), (x2, y2), COLORS.get(face.expression, OTHER_COLOR), thickness)
-    middles, labels = [middle(face) for face in faces], []
+    centers, labels = [center_part(face) for face in faces], []
     for number in sorted(range(len(faces)), key=lambda number: area(faces[number]), reverse=True):
         face = faces[number]
         scale, place = label_place(label(face), face.box, drawn.shape[:2])
-        if not any(overlap(place, other) for other in middles[:number] + middles[number + 1 :] + labels):
+        if not any(overlap(place, other) for other in centers[:number] + centers[number + 1 :] + labels):
             draw_label(drawn, label(face), scale, place, COLORS.get(face.expression, OTHER_COLOR))
             labels.append(place)
     return drawn
 
 
 def label(face: Face) -> str:
-    """Expression and probability; a question mark where none is named."""
+    """Return expression and probability as text; "?" without an expression."""
     return f"{face.expression} {face.probabilities[face.expression]:.0%}" if face.expression else "?"
 
 
 def label_place(
     text: str, box: tuple[float, float, float, float], image_size: tuple[int, int]
 ) -> tuple[float, Rectangle]:
-    """The text's scale and its ground: above the box or, at the picture's upper border, inside it; never outside."""
+    """Return the scale and the rectangle of a label: above the box, or inside it at the upper border of the image."""
     height, width = image_size
     scale = float(np.clip((box[2] - box[0]) / 110, 0.4, max(0.45, max(height, width) / 900)))
     (text_width, text_height), below = cv2.getTextSize(text, FONT, scale, stroke(scale))
@@ -68,7 +68,7 @@ def label_place(
 
 
 def draw_label(image: np.ndarray, text: str, scale: float, place: Rectangle, color: tuple[int, ...]) -> None:
-    """The text, dark on `color`, at its label_place."""
+    """Draw dark text on a rectangle of `color`; `scale` and `place` come from label_place."""
     left, top, right, bottom = place
     (_, text_height), _ = cv2.getTextSize(text, FONT, scale, stroke(scale))
     cv2.rectangle(image, (left, top), (right, bottom), color, cv2.FILLED)
@@ -77,22 +77,22 @@ def draw_label(image: np.ndarray, text: str, scale: float, place: Rectangle, col
 
 
 def stroke(scale: float) -> int:
-    """Thickness of a text's lines."""
+    """Return the line thickness of text."""
     return max(1, round(1.6 * scale))
 
 
 def area(face: Face) -> float:
-    """Of its box."""
+    """Return the area of the face's box."""
     x1, y1, x2, y2 = face.box
     return (x2 - x1) * (y2 - y1)
 
 
-def middle(face: Face) -> Rectangle:
-    """The middle half of its box, each way."""
+def center_part(face: Face) -> Rectangle:
+    """Return the central rectangle of the face's box, with half its width and height."""
     x1, y1, x2, y2 = face.box
     return round((3 * x1 + x2) / 4), round((3 * y1 + y2) / 4), round((x1 + 3 * x2) / 4), round((y1 + 3 * y2) / 4)
 
 
 def overlap(a: Rectangle, b: Rectangle) -> bool:
-    """Whether two rectangles share a pixel."""
+    """Return True if two rectangles share a pixel."""
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]

@@ -1,4 +1,4 @@
-"""Pictures, videos and cameras as one stream of frames, each read when it is asked for."""
+"""Read images, videos and cameras as one stream of frames, one frame at a time."""
 
 import glob
 import re
@@ -14,38 +14,38 @@ from affect_jax.data.images import SUFFIXES, read_image
 
 VIDEO_SUFFIXES = (".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".webm", ".wmv")
 CAMERA = re.compile(r"camera:(\d+)")
-LEAST_SHARE_READ = 0.98
-"""Of the frames that a video's header tells of; headers are a little off, cut files a lot."""
+MIN_FRACTION_READ = 0.98
+"""Minimum fraction of the frames in a video's header; headers are slightly off, truncated files far off."""
 
 Report = Callable[[str, str], None]
-"""(file, reason): told of what cannot be read."""
+"""Called with (file, reason) for each file that cannot be read."""
 
 
 class Frame(NamedTuple):
-    """A picture, or one of a video's."""
+    """An image, or a frame of a video."""
 
     file: str
     frame: int
-    """Number in the video, from 0; 0 of a picture."""
+    """Index in the video, from 0; 0 for an image."""
     time: float | None
-    """Seconds from the start of the video, or of the camera's first frame; None of a picture."""
+    """Seconds from the start of the video, or from the first frame of a camera; None for an image."""
     image: np.ndarray
     """RGB uint8 [H, W, 3]."""
 
 
 class Source(NamedTuple):
-    """Something that frames come from."""
+    """A source of frames: an image, a video or a camera."""
 
     file: str
     is_video: bool
     num_frames: int | None
-    """None where nobody knows: a camera."""
+    """None for a camera."""
 
 
 def find_sources(inputs: Iterable[str], left_out: Path | None = None) -> list[Source]:
-    """What files, folders (searched through), globs and "camera:0" stand for; ValueError where one stands for none.
+    """Return the sources that files, folders (searched recursively), globs and "camera:0" name.
 
-    Nothing below the folder `left_out` is taken: the one that is written to.
+    Files below the folder `left_out` are skipped. Raises ValueError if an input names no source.
     """
     sources = []
     for given in inputs:
@@ -56,26 +56,26 @@ def find_sources(inputs: Iterable[str], left_out: Path | None = None) -> list[So
         found = [file for path in paths for file in (files_below(path) if path.is_dir() else [path])]
         files = [file for file in found if not (left_out and is_below(file, left_out))]
         if found and not files:
-            raise ValueError(f"{given}: lies in {left_out}, where this call writes; give another --out")
+            raise ValueError(f"{given}: is in {left_out}, where the results are written; choose another --out")
         if not files:
-            raise ValueError(f"{given}: no such file, and no picture or video in a folder or by a glob of that name")
+            raise ValueError(f"{given}: no such file, and no image or video in a folder or glob of that name")
         sources += [source_of(file) for file in files]
     return sources
 
 
 def files_below(folder: Path) -> list[Path]:
-    """The pictures and videos of a folder, by their suffixes."""
+    """Return the images and videos of a folder, found by their suffixes."""
     wanted = SUFFIXES + VIDEO_SUFFIXES
     return sorted(file for file in folder.rglob("*") if file.suffix.lower() in wanted and file.name[0] != ".")
 
 
 def is_below(file: Path, folder: Path) -> bool:
-    """Whether the file lies in the folder or in one of its folders, links followed."""
+    """Return True if the file is in the folder or below it, links resolved."""
     return folder.resolve() in file.resolve().parents
 
 
 def source_of(file: Path) -> Source:
-    """A file as a source; a video is asked for its number of frames."""
+    """Return the source of a file; the number of frames of a video is that of its header."""
     if file.suffix.lower() not in VIDEO_SUFFIXES:
         return Source(str(file), False, 1)
     capture = cv2.VideoCapture(str(file))
@@ -85,7 +85,7 @@ def source_of(file: Path) -> Source:
 
 
 def read_frames(sources: Iterable[Source], report: Report) -> Iterator[Frame]:
-    """The frames of the sources, in order; what cannot be read is reported and left out."""
+    """Yield the frames of the sources in order; files that cannot be read are reported and skipped."""
     for source in sources:
         if source.is_video:
             yield from read_video(source, report)
@@ -99,7 +99,7 @@ def read_frames(sources: Iterable[Source], report: Report) -> Iterator[Frame]:
 
 
 def read_video(source: Source, report: Report) -> Iterator[Frame]:
-    """The frames of a video or camera, one at a time, upright as the file says."""
+    """Yield the frames of a video or camera, rotated as the file's metadata says."""
     camera = CAMERA.fullmatch(source.file)
     capture = cv2.VideoCapture(int(camera.group(1)) if camera else source.file)
     try:
@@ -111,25 +111,25 @@ def read_video(source: Source, report: Report) -> Iterator[Frame]:
             more, image = capture.read()
             if not more:
                 break
-            if camera:  # whose own clock starts anywhere, or stands still
+            if camera:  # its own clock may start anywhere or stand still
                 started = started or time.monotonic()
                 seconds = time.monotonic() - started
             else:
                 seconds = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000  # of the frame just read
-            # where frames come unevenly, the header's number is what an even rate would give: as PTS counts
+            # with a variable frame rate, the header counts the frames of a constant rate, and so does PTS
             reached = max(number, capture.get(cv2.CAP_PROP_PTS)) + 1
             yield Frame(source.file, number, round(seconds, 3), cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
             number += 1
         if number == 0:
-            report(source.file, "no frame can be read")
-        elif source.num_frames and reached < LEAST_SHARE_READ * source.num_frames:
-            report(source.file, f"the video breaks off behind frame {number} of {source.num_frames}")
+            report(source.file, "no readable frame")
+        elif source.num_frames and reached < MIN_FRACTION_READ * source.num_frames:
+            report(source.file, f"the video ends after frame {number} of {source.num_frames}")
     finally:
         capture.release()
 
 
 def frame_rate(file: str) -> float:
-    """Frames a second of a video; 30 of a camera, or where it does not tell."""
+    """Return the frames per second of a video; 30 for a camera or if the file does not say."""
     if CAMERA.fullmatch(file):
         return 30.0
     capture = cv2.VideoCapture(file)

@@ -1,4 +1,4 @@
-"""What prediction leaves in its folder: a line a face as JSON and as CSV, and the pictures and videos drawn."""
+"""Write predictions to a folder: one line per face as JSON and as CSV, and the images and videos with faces drawn."""
 
 import csv
 import json
@@ -14,23 +14,24 @@ from affect_jax.predict.media import CAMERA, Frame, frame_rate
 from affect_jax.predict.reader import Face
 
 DRAWN = "drawn"
-"""The folder of drawn pictures and videos, in that of the results."""
-LONGEST_STILL = 10.0
-"""Seconds between two frames; times that jump further are a broken file's, and are not drawn."""
+"""Name of the folder of drawn images and videos, inside the folder of the results."""
+LONGEST_GAP = 10.0
+"""Largest gap between two frames in seconds; larger ones come from broken files and are not filled."""
 DECIMALS = 6
-"""Of scores and probabilities, which are no more exact in float32."""
+"""Decimals of scores and probabilities: the precision of float32."""
 FIELDS = ("file", "frame", "time", "x1", "y1", "x2", "y2", "score", "expression")
 
 
 class Output:
-    """A context: predictions.jsonl and predictions.csv have their names once all is written, ".partial" before.
+    """Context manager that writes predictions.jsonl, predictions.csv and the drawn images and videos.
 
-    A frame without a face, and a file that could not be read, have a line whose "reason" says so.
+    The two files have the suffix ".partial" until the context ends without an error. A frame without a face, and a file
+    that cannot be read, get a line with a "reason".
     """
 
     def __init__(self, folder: str | Path, class_names: Sequence[str], draw: bool, min_score: float):
         self.folder, self.class_names, self.draw = Path(folder), class_names, draw
-        self.drawn, self.no_face = self.folder / DRAWN, f"no face of score {min_score:g} or more"
+        self.drawn, self.no_face = self.folder / DRAWN, f"no face with a score of at least {min_score:g}"
         self._files, self._video, self._video_file, self._names = ExitStack(), None, "", set()
 
     def __enter__(self) -> "Output":
@@ -51,7 +52,7 @@ class Output:
                 self._partial(suffix).replace(self.folder / f"predictions.{suffix}")
 
     def write(self, frame: Frame, faces: Sequence[Face]) -> None:
-        """A frame and its faces."""
+        """Write a frame and its faces."""
         for face in faces:
             self._write_line(frame, face)
         if not faces:
@@ -59,12 +60,12 @@ class Output:
         if self.draw:
             drawn = cv2.cvtColor(draw_faces(frame.image, faces), cv2.COLOR_RGB2BGR)
             if frame.time is None:
-                self._draw_picture(frame.file, drawn)
+                self._draw_image(frame.file, drawn)
             else:
                 self._draw_frame(frame, drawn)
 
     def write_unreadable(self, file: str, reason: str) -> None:
-        """A file that could not be read, or not to its end."""
+        """Write the line of a file that cannot be read, or not to its end."""
         self._write_line(Frame(file, 0, None, None), reason=reason)
 
     def _write_line(self, frame: Frame, face: Face | None = None, reason: str | None = None) -> None:
@@ -84,10 +85,10 @@ class Output:
         self._jsonl.write(json.dumps({**place, **found, **({"reason": reason} if reason else {})}) + "\n")
         self._csv.writerow(row)
 
-    def _draw_picture(self, file: str, drawn: np.ndarray) -> None:
+    def _draw_image(self, file: str, drawn: np.ndarray) -> None:
         path = self._free_name(file, ".jpg")
         if not cv2.imwrite(str(path), drawn):
-            raise OSError(f"{path} cannot be written; is the disk full?")
+            raise OSError(f"cannot write {path}; is the disk full?")
 
     def _draw_frame(self, frame: Frame, drawn: np.ndarray) -> None:
         if self._video_file != frame.file:
@@ -102,7 +103,7 @@ class Output:
         self._video, self._video_file = None, ""
 
     def _free_name(self, file: str, suffix: str) -> Path:
-        """DIR/drawn/NAME, with a number where another input of the same name has taken it."""
+        """Return DIR/drawn/NAME, with a number appended if another input has the same name."""
         self.drawn.mkdir(exist_ok=True)
         stem = name = Path(file).stem if not CAMERA.fullmatch(file) else file.replace(":", "")
         number = 1
@@ -117,21 +118,22 @@ class Output:
 
 
 class DrawnVideo:
-    """A video file of an even rate that shows each frame until the time of the next one, and none for less than once.
+    """A video file of constant frame rate in which each frame is repeated until the time of the next one.
 
-    So a video whose frames come unevenly, or a camera that waits for the network, is drawn as long as it was.
+    A video of variable frame rate, or a camera slowed by the network, keeps its duration. Each frame appears at
+    least once.
     """
 
     def __init__(self, path: Path, rate: float, size: tuple[int, int]):
         self._writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), rate, size)
         if not self._writer.isOpened():
-            raise OSError(f"{path} cannot be written; is the disk full?")
+            raise OSError(f"cannot write {path}; is the disk full?")
         self._rate, self._size, self._written, self._skipped, self._shown = rate, size, 0, 0, None
 
     def write(self, time: float, image: np.ndarray) -> None:
-        """A frame BGR uint8, at its seconds from the start."""
+        """Write a frame BGR uint8 at its time in seconds from the start."""
         missing = round(time * self._rate) - self._skipped - self._written
-        if missing > LONGEST_STILL * self._rate:
+        if missing > LONGEST_GAP * self._rate:
             self._skipped, missing = self._skipped + missing, 0
         for _ in range(missing if self._written else 0):
             self._write(self._shown)
@@ -139,7 +141,7 @@ class DrawnVideo:
         self._write(self._shown)
 
     def close(self) -> None:
-        """End the file."""
+        """Finish the file."""
         self._writer.release()
 
     def _write(self, image: np.ndarray) -> None:

@@ -1,7 +1,7 @@
-"""Pictures to faces with their expressions, in batches of fixed shapes, each compiled once.
+"""Find the faces of images and classify their expressions, in batches of fixed shapes that are compiled once each.
 
-B batch, N pictures or faces, H W a picture's, K classes. Pictures are RGB uint8 [H, W, 3] of any size; boxes are
-[x1, y1, x2, y2] in pixels of their picture.
+B batch, N images or faces, D detections, H W of an image, K classes. Images are RGB uint8 [H, W, 3] of any size; boxes
+are [x1, y1, x2, y2] in pixels of their image.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,21 +23,23 @@ from affect_jax.train.mesh import one_device
 from affect_jax.train.prediction import compile_predict
 from affect_jax.train.state import Network, make_apply
 
-SHIPPED = Path(__file__).parent / "weights"
-CLASSIFIER, DETECTOR = SHIPPED / "ferplus_mobilenet_v2.safetensors", SHIPPED / "widerface_rcnn.safetensors"
+BUNDLED_WEIGHTS = Path(__file__).parent / "weights"
+CLASSIFIER = BUNDLED_WEIGHTS / "ferplus_mobilenet_v2.safetensors"
+DETECTOR = BUNDLED_WEIGHTS / "widerface_rcnn.safetensors"
 WHOLE = "whole"
-"""In the place of a detector: every picture is a face already."""
+"""Given instead of a detector: every image is one face."""
 
 
 class Face(NamedTuple):
-    """A face in a picture."""
+    """A face in an image."""
 
     box: tuple[float, float, float, float]
     score: float
-    """Of the detector, 0 to 1; 1 of a whole picture."""
+    """Detection score, 0 to 1; 1 for a whole image."""
     expression: str | None
-    """The most probable one; None where its probability is under min_confidence."""
+    """The most probable class; None if its probability is below min_confidence."""
     probabilities: dict[str, float]
+    """By class name; they sum to 1."""
 
 
 def load(
@@ -49,22 +51,27 @@ def load(
     min_score: float = 0.7,
     min_confidence: float = 0.0,
 ) -> "FaceReader":
-    """The reader of faces by these networks, each a model file or a run's folder; detector "whole" looks for none.
+    """Load a face reader from a classifier and a detector.
 
-    batch_size: pictures, and faces, that go through a network at once. Default: 8, and 1 on CPU, where more take as
-        much longer, and a last batch that is not full is padded for nothing.
-    margin: what a face's square has beyond the box's longer side, on each side, as a fraction of it.
-    min_score: of the detector; boxes under it are left out. On WIDER FACE's val 85 % of those from 0.7 on are right,
-        and 73 % of those from 0.5 on.
-    min_confidence: probability under which no expression is named.
+    Args:
+        classifier: a model file or a run's folder.
+        detector: the same; "whole" skips detection and takes every image as one face.
+        batch_size: number of images, and of faces, in one call of a network. Default: 1 on CPU, where larger batches
+            are no faster and a partial batch is padded; 8 elsewhere.
+        margin: added to each side of a face's square crop, as a fraction of the longer side of its box.
+        min_score: detections with a lower score are dropped. On the validation split of WIDER FACE, 85 % of the
+            detections with a score of at least 0.7 are right, and 73 % of those with at least 0.5.
+        min_confidence: below this probability the face has no expression.
+
+    Raises FileNotFoundError if a model does not exist, ValueError if it is not a model of the expected task.
     """
     batch_size = batch_size or (1 if jax.default_backend() == "cpu" else 8)
-    find = None if str(detector) == WHOLE else Detector(read(detector), batch_size, min_score)
-    return FaceReader(Classifier(read(classifier), batch_size), find, batch_size, margin, min_confidence)
+    find_faces = None if str(detector) == WHOLE else Detector(read(detector), batch_size, min_score)
+    return FaceReader(Classifier(read(classifier), batch_size), find_faces, batch_size, margin, min_confidence)
 
 
 class FaceReader:
-    """Called with pictures RGB uint8 [H, W, 3] of any sizes, gives the faces of each."""
+    """Callable that returns the faces of each of a list of images."""
 
     def __init__(
         self,
@@ -78,26 +85,31 @@ class FaceReader:
         self.margin, self.min_confidence = margin, min_confidence
 
     def __call__(self, images: Sequence[np.ndarray]) -> list[list[Face]]:
-        """The faces of each picture, by falling score; ValueError on what is no such picture."""
-        check_pictures(images)
-        found = self.detector(images) if self.detector else [whole_picture(image) for image in images]
-        margin = self.margin if self.detector else 0.0
-        crops = [
-            crop_box(image, box, margin) if self.detector else image
-            for image, one in zip(images, found, strict=True)
-            for box in one["boxes"]
-        ]
+        """Return the faces of each image, highest score first.
+
+        Raises ValueError if an image is not RGB uint8 [H, W, 3].
+        """
+        check_images(images)
+        if self.detector:
+            detections = self.detector(images)
+            crops = [
+                crop_box(image, box, self.margin)
+                for image, found in zip(images, detections, strict=True)
+                for box in found["boxes"]
+            ]
+        else:
+            detections, crops = [whole_image(image) for image in images], images
         probabilities = iter(self.classifier(crops))
         return [
             [
                 self._face(box, score, next(probabilities))
-                for box, score in zip(one["boxes"], one["scores"], strict=True)
+                for box, score in zip(found["boxes"], found["scores"], strict=True)
             ]
-            for one in found
+            for found in detections
         ]
 
     def stream(self, frames: Iterable[Frame]) -> Iterator[tuple[Frame, list[Face]]]:
-        """Every frame with its faces, in order; no more than a batch of them is held, or read ahead."""
+        """Yield each frame with its faces, in order; at most one batch of frames is read ahead."""
         for batch in batched(frames, self.batch_size):
             yield from zip(batch, self([frame.image for frame in batch]), strict=True)
 
@@ -109,7 +121,7 @@ class FaceReader:
 
 
 class Classifier:
-    """Called with pictures of faces, gives the probabilities of the classes, float32 [N, K]."""
+    """Callable that returns the class probabilities of images of faces."""
 
     def __init__(self, trained: Trained, batch_size: int):
         check_task(trained, "classification")
@@ -118,7 +130,7 @@ class Classifier:
         self._predict = compiled_predict(trained)
 
     def __call__(self, faces: Sequence[np.ndarray]) -> np.ndarray:
-        """Probabilities of each face."""
+        """Return the probabilities of each face, float32 [N, K]."""
         inputs = [face_input(face, self.image_shape) for face in faces]
         pending = [
             (self._predict(self._variables, {"image": padded(batch, self._batch_size)})["probs"], len(batch))
@@ -129,7 +141,7 @@ class Classifier:
 
 
 class Detector:
-    """Called with pictures, gives of each its boxes float32 [D, 4] and scores float32 [D], falling."""
+    """Callable that returns the boxes and scores of the faces of images."""
 
     def __init__(self, trained: Trained, batch_size: int, min_score: float):
         check_task(trained, "detection")
@@ -139,24 +151,24 @@ class Detector:
         self._detect = compiled_predict(trained)
 
     def __call__(self, images: Sequence[np.ndarray]) -> list[dict[str, np.ndarray]]:
-        """Boxes and scores of each picture."""
+        """Return "boxes" float32 [D, 4] and "scores" float32 [D] of each image, highest score first."""
         chosen = choose_buckets(np.array([image.shape[:2] for image in images]).reshape(-1, 2), self._buckets)
         pending = []
-        for place in np.unique(chosen):
-            for rows in batched(np.flatnonzero(chosen == place), self._batch_size):
-                pending.append((rows, *self._dispatch([images[row] for row in rows], self._buckets[place])))
+        for bucket in np.unique(chosen):
+            for rows in batched(np.flatnonzero(chosen == bucket), self._batch_size):
+                pending.append((rows, *self._dispatch([images[row] for row in rows], self._buckets[bucket])))
         found = [{}] * len(images)
         for rows, detections, scales in pending:
             detections = jax.device_get(detections)
-            for place, (row, scale) in enumerate(zip(rows, scales, strict=True)):
-                boxes = clip_boxes(detections["boxes"][place] / scale, images[row].shape[:2])
-                scores = detections["scores"][place]
-                kept = detections["valid"][place] & (scores >= self._min_score) & (boxes[:, 2:] > boxes[:, :2]).all(1)
+            for i, (row, scale) in enumerate(zip(rows, scales, strict=True)):
+                boxes = clip_boxes(detections["boxes"][i] / scale, images[row].shape[:2])
+                scores = detections["scores"][i]
+                kept = detections["valid"][i] & (scores >= self._min_score) & (boxes[:, 2:] > boxes[:, :2]).all(1)
                 found[row] = {"boxes": boxes[kept], "scores": scores[kept]}
         return found
 
     def _dispatch(self, images: list[np.ndarray], bucket: tuple[int, int]) -> tuple[dict, list[float]]:
-        """Detections on the device, and each picture's scale."""
+        """Return the detections of a batch, still on the device, and the scale of each image."""
         no_boxes = np.zeros((0, 4), np.float32)
         fitted = [resize_to_fit(image, no_boxes, bucket) for image in images]
         scales = [scale for _, _, scale in fitted]
@@ -191,40 +203,38 @@ def build_device_task(trained: Trained) -> Task:
 
 
 def face_input(face: np.ndarray, image_shape: tuple[int, int, int]) -> np.ndarray:
-    """A picture RGB uint8 [H, W, 3] of any size as a classifier's input, uint8 of image_shape."""
+    """Return an image RGB uint8 [H, W, 3] of any size as the input of a classifier, uint8 of `image_shape`."""
     height, width, channels = image_shape
     return to_channels(fit(face, (height, width)), channels).reshape(image_shape)
 
 
-def check_task(trained: Trained, wanted: str) -> None:
-    """ValueError where the network is of the other kind."""
-    if trained.config.task != wanted:
-        raise ValueError(
-            f"{trained.about['source']} is made for {trained.config.task}; one for {wanted} is wanted here"
-        )
+def check_task(trained: Trained, expected: str) -> None:
+    """Raise ValueError if the model is for the other task."""
+    if trained.config.task != expected:
+        raise ValueError(f"{trained.about['source']} is a model for {trained.config.task}; expected {expected}")
 
 
-def check_pictures(images: Sequence[np.ndarray]) -> None:
-    """ValueError where one is not RGB uint8 [H, W, 3]."""
-    for place, image in enumerate(images):
+def check_images(images: Sequence[np.ndarray]) -> None:
+    """Raise ValueError if an image is not RGB uint8 [H, W, 3]."""
+    for index, image in enumerate(images):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
             raise ValueError(
-                f"picture {place} is {image.dtype} {list(image.shape)}; pictures are uint8 [height, width, 3], RGB"
+                f"image {index} is {image.dtype} {list(image.shape)}; images must be uint8 [height, width, 3], RGB"
             )
 
 
 def batched(items: Iterable, size: int) -> Iterator[tuple]:
-    """The items in tuples of `size`, the last one shorter; itertools' own needs Python 3.12."""
+    """Yield the items in tuples of `size`, the last possibly shorter (itertools.batched needs Python 3.12)."""
     items = iter(items)
     return iter(lambda: tuple(islice(items, size)), ())
 
 
 def padded(arrays: Sequence[np.ndarray], count: int) -> np.ndarray:
-    """The arrays in one, [count, ...], the last one repeated."""
+    """Stack the arrays into [count, ...]; the last is repeated."""
     return np.stack([*arrays, *[arrays[-1]] * (count - len(arrays))])
 
 
-def whole_picture(image: np.ndarray) -> dict[str, np.ndarray]:
-    """The picture as the one face in it."""
+def whole_image(image: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the whole image as a single detection."""
     height, width = image.shape[:2]
     return {"boxes": np.array([[0, 0, width, height]], np.float32), "scores": np.ones(1, np.float32)}

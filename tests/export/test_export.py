@@ -14,16 +14,16 @@ from affect_jax.predict.reader import Classifier
 from affect_jax.runs.model_file import read, write
 
 ROOT = Path(__file__).parents[2]
-ALONE = "import sys; sys.modules.update(dict.fromkeys(['affect_jax', 'flax']))\n"
-"""Neither can be imported from here on."""
+WITHOUT_PACKAGE = "import sys; sys.modules.update(dict.fromkeys(['affect_jax', 'flax']))\n"
+"""Makes both impossible to import."""
 
 
 def programs(folder: Path) -> list[str]:
-    """Those that the folder's README shows."""
+    """Return the example programs of the folder's README."""
     return re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
 
 
-def test_what_the_script_exports_names_expressions_without_our_code(classifier, tmp_path):
+def test_exported_classifier_runs_without_the_package(classifier, tmp_path):
     write(classifier, tmp_path / "given.safetensors", "")
     out = tmp_path / "out"
     command = [sys.executable, "scripts/export.py", f"--model={tmp_path / 'given.safetensors'}", f"--out={out}"]
@@ -45,29 +45,29 @@ def test_what_the_script_exports_names_expressions_without_our_code(classifier, 
     for program in programs(out):
         program = program.replace("np.zeros((2, 48, 48, 1), np.uint8)", "np.load('faces.npy')")
         program = program.replace("print(", "np.save('found.npy', ")
-        subprocess.run([sys.executable, "-c", ALONE + program], cwd=out, check=True)
+        subprocess.run([sys.executable, "-c", WITHOUT_PACKAGE + program], cwd=out, check=True)
         np.testing.assert_allclose(np.load(out / "found.npy"), expected, atol=1e-5)
         (out / "found.npy").unlink()
     assert len(programs(out)) == 2
     assert read(out / "model.safetensors").about["licence"] == record["licence"]
-    again = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert again.returncode == 1 and "is there already" in again.stderr and "Traceback" not in again.stderr
+    with pytest.raises(FileExistsError, match="out exists; remove it or choose another --out"):
+        export_model(trained, out)
 
 
-def test_detector_finds_the_same_once_exported_whatever_the_batch(detector, tmp_path):
+def test_exported_detector_gives_the_same_detections_at_any_batch_size(detector, tmp_path, plain_convolutions):
     detector.config.data.eval_buckets = ()
     write(detector, tmp_path / "given.safetensors", "")
-    detector = read(tmp_path / "given.safetensors")  # whose weights float16 holds: no box depends on their rounding
+    detector = read(tmp_path / "given.safetensors")  # weights that float16 represents exactly
     record = export_model(detector, tmp_path / "out")
     assert record["files"]["model.safetensors"]["largest_difference"] == {"scores": 0, "overlap": 0}
     assert record["files"].keys() == {"model.safetensors", "model_96x128.stablehlo"}
-    assert record["checked_on"] == "4 pictures of drawn_scenes, val"
+    assert record["checked_on"] == "4 images of drawn_scenes, val"
     model = export.deserialize(bytearray((tmp_path / "out" / "model_96x128.stablehlo").read_bytes()))
     assert model.platforms == exporting.PLATFORMS
-    pictures = np.random.default_rng(0).integers(0, 256, (4, 96, 128, 3), np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (4, 96, 128, 3), np.uint8)
     sizes = np.array([[96, 128], [60, 128], [96, 50], [96, 128]], np.int32)
-    expected = exporting.detector_interface(detector, (96, 128)).function(detector.variables, pictures, sizes)
-    found = model.call(pictures, sizes)
+    expected = exporting.detector_interface(detector, (96, 128)).function(detector.variables, images, sizes)
+    found = model.call(images, sizes)
     assert found.keys() == expected.keys() and np.asarray(expected["valid"]).any()
     for name, values in expected.items():
         np.testing.assert_allclose(found[name], values, atol=1e-3, err_msg=name)
@@ -75,27 +75,27 @@ def test_detector_finds_the_same_once_exported_whatever_the_batch(detector, tmp_
     assert "np.zeros((2, 96, 128, 3), np.uint8)" in program and "np.zeros((2, 2), np.int32)" in program
 
 
-def test_difference_of_detections_is_that_of_the_clear_ones_wherever_they_stand():
+def test_detection_differences_compare_clear_detections_in_any_order():
     boxes = np.array([[[0, 0, 10, 10], [20, 20, 40, 40], [50, 50, 60, 60]]], np.float32)
     scores, valid = np.array([[0.9, 0.8, 0.2]], np.float32), np.array([[True, True, True]])
     expected = {"boxes": boxes, "scores": scores, "valid": valid}
     other = {"boxes": boxes[:, [1, 0, 2]].copy(), "scores": np.array([[0.85, 0.9, 0.2]], np.float32), "valid": valid}
-    other["boxes"][0, 2] = 0  # unclear: not compared
+    other["boxes"][0, 2] = 0  # score below 0.5: not compared
     assert detection_differences(expected, other) == {"scores": pytest.approx(0.05), "overlap": 0}
-    other["valid"] = np.array([[False, True, True]])  # one that is lost
+    other["valid"] = np.array([[False, True, True]])  # a missing detection
     assert detection_differences(expected, other)["overlap"] == 1
-    with pytest.raises(ValueError, match="finds nothing in the pictures"):
+    with pytest.raises(ValueError, match="detects nothing in the images"):
         detection_differences({**expected, "valid": np.zeros_like(valid)}, other)
 
 
-def test_file_that_differs_is_not_written_and_neither_are_the_others(classifier, tmp_path, monkeypatch):
+def test_no_file_is_written_if_one_differs_from_the_network(classifier, tmp_path, monkeypatch):
     monkeypatch.setitem(exporting.TOLERANCES, "float16", {"probabilities": 1e-9})
     with pytest.raises(ValueError, match=r"model.safetensors differs from the network: probabilities by \d"):
         export_model(classifier, tmp_path / "out")
     assert not list(tmp_path.iterdir())
 
 
-def test_licence_is_the_users_word_or_the_files_or_the_data_sets_and_never_empty(classifier, tmp_path):
+def test_licence_comes_from_the_user_the_file_or_the_data_set_and_is_never_empty(classifier, tmp_path):
     assert known_licence(classifier._replace(about={"licence": "as the file says"})) == "as the file says"
     for name, words in (
         ("fer2013", "no open licence"),
@@ -105,15 +105,14 @@ def test_licence_is_the_users_word_or_the_files_or_the_data_sets_and_never_empty
         classifier.config.data.name = name
         assert words in known_licence(classifier)
     classifier.config.data.name = "folder"
-    with pytest.raises(ValueError, match=r"trained on 'folder'\? Say it by --licence="):
+    with pytest.raises(ValueError, match=r"training data 'folder' is unknown; give it with --licence="):
         export_model(classifier, tmp_path / "out")
     assert not list(tmp_path.iterdir())
 
 
-def test_absent_packages_are_named_before_anything_is_done(classifier, tmp_path, monkeypatch):
-    monkeypatch.setattr(exporting.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(
-        ModuleNotFoundError, match=r"no package onnx and no onnxruntime: pip install 'affect_jax\[export\]'"
-    ):
+def test_missing_onnx_packages_are_reported_before_anything_is_written(classifier, tmp_path, monkeypatch):
+    for name in ("onnx", "onnxruntime"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ImportError, match=r"needs onnx and onnxruntime: pip install onnx onnxruntime"):
         export_model(classifier, tmp_path / "out")
     assert not list(tmp_path.iterdir())

@@ -18,7 +18,7 @@ def with_about(trained, evaluations):
 
 @pytest.fixture
 def evaluations(classifier):
-    """Of a classifier, on two splits and with test-time augmentation."""
+    """Evaluations of a classifier on two splits and with test-time augmentation."""
     rng = np.random.default_rng(0)
     names = classifier.data.class_names
     return {
@@ -31,12 +31,12 @@ def evaluations(classifier):
 
 
 def row_of(text, start):
-    """The cells of the one row of a table that starts so."""
+    """Return the cells of the only table row that starts with `start`."""
     (row,) = (line for line in text.splitlines() if line.startswith(f"| {start} |"))
     return [cell.strip() for cell in row.split("|")[1:-1]]
 
 
-def test_card_of_a_classifier_has_the_figures_that_its_file_carries(classifier, evaluations, tmp_path):
+def test_card_of_a_classifier_has_the_figures_of_its_file(classifier, evaluations, tmp_path):
     write(with_about(classifier, evaluations), tmp_path / "model.safetensors", "for research")
     found = figures(read(tmp_path / "model.safetensors"))
     assert "for research" in found and "run a_run" in found and "abc123" in found and "step 12" not in found
@@ -47,13 +47,13 @@ def test_card_of_a_classifier_has_the_figures_that_its_file_carries(classifier, 
     assert row_of(found, "test")[-1] == f"{test['ece']:.3f}"
     assert row_of(found, "test_tta_flip")
     happy = [evaluations[split]["per_class"]["happy"] for split in ("val", "test")]
-    expected = [f"{100 * one[what]:.1f} %" for one in happy for what in ("recall", "precision")]
+    expected = [f"{100 * metrics[what]:.1f} %" for metrics in happy for what in ("recall", "precision")]
     assert row_of(found, "happy")[1:] == expected
-    place = test["coverage"]["confidence"].index(0.7)
-    assert row_of(found, "0.7")[3:] == [f"{100 * test['coverage'][w][place]:.1f} %" for w in ("coverage", "accuracy")]
+    row = test["coverage"]["confidence"].index(0.7)
+    assert row_of(found, "0.7")[3:] == [f"{100 * test['coverage'][w][row]:.1f} %" for w in ("coverage", "accuracy")]
 
 
-def test_card_of_a_detector_has_its_figures(tiny_detector_config):
+def test_card_of_a_detector_has_the_figures_of_its_file(tiny_detector_config):
     boxes = np.array([[10, 10, 20, 22], [40, 10, 90, 80]], np.float32)
     truth = {"boxes": boxes, "label": np.zeros(2, np.int32), "ignore": np.zeros(2, bool)}
     found = {"boxes": boxes[:1], "scores": np.array([0.9], np.float32), "label": np.zeros(1, np.int32)}
@@ -61,13 +61,13 @@ def test_card_of_a_detector_has_its_figures(tiny_detector_config):
     variables = {"params": {"kernel": np.zeros((30, 50))}, "batch_stats": {}}
     trained = Trained(tiny_detector_config, DataFacts(("face",), ()), variables, {"licence": "for research"})
     text = figures(with_about(trained, {"val": metrics}))
-    assert "1,500 values" in text and "brought to 96x128, and names face" in text
+    assert "1,500 values" in text and "input size 96x128; classes: face" in text
     assert row_of(text, "widerface, val")[1] == "6" and row_of(text, "widerface, val")[-2:] == ["50.0 %", "100.0 %"]
     heights = {row_of(text, group)[1] for group in metrics["recall_by_height"]}
     assert heights == {"100.0 % of 3", "0.0 % of 3"}
 
 
-def test_card_is_filled_from_the_files_beside_it_and_a_drifted_number_shows(classifier, evaluations, tmp_path):
+def test_card_is_filled_from_the_files_in_its_folder_and_corrects_a_changed_number(classifier, evaluations, tmp_path):
     write(with_about(classifier, evaluations), tmp_path / "model.safetensors", "for research")
     card = tmp_path / "README.md"
     card.write_text("# Ours\n\n<!-- figures of model.safetensors -->\n<!-- end of figures -->\n\nUse with care.\n")
@@ -82,11 +82,11 @@ def test_card_is_filled_from_the_files_beside_it_and_a_drifted_number_shows(clas
         with_figures(filled, tmp_path)
 
 
-SHIPPED = sorted(reader.SHIPPED.glob("*.safetensors"))
+BUNDLED = sorted(reader.BUNDLED_WEIGHTS.glob("*.safetensors"))
 
 
-def test_card_of_the_weights_that_come_along_is_theirs():
-    card = (reader.SHIPPED / "README.md").read_text()
-    assert with_figures(card, reader.SHIPPED) == card
-    assert {block[1] for block in BLOCK.findall(card)} == {file.name for file in SHIPPED}
-    assert {reader.CLASSIFIER, reader.DETECTOR} < set(SHIPPED)
+def test_card_of_the_bundled_weights_is_up_to_date():
+    card = (reader.BUNDLED_WEIGHTS / "README.md").read_text()
+    assert with_figures(card, reader.BUNDLED_WEIGHTS) == card
+    assert {block[1] for block in BLOCK.findall(card)} == {file.name for file in BUNDLED}
+    assert {reader.CLASSIFIER, reader.DETECTOR} < set(BUNDLED)

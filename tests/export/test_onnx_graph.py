@@ -32,20 +32,20 @@ FUNCTIONS = {
     "mean over pixels, of a convolution": lambda x: conv2d(x, KERNEL, (1, 1), "VALID").mean((1, 2)),
     "sum over one axis, of a convolution": lambda x: conv2d(x, KERNEL, (1, 1), "VALID").sum(2),
     "max-pooling of odd sides": max_pool,
-    "max-pooling over the border": lambda x: nn.max_pool(x, (3, 2), (2, 2), ((1, 1), (1, 0))),
+    "max-pooling with padding": lambda x: nn.max_pool(x, (3, 2), (2, 2), ((1, 1), (1, 0))),
     "max-pooling, SAME, of a convolution": lambda x: nn.max_pool(
         conv2d(x, KERNEL, (1, 1), "SAME"), (2, 2), (2, 2), "SAME"
     ),
     "dense layer": lambda x: x.reshape(x.shape[0], -1) @ jnp.ones((9 * 7 * 4, 3)) + jnp.arange(3.0),
-    "product that keeps axes in front and behind": lambda x: jnp.einsum("bhwc,cd->bdwh", x, MATRIX),
-    "product of two maps of a picture": lambda x: jnp.einsum("bhwc,bhvc->bwv", x, jnp.tanh(x)),
+    "product that keeps axes before and after": lambda x: jnp.einsum("bhwc,cd->bdwh", x, MATRIX),
+    "product of two maps of an image": lambda x: jnp.einsum("bhwc,bhvc->bwv", x, jnp.tanh(x)),
     "resizing": lambda x: jax.image.resize(x, (x.shape[0], 12, 10, 4), "bilinear"),
     "softmax": lambda x: jax.nn.softmax(x.mean((1, 2))),
     "strides, squeezing and stacking": lambda x: jnp.stack(
         [lax.slice_in_dim(x, 1, 9, 3, 1)[:, :, :, 0], x[:, :3, :, 1]], 2
     ),
     "other axes": lambda x: jnp.concatenate([x, 2 * x], 1).transpose(0, 3, 1, 2) ** 3,
-    "parts side by side": lambda x: jnp.concatenate([conv2d(x, KERNEL, (1, 1), "SAME"), x], -1),
+    "concatenated channels": lambda x: jnp.concatenate([conv2d(x, KERNEL, (1, 1), "SAME"), x], -1),
     "activations": lambda x: jax.nn.swish(x) + jax.nn.gelu(x) + jax.nn.leaky_relu(x) + lax.erf(x),
     "activations of positive numbers": lambda x: (
         jnp.sqrt(jnp.abs(x)) + jnp.log(jnp.exp(x) + 1) - jnp.minimum(-x, x) / 3
@@ -55,7 +55,7 @@ FUNCTIONS = {
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_graph_gives_what_jax_gives_for_batches_of_any_size(name):
+def test_graph_equals_the_jax_function_at_any_batch_size(name):
     function = FUNCTIONS[name]
     model = to_onnx(lambda x: {"y": function(x)}, "x", (9, 7, 4), np.float32)
     onnx.checker.check_model(model, full_check=True)
@@ -68,15 +68,15 @@ def test_graph_gives_what_jax_gives_for_batches_of_any_size(name):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_mobilenet_with_its_preprocessing_needs_no_transposing_between_convolutions(tiny_config):
+def test_mobilenet_with_preprocessing_has_no_transpose_between_convolutions(tiny_config, plain_convolutions):
     options = {"width_multiplier": 0.25, "input_size": (64, 64), "widths": (8, 8), "dense": (8,), "attach": "C4"}
     tiny_config.model = {"name": "mobilenet_v2_cnn", **options}
     tiny_config.valence_arousal_weight = 0.5
     trained = untrained(tiny_config, DataFacts(("happy", "sad", "neutral"), (48, 48, 1)))
-    trained.variables["params"]["classifier"]["kernel"] *= 500  # as it starts, no face moves the probabilities
+    trained.variables["params"]["classifier"]["kernel"] *= 500  # untrained, the probabilities are nearly constant
     interface = classifier_interface(trained)
     model = to_onnx(lambda faces: interface.function(trained.variables, faces), "faces", (48, 48, 1), np.uint8)
-    assert [node.op_type for node in model.graph.node].count("Transpose") <= 2  # into the first, out of the last
+    assert [node.op_type for node in model.graph.node].count("Transpose") <= 2  # before the first, after the last
     faces = RNG.integers(0, 256, (3, 48, 48, 1), np.uint8)
     expected = interface.function(trained.variables, faces)
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])

@@ -27,8 +27,8 @@ def lines(folder):
     return [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
 
 
-def test_a_photograph_a_video_and_broken_files_become_lines_and_drawings(classifier, tmp_path):
-    """The script, as a user runs it."""
+def test_module_writes_lines_and_drawings_of_a_photo_a_video_and_a_broken_file(classifier, tmp_path):
+    """python -m affect_jax.predict, from a folder other than the checkout."""
     write(classifier, tmp_path / "model.safetensors", "")
     photograph = str(cbook.get_sample_data("grace_hopper.jpg", asfileobj=False))
     (tmp_path / "in").mkdir()
@@ -36,35 +36,35 @@ def test_a_photograph_a_video_and_broken_files_become_lines_and_drawings(classif
     for number in range(11):
         video.write(np.full((48, 64, 3), 20 * number, np.uint8))
     video.release()
-    (tmp_path / "in" / "broken.jpg").write_bytes(b"no picture")
-    command = [sys.executable, str(ROOT / "scripts" / "predict.py"), photograph, str(tmp_path / "in"), "--faces=whole"]
-    command += [f"--classifier={tmp_path / 'model.safetensors'}", f"--out={tmp_path / 'out'}", "--batch_size=4"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    (tmp_path / "in" / "broken.jpg").write_bytes(b"not an image")
+    command = [sys.executable, "-m", "affect_jax.predict", photograph, "in", "--faces=whole", "--out=out"]
+    command += ["--classifier=model.safetensors", "--batch_size=4"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 1  # for the broken file
-    assert "broken.jpg: not a readable picture" in done.stderr and "Traceback" not in done.stderr
+    assert "broken.jpg: not a readable" in done.stderr and "Traceback" not in done.stderr
     assert "12 faces in 12 frames" in done.stdout
     records = lines(tmp_path / "out")
-    faces, broken = [one for one in records if one["box"]], [one for one in records if not one["box"]]
-    assert [one["reason"] for one in broken] == ["not a readable picture"]
-    assert [(one["frame"], one["time"]) for one in faces] == [(0, None)] + [
+    faces, broken = [record for record in records if record["box"]], [record for record in records if not record["box"]]
+    assert len(broken) == 1 and broken[0]["reason"].startswith("not a readable")
+    assert [(record["frame"], record["time"]) for record in faces] == [(0, None)] + [
         (n, pytest.approx(n / 5)) for n in range(11)
     ]
     assert faces[0]["file"] == photograph and faces[0]["box"] == [0, 0, 512, 600]
-    for one in faces:
-        assert sum(one["probabilities"].values()) == pytest.approx(1, abs=1e-5)
-        assert one["expression"] == max(one["probabilities"], key=one["probabilities"].get)
+    for record in faces:
+        assert sum(record["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+        assert record["expression"] == max(record["probabilities"], key=record["probabilities"].get)
     with (tmp_path / "out" / "predictions.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["file"], row["frame"], row["expression"]) for row in rows] == [
-        (one["file"], str(one["frame"]), one["expression"] or "") for one in records
+        (record["file"], str(record["frame"]), record["expression"] or "") for record in records
     ]
     assert {path.name for path in (tmp_path / "out" / "drawn").iterdir()} == {"grace_hopper.jpg", "talk.mp4"}
     capture = cv2.VideoCapture(str(tmp_path / "out" / "drawn" / "talk.mp4"))
     assert (capture.get(cv2.CAP_PROP_FRAME_COUNT), capture.get(cv2.CAP_PROP_FPS)) == (11, 5)
 
 
-def levels(path):
-    """The mean gray of each frame of a video."""
+def gray_levels(path):
+    """Return the mean gray level of each frame of a video."""
     capture, found = cv2.VideoCapture(str(path)), []
     while (frame := capture.read())[0]:
         found.append(frame[1].mean())
@@ -72,7 +72,7 @@ def levels(path):
 
 
 def gray_video(path, num_frames, size, rate=10.0):
-    """A video of even frames, each of its own gray."""
+    """Write a video of uniform frames whose gray level counts up."""
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), rate, size)
     for number in range(num_frames):
         writer.write(np.full((*size[::-1], 3), number % 250, np.uint8))
@@ -80,7 +80,7 @@ def gray_video(path, num_frames, size, rate=10.0):
     return str(path)
 
 
-def test_ctrl_c_keeps_what_was_read(classifier, tmp_path):
+def test_ctrl_c_keeps_the_results_so_far(classifier, tmp_path):
     write(classifier, tmp_path / "model.safetensors", "")
     video = gray_video(tmp_path / "long.avi", 30_000, (32, 32))
     command = [sys.executable, str(ROOT / "scripts" / "predict.py"), video, "--faces=whole", "--batch_size=4"]
@@ -90,26 +90,26 @@ def test_ctrl_c_keeps_what_was_read(classifier, tmp_path):
     while not (partial.exists() and partial.stat().st_size) and time.monotonic() < started + 300:
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    told, problems = process.communicate(timeout=60)
-    assert process.returncode == 0 and "Traceback" not in problems
-    assert "stopped; what was read until here is kept" in told
-    frames = [one["frame"] for one in lines(tmp_path / "out")]
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 0 and "Traceback" not in stderr
+    assert "interrupted; the results so far are kept" in stdout
+    frames = [line["frame"] for line in lines(tmp_path / "out")]
     assert frames == list(range(len(frames))) and 0 < len(frames) < 30_000
-    assert len(levels(tmp_path / "out" / "drawn" / "long.mp4")) == pytest.approx(len(frames), abs=1)
+    assert len(gray_levels(tmp_path / "out" / "drawn" / "long.mp4")) == pytest.approx(len(frames), abs=1)
 
 
 def resident_megabytes():
-    """Of this process."""
+    """Return the resident memory of this process."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="no /proc to read the memory from")
 def test_memory_stays_flat_over_a_video(classifier, tmp_path):
-    """Six hundred frames, 550 MB, are read, classified and drawn in a fifth of it."""
+    """600 frames, 550 MB, are read, classified and drawn within 110 MB."""
     video = gray_video(tmp_path / "long.avi", 600, (640, 480))
     read_faces, memory = FaceReader(Classifier(classifier, 8), None, 8, 0.1, 0.0), []
     with Output(tmp_path / "out", classifier.data.class_names, True, 0.5) as output:
-        read_faces([np.zeros((480, 640, 3), np.uint8)])  # compiled
+        read_faces([np.zeros((480, 640, 3), np.uint8)])  # compile
         before = resident_megabytes()
         for frame, faces in read_faces.stream(read_frames(find_sources([video]), print)):
             output.write(frame, faces)
@@ -119,40 +119,40 @@ def test_memory_stays_flat_over_a_video(classifier, tmp_path):
     assert memory[-1] - memory[100] < 15
 
 
-def test_drawn_video_is_as_long_as_its_frames_times_say(tmp_path):
+def test_drawn_video_has_the_duration_of_the_frame_times(tmp_path):
     times = [0.0, 0.1, 0.2, 1.0, 1.02, 1.04, 1.5, 9999.0, 9999.1]
     video = DrawnVideo(tmp_path / "x.mp4", 10.0, (64, 48))
     for number, time_ in enumerate(times):
-        size = (48, 64, 3) if number != 1 else (24, 32, 3)  # a stream may change its size
+        size = (48, 64, 3) if number != 1 else (24, 32, 3)  # the frame size may change
         video.write(time_, np.full(size, 25 * number, np.uint8))
     video.close()
-    # every frame once, the third until 1.0 s and the sixth, which is late, until 1.5 s; then a broken jump
+    # each frame once, the third until 1.0 s, the sixth until 1.5 s; the jump to 9999 s is not filled
     expected = [0, 1, *[2] * 8, 3, 4, 5, 5, 5, 6, 7, 8]
-    assert levels(tmp_path / "x.mp4") == pytest.approx(25 * np.array(expected), abs=4)
+    assert gray_levels(tmp_path / "x.mp4") == pytest.approx(25 * np.array(expected), abs=4)
 
 
-def test_what_cannot_be_drawn_is_an_error(tmp_path, monkeypatch):
-    with pytest.raises(OSError, match=r"x.mp4 cannot be written"):
+def test_failed_write_of_a_drawing_is_an_error(tmp_path, monkeypatch):
+    with pytest.raises(OSError, match=r"cannot write .*x.mp4"):
         DrawnVideo(tmp_path / "absent" / "x.mp4", 10.0, (64, 48))
-    monkeypatch.setattr(cv2, "imwrite", lambda *_: False)  # what it gives on a full disk
+    monkeypatch.setattr(cv2, "imwrite", lambda *_: False)  # its result on a full disk
     with (
-        pytest.raises(OSError, match=r"x.jpg cannot be written"),
+        pytest.raises(OSError, match=r"cannot write .*x.jpg"),
         Output(tmp_path, ("happy", "sad"), True, 0.5) as output,
     ):
         output.write(Frame("x.png", 0, None, np.zeros((9, 9, 3), np.uint8)), [])
 
 
-def test_a_frame_without_a_face_has_a_line_with_the_reason(tmp_path):
+def test_frame_without_a_face_has_a_line_with_the_reason(tmp_path):
     with Output(tmp_path, ("happy", "sad"), False, 0.5) as output:
         output.write(Frame("a.mp4", 7, 0.28, None), [])
         assert not (tmp_path / "predictions.jsonl").exists()
     nothing = {"box": None, "score": None, "expression": None, "probabilities": {}}
     place = {"file": "a.mp4", "frame": 7, "time": 0.28}
-    assert lines(tmp_path) == [{**place, **nothing, "reason": "no face of score 0.5 or more"}]
+    assert lines(tmp_path) == [{**place, **nothing, "reason": "no face with a score of at least 0.5"}]
     assert {path.name for path in tmp_path.iterdir()} == {"predictions.jsonl", "predictions.csv"}
 
 
-def test_pictures_of_one_name_do_not_overwrite_each_other(tmp_path):
+def test_images_with_the_same_name_do_not_overwrite_each_other(tmp_path):
     with Output(tmp_path, ("happy", "sad"), True, 0.5) as output:
         for folder, level in (("a", 10), ("b", 200)):
             output.write(Frame(f"{folder}/x.png", 0, None, np.full((100, 100, 3), level, np.uint8)), [HAPPY])
@@ -160,7 +160,7 @@ def test_pictures_of_one_name_do_not_overwrite_each_other(tmp_path):
     assert means == pytest.approx([10, 200], abs=3)
 
 
-def test_an_error_leaves_the_results_of_an_earlier_call(tmp_path):
+def test_error_keeps_the_results_of_an_earlier_call(tmp_path):
     with Output(tmp_path, ("happy", "sad"), False, 0.5) as output:
         output.write(Frame("a.png", 0, None, None), [HAPPY])
     before = lines(tmp_path)
@@ -170,7 +170,7 @@ def test_an_error_leaves_the_results_of_an_earlier_call(tmp_path):
     assert lines(tmp_path) == before and before[0]["box"] == [10, 30, 60.5, 90.25]
 
 
-def test_boxes_are_drawn_where_they_are_and_labels_stay_in_the_picture():
+def test_boxes_are_drawn_in_place_and_labels_stay_inside_the_image():
     image = np.full((100, 120, 3), 90, np.uint8)
     drawn = draw_faces(image, [HAPPY, UNSURE])
     assert (image == 90).all()
@@ -181,10 +181,10 @@ def test_boxes_are_drawn_where_they_are_and_labels_stay_in_the_picture():
     for box in ((0, 0, 30, 30), (100, 80, 140, 120), (-20, -20, 5, 5), (0, 0, 120, 100)):
         face = HAPPY._replace(box=box)
         labelled = (draw_faces(image, [face]) == COLORS["happy"]).all(axis=2)
-        assert labelled.sum() > 400, box  # the label's ground, wherever the box is
+        assert labelled.sum() > 400, box  # the background of the label
 
 
-def test_labels_of_a_crowd_cover_neither_each_other_nor_faces():
+def test_labels_of_a_crowd_cover_no_face():
     image = np.full((300, 300, 3), 90, np.uint8)
     boxes = [(x, y, x + 20, y + 25) for y in range(40, 300, 40) for x in range(10, 280, 30)]
     crowd = [HAPPY._replace(box=tuple(map(float, box))) for box in boxes]
@@ -192,4 +192,4 @@ def test_labels_of_a_crowd_cover_neither_each_other_nor_faces():
     for x1, y1, x2, y2 in boxes:
         assert not drawn[y1 + 7 : y2 - 7, x1 + 6 : x2 - 6].any()
     alone = (draw_faces(image, [crowd[0]]) == COLORS["happy"]).all(axis=2).sum()
-    assert alone < drawn.sum() < 0.5 * len(crowd) * alone  # some have labels, not all
+    assert alone < drawn.sum() < 0.5 * len(crowd) * alone  # some faces have labels, not all

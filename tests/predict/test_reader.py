@@ -12,28 +12,28 @@ from affect_jax.train.prediction import predict_split
 
 
 @pytest.fixture
-def pictures():
-    """Five drawn scenes, of two shapes."""
+def images():
+    """Five drawn scenes of two shapes."""
     split = open_split("drawn_scenes", "val", num_examples={"train": 1, "val": 5, "test": 1}, image_size=(192, 256))
-    images = [split.read_image(index)["image"] for index in range(5)]
+    scenes = [split.read_image(index)["image"] for index in range(5)]
     return [
-        np.ascontiguousarray(image.transpose(1, 0, 2)) if place in (1, 2) else image
-        for place, image in enumerate(images)
+        np.ascontiguousarray(scene.transpose(1, 0, 2)) if index in (1, 2) else scene
+        for index, scene in enumerate(scenes)
     ]
 
 
-class Finder:
-    """In a detector's place: boxes that are known, by the picture's first bytes."""
+class FixedDetector:
+    """A detector that returns given boxes; it recognizes an image by its first bytes."""
 
-    def __init__(self, pictures, boxes):
-        self.known = {picture.tobytes()[:99]: one for picture, one in zip(pictures, boxes, strict=True)}
+    def __init__(self, images, boxes):
+        self.boxes = {image.tobytes()[:99]: given for image, given in zip(images, boxes, strict=True)}
 
     def __call__(self, images):
-        found = [np.array(self.known[image.tobytes()[:99]], np.float32).reshape(-1, 4) for image in images]
+        found = [np.array(self.boxes[image.tobytes()[:99]], np.float32).reshape(-1, 4) for image in images]
         return [{"boxes": boxes, "scores": np.linspace(0.9, 0.6, len(boxes))} for boxes in found]
 
 
-def test_every_face_has_the_probabilities_of_its_own_crop_whatever_the_batch(classifier, pictures):
+def test_each_face_has_the_probabilities_of_its_crop_at_any_batch_size(classifier, images):
     boxes = [
         [[10, 20, 60, 90], [100, 5, 130, 40]],
         [],
@@ -41,12 +41,14 @@ def test_every_face_has_the_probabilities_of_its_own_crop_whatever_the_batch(cla
         [[20, 20, 90, 90]] * 4,
         [[150, 80, 250, 180]],
     ]
-    readers = [FaceReader(Classifier(classifier, size), Finder(pictures, boxes), size, 0.1, 0.0) for size in (2, 3, 64)]
-    outcomes = [reader(pictures) for reader in readers]
+    readers = [
+        FaceReader(Classifier(classifier, size), FixedDetector(images, boxes), size, 0.1, 0.0) for size in (2, 3, 64)
+    ]
+    outcomes = [reader(images) for reader in readers]
     assert [len(faces) for faces in outcomes[0]] == [2, 0, 1, 4, 1]
-    for picture, faces, places in zip(pictures, outcomes[0], boxes, strict=True):
-        for face, box in zip(faces, places, strict=True):
-            crop = to_channels(fit(crop_box(picture, box, 0.1), (48, 48)), 1).reshape(1, 48, 48, 1)
+    for image, faces, expected_boxes in zip(images, outcomes[0], boxes, strict=True):
+        for face, box in zip(faces, expected_boxes, strict=True):
+            crop = to_channels(fit(crop_box(image, box, 0.1), (48, 48)), 1).reshape(1, 48, 48, 1)
             expected = compiled_predict(classifier)(classifier.variables, {"image": crop})["probs"][0]
             np.testing.assert_allclose(list(face.probabilities.values()), expected, atol=1e-5)
             assert face.expression == ("happy", "sad", "neutral")[int(np.argmax(expected))]
@@ -60,7 +62,7 @@ def test_every_face_has_the_probabilities_of_its_own_crop_whatever_the_batch(cla
             )
 
 
-def test_detector_finds_what_evaluation_finds(detector):
+def test_detector_returns_the_detections_of_the_evaluation(detector):
     options = {"num_examples": {"train": 1, "val": 5, "test": 1}, "image_size": (192, 256)}
     detector.config.data.options = options
     task = build_task(detector.config)
@@ -70,27 +72,27 @@ def test_detector_finds_what_evaluation_finds(detector):
         compiled_predict(detector), detector.variables, task.evaluation_batches(evaluation), len(split), data_mesh()
     )
     expected = task.predictions(outputs, evaluation)["detections"]
-    scores = np.sort(np.concatenate([one["scores"] for one in expected]))
+    scores = np.sort(np.concatenate([found["scores"] for found in expected]))
     threshold = float(scores[len(scores) // 2])
     images = [split.read_image(index)["image"] for index in range(5)]
     found = Detector(detector, 3, threshold)(images)
-    for one, wanted in zip(found, expected, strict=True):
+    for detections, wanted in zip(found, expected, strict=True):
         kept = wanted["scores"] >= threshold
-        np.testing.assert_allclose(one["scores"], wanted["scores"][kept], atol=1e-5)
-        np.testing.assert_allclose(one["boxes"], wanted["boxes"][kept], atol=0.01)
+        np.testing.assert_allclose(detections["scores"], wanted["scores"][kept], atol=1e-5)
+        np.testing.assert_allclose(detections["boxes"], wanted["boxes"][kept], atol=0.01)
 
 
-def test_unsure_faces_have_no_expression_but_all_their_probabilities(classifier, pictures):
-    sure = FaceReader(Classifier(classifier, 4), None, 4, 0.1, 0.0)(pictures)
-    unsure = FaceReader(Classifier(classifier, 4), None, 4, 0.1, 1.0)(pictures)
-    for (one,), (other,) in zip(sure, unsure, strict=True):
-        assert other.expression is None
-        assert one.expression in ("happy", "sad", "neutral")
-        assert one.probabilities == other.probabilities
-        assert sum(one.probabilities.values()) == pytest.approx(1, abs=1e-5)
+def test_face_below_min_confidence_has_probabilities_and_no_expression(classifier, images):
+    sure = FaceReader(Classifier(classifier, 4), None, 4, 0.1, 0.0)(images)
+    unsure = FaceReader(Classifier(classifier, 4), None, 4, 0.1, 1.0)(images)
+    for (named,), (unnamed,) in zip(sure, unsure, strict=True):
+        assert unnamed.expression is None
+        assert named.expression in ("happy", "sad", "neutral")
+        assert named.probabilities == unnamed.probabilities
+        assert sum(named.probabilities.values()) == pytest.approx(1, abs=1e-5)
 
 
-def test_stream_takes_no_frame_beyond_the_batch_it_works_on(classifier):
+def test_stream_reads_at_most_one_batch_ahead(classifier):
     taken = []
 
     def frames():
@@ -105,16 +107,16 @@ def test_stream_takes_no_frame_beyond_the_batch_it_works_on(classifier):
         assert len(taken) == 4 * (wanted // 4 + 1)
 
 
-def test_no_picture_and_no_face_are_empty_results(classifier, pictures):
-    reader = FaceReader(Classifier(classifier, 4), Finder(pictures, [[]] * 5), 4, 0.1, 0.0)
+def test_no_images_or_no_faces_give_empty_results(classifier, images):
+    reader = FaceReader(Classifier(classifier, 4), FixedDetector(images, [[]] * 5), 4, 0.1, 0.0)
     assert reader([]) == []
-    assert reader(pictures[:3]) == [[], [], []]
+    assert reader(images[:3]) == [[], [], []]
 
 
-def test_networks_in_each_others_place_are_refused(classifier, detector, tmp_path):
+def test_model_of_the_other_task_is_an_error(classifier, detector, tmp_path):
     for name, trained in (("c", classifier), ("d", detector)):
         write(trained, tmp_path / f"{name}.safetensors", "")
-    with pytest.raises(ValueError, match="made for detection; one for classification is wanted"):
+    with pytest.raises(ValueError, match="a model for detection; expected classification"):
         load(tmp_path / "d.safetensors", tmp_path / "d.safetensors")
-    with pytest.raises(ValueError, match="made for classification; one for detection is wanted"):
+    with pytest.raises(ValueError, match="a model for classification; expected detection"):
         load(tmp_path / "c.safetensors", tmp_path / "c.safetensors")
