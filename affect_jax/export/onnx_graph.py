@@ -1,7 +1,12 @@
-"""Networks as ONNX: the trace of a function, primitive by primitive, its batch of any size.
+"""Convert a jax function to ONNX, primitive by primitive, for batches of any size.
 
-Parameters are constants of the graph, and what follows from them alone is computed here, once. ONNX convolves
-[B, C, H, W]: what comes out of a convolution stays in that order until something needs another.
+Parameters become constants of the graph, and expressions of constants are evaluated during the conversion. ONNX
+convolves [B, C, H, W]: the output of a convolution keeps that axis order until an operator needs another.
+
+The package jax2onnx (0.17.1, November 2026) converts VGG-FER and MobileNetV1 but not the other networks: it rejects
+lax.platform_dependent, which ops/conv.py uses, and, with a symbolic batch, jax.image.resize; onnxruntime rejects its
+MobileNetV2 (incompatible dimensions in the residual additions). It also requires orbax-checkpoint < 0.11.37, and this
+package requires >= 0.12.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,31 +20,31 @@ from jax import export
 from jax.extend import core
 
 BATCH = "batch"
-"""The one dimension whose size the graph leaves open."""
+"""Name of the symbolic dimension."""
 OPSET, IR_VERSION = 18, 8
-"""Of December 2022: what a runtime of today reads, and one that is a few years old."""
+"""Versions of December 2022, which older runtimes read as well."""
 
 
 class Tensor(NamedTuple):
-    """What a node of the graph gives."""
+    """The output of a node of the graph."""
 
     name: str
     shape: tuple[int | str, ...]
-    """In jax's order of axes; 1 where jax has broadcast it to more, as ONNX' own operators do."""
+    """In jax's order of axes; 1 for an axis that jax broadcasts, since ONNX operators broadcast by themselves."""
     order: tuple[int, ...]
-    """jax's axis behind each axis of the tensor."""
+    """jax's axis for each axis of the tensor."""
 
 
 Value = Tensor | np.ndarray
-"""An array is known now."""
+"""An array is a constant."""
 
 
 def to_onnx(
     function: Callable[[jax.Array], Mapping[str, jax.Array]], name: str, shape: Sequence[int], dtype
 ) -> onnx.ModelProto:
-    """The function as a model: from an input `name` [batch, *shape] to outputs by name, batch foremost.
+    """Return the function as a model with an input `name` [batch, *shape] and outputs by name, [batch, ...].
 
-    ValueError, naming it, on a primitive of jax that has no form here.
+    Raises ValueError on a primitive of jax that is not supported.
     """
     (batch,) = export.symbolic_shape(BATCH)
     inputs = jax.ShapeDtypeStruct((batch, *shape), dtype)
@@ -62,7 +67,7 @@ def to_onnx(
 
 
 class Graph:
-    """Nodes and constants, in the order in which they are made."""
+    """Nodes and constants in the order of their creation."""
 
     def __init__(self):
         self.nodes: list[onnx.NodeProto] = []
@@ -72,9 +77,9 @@ class Graph:
     def run(
         self, jaxpr: core.Jaxpr, consts: Sequence[Value], arguments: Sequence[Value], wanted: Sequence[bool] = ()
     ) -> list[Value | None]:
-        """What the jaxpr gives for the arguments, by nodes that are added for all that is not known.
+        """Return the outputs of the jaxpr for the arguments; adds nodes for all that is not constant.
 
-        None in the place of an output that is not wanted; all are where nothing else is said.
+        An output that is not wanted is None; by default all are wanted.
         """
         values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *arguments], strict=True))
 
@@ -95,7 +100,7 @@ class Graph:
 
     def _apply(self, equation: core.JaxprEqn, inputs: list[Value], wanted: list[bool]) -> list[Value | None]:
         name, params = equation.primitive.name, equation.params
-        if name == "platform_index":  # of a form for each platform, that for every other
+        if name == "platform_index":  # of lax.platform_dependent: choose the default branch
             return [np.asarray(params["platforms"].index(None))]
         if name == "cond" and not isinstance(inputs[0], Tensor):
             return self._inline(params["branches"][int(inputs[0])], inputs[1:], wanted)
@@ -106,7 +111,8 @@ class Graph:
             results = equation.primitive.bind(*inputs, **params)
             return [np.asarray(result) for result in (results if equation.primitive.multiple_results else [results])]
         if name not in OPERATORS:
-            raise ValueError(f"{name} has no form in ONNX here; known are {', '.join(sorted(OPERATORS))}")
+            supported = ", ".join(sorted(OPERATORS))
+            raise ValueError(f"{name} is not supported by the ONNX exporter; supported are {supported}")
         return [OPERATORS[name](self, equation, *inputs)]
 
     def _inline(self, inner: core.ClosedJaxpr | core.Jaxpr, inputs: list[Value], wanted: list[bool]):
@@ -115,23 +121,23 @@ class Graph:
         return self.run(inner, [], inputs, wanted)
 
     def add(self, operator: str, inputs: Sequence[str], **attributes: Any) -> str:
-        """A node; the name of what it gives."""
+        """Add a node and return the name of its output."""
         name = f"{operator}_{len(self.nodes)}"
         self.nodes.append(onnx.helper.make_node(operator, list(inputs), [name], name, **attributes))
         return name
 
     def constant(self, value) -> str:
-        """The name of a constant."""
+        """Add a constant and return its name."""
         name = f"constant_{len(self.constants)}"
         self.constants[name] = np.asarray(value, order="C")
         return name
 
     def integers(self, values: Sequence[int]) -> str:
-        """The name of a constant that tells an operator of axes, shapes or places."""
+        """Add a constant of axes, shapes or positions and return its name."""
         return self.constant(np.asarray(values, np.int64))
 
     def in_order(self, value: Value, order: Sequence[int] | None = None) -> str:
-        """The name of the value with its axes in that order; jax's where none is given."""
+        """Return the name of the value with its axes in `order`, by default jax's."""
         order = tuple(range(rank(value)) if order is None else order)
         if not isinstance(value, Tensor):
             return self.constant(np.transpose(value, order))
@@ -145,25 +151,25 @@ class Graph:
 
 
 def sizes(aval) -> tuple[int | str, ...]:
-    """The shape with BATCH in place of jax's symbol; ValueError where a side is some other function of the batch."""
+    """Return the shape with BATCH for jax's symbol; ValueError if a side is another function of the batch."""
     shape = tuple(side if isinstance(side, int) else str(side) for side in aval.shape)
     if any(isinstance(side, str) and side != BATCH for side in shape) or shape.count(BATCH) > 1:
-        raise ValueError(f"a shape {shape} has no form in ONNX here: one side may be the batch, no other may know it")
+        raise ValueError(f"the ONNX exporter does not support the shape {shape}: only one side may depend on the batch")
     return shape
 
 
 def tensor_info(name: str, aval) -> onnx.ValueInfoProto:
-    """The description of an input or output."""
+    """Return the description of an input or output."""
     return onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(aval.dtype), sizes(aval))
 
 
 def rank(value: Value) -> int:
-    """The number of its axes."""
+    """Return the number of axes."""
     return len(value.shape)
 
 
 def elementwise(operator: str) -> Callable:
-    """ONNX' operator on operands that broadcast; the order of axes is that of the operand which has one of its own."""
+    """Return the conversion to an operator that broadcasts; the result has the axis order of a transposed operand."""
 
     def convert(graph: Graph, equation, *inputs: Value) -> Tensor:
         full = len(equation.outvars[0].aval.shape)
@@ -178,61 +184,61 @@ def elementwise(operator: str) -> Callable:
 
 
 def rsqrt(graph: Graph, equation, x: Value) -> Tensor:
-    """1 / sqrt(x)."""
+    """Convert 1 / sqrt(x)."""
     root = elementwise("Sqrt")(graph, equation, x)
     return root._replace(name=graph.add("Reciprocal", [root.name]))
 
 
 def power(graph: Graph, equation, x: Value) -> Tensor:
-    """x to a whole power."""
+    """Convert an integer power of x."""
     return elementwise("Pow")(graph, equation, x, np.asarray(equation.params["y"], equation.invars[0].aval.dtype))
 
 
 def square(graph: Graph, equation, x: Value) -> Tensor:
-    """x times itself."""
+    """Convert x * x."""
     return elementwise("Mul")(graph, equation, x, x)
 
 
 def select(graph: Graph, equation, which: Value, *cases: Value) -> Tensor:
-    """The second case where `which` holds, else the first."""
+    """Convert a choice between two cases: the second where `which` is true."""
     return elementwise("Where")(graph, equation, which, *reversed(cases))
 
 
 def same(graph: Graph, equation, x: Value) -> Value:
-    """x itself."""
+    """Return x."""
     return x
 
 
 def cast(graph: Graph, equation, x: Tensor) -> Tensor:
-    """x in another dtype."""
+    """Convert a cast to another dtype."""
     to = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(equation.params["new_dtype"]))
     return x._replace(name=graph.add("Cast", [x.name], to=to))
 
 
 def transpose(graph: Graph, equation, x: Tensor) -> Tensor:
-    """Other axes in jax's order, the tensor as it is."""
+    """Record a transpose in the axis order of the tensor; adds no node."""
     axes = equation.params["permutation"]
     return Tensor(x.name, tuple(x.shape[axis] for axis in axes), tuple(axes.index(axis) for axis in x.order))
 
 
 def expanded(graph: Graph, x: Value, shape: tuple[int | str, ...]) -> Tensor:
-    """x with every side of the shape that jax has broadcast it to, in jax's order; ValueError on an open batch."""
+    """Return x expanded to a shape, in jax's order; ValueError if a constant would expand along the batch."""
     name, plain = graph.in_order(x), tuple(range(rank(x)))
     if x.shape != shape:
         if BATCH in shape and x.shape[shape.index(BATCH)] != BATCH:
-            raise ValueError(f"a constant as {shape} has no form in ONNX here: it knows no batch")
+            raise ValueError(f"the ONNX exporter does not support a constant of shape {shape}: it depends on the batch")
         name = graph.add("Expand", [name, graph.integers([1 if side == BATCH else side for side in shape])])
     return Tensor(name, shape, plain)
 
 
 def reshape(graph: Graph, equation, x: Value) -> Tensor:
-    """The same elements in another shape."""
+    """Convert a reshape."""
     given, shape = sizes(equation.invars[0].aval), sizes(equation.outvars[0].aval)
     return reshaped(graph, expanded(graph, x, given), shape)
 
 
 def reshaped(graph: Graph, x: Tensor, shape: tuple[int | str, ...]) -> Tensor:
-    """The elements of x, in jax's order of axes, in another shape."""
+    """Return x, in jax's order of axes, reshaped."""
     plain = tuple(range(len(shape)))
     if x.shape == shape:
         return x
@@ -241,7 +247,7 @@ def reshaped(graph: Graph, x: Tensor, shape: tuple[int | str, ...]) -> Tensor:
 
 
 def broadcast(graph: Graph, equation, x: Value) -> Value:
-    """x with axes of size 1 wherever it is to be broadcast; an operator that cannot do that itself expands it."""
+    """Insert axes of size 1 for a broadcast; an operator that cannot broadcast expands them later."""
     places, wanted = equation.params["broadcast_dimensions"], sizes(equation.outvars[0].aval)
     shape = [1] * len(wanted)
     for place, side in zip(places, x.shape, strict=True):
@@ -252,7 +258,7 @@ def broadcast(graph: Graph, equation, x: Value) -> Value:
 
 
 def stack(graph: Graph, equation, *inputs: Value) -> Tensor:
-    """The inputs along a new axis."""
+    """Convert a stack along a new axis."""
     axis, shape = equation.params["axis"], sizes(equation.outvars[0].aval)
     single = (*shape[:axis], 1, *shape[axis + 1 :])
     parts = [reshaped(graph, expanded(graph, x, (*shape[:axis], *shape[axis + 1 :])), single) for x in inputs]
@@ -261,7 +267,7 @@ def stack(graph: Graph, equation, *inputs: Value) -> Tensor:
 
 
 def concatenate(graph: Graph, equation, *inputs: Value) -> Tensor:
-    """The inputs behind each other along an axis."""
+    """Convert a concatenation."""
     parts = [expanded(graph, x, sizes(var.aval)) for x, var in zip(inputs, equation.invars, strict=True)]
     shape = sizes(equation.outvars[0].aval)
     name = graph.add("Concat", [part.name for part in parts], axis=equation.params["dimension"])
@@ -269,17 +275,17 @@ def concatenate(graph: Graph, equation, *inputs: Value) -> Tensor:
 
 
 def cut(graph: Graph, equation, x: Value) -> Tensor:
-    """A slice of x."""
+    """Convert a slice."""
     params = equation.params
     return sliced(graph, equation, x, params["start_indices"], params["limit_indices"], params["strides"])
 
 
 def gather(graph: Graph, equation, x: Value, indices: Value) -> Tensor:
-    """A slice of x too: what jax makes of x[:, :3] and x[:, 0] of an open batch; ValueError on anything else."""
+    """Convert a gather that is a slice, as x[:, :3] is with a symbolic batch; ValueError on any other gather."""
     params = equation.params
     numbers, given = params["dimension_numbers"], sizes(equation.invars[0].aval)
     if isinstance(indices, Tensor) or indices.ndim != 1 or numbers.operand_batching_dims:
-        raise ValueError("gather at more than one place, or at one that depends on the input, has no form in ONNX here")
+        raise ValueError("the ONNX exporter supports gather only at one constant position")
     starts = dict(zip(numbers.start_index_map, indices.tolist(), strict=True))
     starts = [starts.get(axis, 0) for axis in range(len(given))]
     limits = [
@@ -292,7 +298,7 @@ def gather(graph: Graph, equation, x: Value, indices: Value) -> Tensor:
 def sliced(
     graph: Graph, equation, x: Value, starts: Sequence, limits: Sequence, strides: Sequence | None = None
 ) -> Tensor:
-    """x from starts to limits along each axis; along that of the batch all."""
+    """Slice x from starts to limits along each axis except the batch axis."""
     given = sizes(equation.invars[0].aval)
     x, strides = expanded_in_place(graph, x, given), strides or (1,) * len(given)
     axes = [axis for axis, side in enumerate(given) if side != BATCH]
@@ -306,12 +312,12 @@ def sliced(
 
 
 def expanded_in_place(graph: Graph, x: Value, shape: tuple[int | str, ...]) -> Tensor:
-    """x in its own order where it has every side already, else expanded."""
+    """Return x in its own axis order if it has the full shape, else expanded in jax's order."""
     return x if isinstance(x, Tensor) and x.shape == shape else expanded(graph, x, shape)
 
 
 def reduce(operator: str) -> Callable:
-    """ONNX' operator over some axes."""
+    """Return the conversion to an operator that reduces axes."""
 
     def convert(graph: Graph, equation, x: Tensor) -> Tensor:
         x, axes = expanded_in_place(graph, x, sizes(equation.invars[0].aval)), equation.params["axes"]
@@ -325,14 +331,14 @@ def reduce(operator: str) -> Callable:
 
 
 def max_pool(graph: Graph, equation, x: Tensor) -> Tensor:
-    """Maxima over windows; ValueError where they lie along other than two axes of four, or have holes."""
+    """Convert max-pooling; ValueError unless the windows span two of four axes without dilation."""
     params = equation.params
     window, strides, padding = params["window_dimensions"], params["window_strides"], params["padding"]
     space = [axis for axis in range(len(window)) if window[axis] != 1]
     rest = [axis for axis in range(len(window)) if axis not in space]
     holes = {*params["base_dilation"], *params["window_dilation"]} != {1}
     if holes or len(rest) != 2 or any(strides[axis] != 1 or padding[axis] != (0, 0) for axis in rest):
-        raise ValueError(f"reduce_window_max over {window} has no form in ONNX here")
+        raise ValueError(f"the ONNX exporter does not support reduce_window_max over {window}")
     x, order = expanded_in_place(graph, x, sizes(equation.invars[0].aval)), (*rest, *space)
     name = graph.add(
         "MaxPool",
@@ -345,11 +351,13 @@ def max_pool(graph: Graph, equation, x: Tensor) -> Tensor:
 
 
 def convolve(graph: Graph, equation, x: Value, kernel: Value) -> Tensor:
-    """A convolution; ValueError on one that ONNX does not have."""
+    """Convert a convolution; ValueError on input dilation, batch groups or negative padding."""
     params = equation.params
     numbers, padding = params["dimension_numbers"], params["padding"]
     if set(params["lhs_dilation"]) != {1} or params["batch_group_count"] != 1 or np.min(padding) < 0:
-        raise ValueError("a convolution of spread, cropped or grouped batches has no form in ONNX here")
+        raise ValueError(
+            "the ONNX exporter supports no convolution with input dilation, batch groups or negative padding"
+        )
     x = expanded_in_place(graph, x, sizes(equation.invars[0].aval))
     name = graph.add(
         "Conv",
@@ -363,7 +371,7 @@ def convolve(graph: Graph, equation, x: Value, kernel: Value) -> Tensor:
 
 
 def multiply(graph: Graph, equation, *inputs: Value) -> Tensor:
-    """dot_general: batch axes first, then what is left of each."""
+    """Convert dot_general: batch axes first, then the free axes of each operand."""
     (contracted, batched), shapes = equation.params["dimension_numbers"], [sizes(var.aval) for var in equation.invars]
     letters = iter(ascii_letters)
     terms = [[""] * len(shape) for shape in shapes]
@@ -413,4 +421,4 @@ OPERATORS: dict[str, Callable[..., Value]] = {
     "stop_gradient": same,
     "transpose": transpose,
 }
-"""By jax's names of primitives: (graph, equation, inputs) -> output."""
+"""Conversions (graph, equation, *inputs) -> output by the name of jax's primitive."""

@@ -89,15 +89,15 @@ def test_mobilenet_with_preprocessing_has_no_transpose_between_convolutions(tiny
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (jnp.sort, "sort has no form in ONNX here; known are abs, add"),
-        (lambda x: x.reshape(-1, 4), "no other may know it"),
+        (jnp.sort, "sort is not supported by the ONNX exporter; supported are abs, add"),
+        (lambda x: x.reshape(-1, 4), "only one side may depend on the batch"),
         (
             lambda x: lax.reduce_window(x, -jnp.inf, lax.max, (1, 2, 2, 2), (1, 1, 1, 1), "VALID"),
-            "reduce_window_max over",
+            "does not support reduce_window_max over",
         ),
-        (lambda x: jnp.concatenate([x, jnp.zeros_like(x)], -1), "it knows no batch"),
+        (lambda x: jnp.concatenate([x, jnp.zeros_like(x)], -1), "it depends on the batch"),
     ],
 )
-def test_what_has_no_form_is_refused_by_name(function, message):
+def test_unsupported_function_is_an_error_that_names_the_primitive(function, message):
     with pytest.raises(ValueError, match=message):
         to_onnx(lambda x: {"y": function(x)}, "x", (9, 7, 4), np.float32)
