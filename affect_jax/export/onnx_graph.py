@@ -355,9 +355,7 @@ def convolve(graph: Graph, equation, x: Value, kernel: Value) -> Tensor:
     params = equation.params
     numbers, padding = params["dimension_numbers"], params["padding"]
     if set(params["lhs_dilation"]) != {1} or params["batch_group_count"] != 1 or np.min(padding) < 0:
-        raise ValueError(
-            "the ONNX exporter supports no convolution with input dilation, batch groups or negative padding"
-        )
+        raise ValueError("the ONNX exporter supports no input dilation, batch groups or negative padding")
     x = expanded_in_place(graph, x, sizes(equation.invars[0].aval))
     name = graph.add(
         "Conv",
