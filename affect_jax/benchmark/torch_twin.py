@@ -1,8 +1,7 @@
-"""Our networks, their training step and predictions in PyTorch, to compare speed with; only its functions import torch.
+"""Our networks, training steps and predictions in PyTorch, to compare speed; torch is imported only inside functions.
 
-PyTorch works in a process of its own: it comes with its own memory and threads, and ours change neither. It works
-channels last, in "bfloat16" by autocast, and on CUDA with convolutions chosen by trial and float32 products in TF32, as
-XLA does there.
+PyTorch runs in a separate process, with its own memory and threads. It uses channels last, autocast for "bfloat16" and,
+on CUDA, cuDNN's autotuned convolutions and TF32 for float32 products, as XLA does.
 """
 
 import contextlib
@@ -11,12 +10,13 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from affect_jax.models.mobilenet import STAGES
 
 
 class Twin(NamedTuple):
-    """A network by name with its options, and how it is run."""
+    """A network by name, its options, its dtype, and whether torch.compile is used."""
 
     network: str
     image_shape: tuple[int, int, int]
@@ -27,13 +27,19 @@ class Twin(NamedTuple):
 
 
 class Optimizer(NamedTuple):
-    """An optimizer by name; `momentum` and `nesterov` are those of sgd."""
+    """An optimizer by name; `momentum` and `nesterov` apply to sgd."""
 
     name: str
     learning_rate: float
     momentum: float
     weight_decay: float
     nesterov: bool = False
+
+
+def optimizer_of(config: ConfigDict) -> Optimizer:
+    """Return the optimizer of a config."""
+    optim = config.optim
+    return Optimizer(optim.name, optim.learning_rate, optim.momentum, optim.weight_decay, optim.nesterov)
 
 
 def vgg_fer(
@@ -44,7 +50,7 @@ def vgg_fer(
     dense: Sequence[int] = (512,),
     dropout: float = 0.5,
 ):
-    """The network of affect_jax.models.vgg as a torch module, images [B, C, H, W]."""
+    """Return the network of affect_jax.models.vgg as a torch module for images [B, C, H, W]."""
     from torch import nn
 
     height, width, channels = image_shape
@@ -65,7 +71,7 @@ def vgg_fer(
 def mobilenet_v2(
     image_shape: tuple[int, int, int], num_classes: int, dropout: float = 0.2, input_size: Sequence[int] = ()
 ):
-    """The network of affect_jax.models.mobilenet, as wide as in the paper, as a torch module, images [B, C, H, W]."""
+    """Return the MobileNetV2 of affect_jax.models.mobilenet, width 1, as a torch module for images [B, C, H, W]."""
     from torch import nn
 
     def conv_bn(channels: int, features: int, kernel: int = 1, stride: int = 1, groups: int = 1) -> list:
@@ -105,9 +111,9 @@ NOT_TORCHVISION_ARGUMENTS = ("canonical_size", "canonical_level", "roi_aligned",
 
 
 def start(name: str, make_work: Callable[..., Callable[[], None]], *arguments) -> Callable[[], None]:
-    """A process with the work that make_work(*arguments) gives; the function has it done once and waits for it.
+    """Start a process with the work that make_work(*arguments) returns; return a function that runs the work once.
 
-    RuntimeError, with PyTorch's own words, where it cannot. The process ends with this one.
+    The function raises ChildProcessError with PyTorch's message if the work fails. The process ends with this process.
     """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
@@ -122,13 +128,13 @@ def start(name: str, make_work: Callable[..., Callable[[], None]], *arguments) -
         except EOFError:
             problem = "its process ended"
         if problem:
-            raise RuntimeError(f"PyTorch cannot run {name}: {problem}")
+            raise ChildProcessError(f"PyTorch cannot run {name}: {problem}")
 
     return work
 
 
 def _serve(connection, make_work: Callable[..., Callable[[], None]], arguments: tuple) -> None:
-    """Do the work each time something comes in, and send None, or what went wrong."""
+    """Run the work for each message and send None or the error message."""
     problem = work = None
     try:
         work = make_work(*arguments)
@@ -148,16 +154,16 @@ def _serve(connection, make_work: Callable[..., Callable[[], None]], arguments: 
 
 
 def torch_device() -> str:
-    """ "cuda" where there is one, set up as XLA works there; else "cpu"."""
+    """Return "cuda" if available, set up like XLA, else "cpu"."""
     import torch
 
-    torch.set_float32_matmul_precision("high")  # TF32; of convolutions it is the default
+    torch.set_float32_matmul_precision("high")  # TF32; the default for convolutions
     torch.backends.cudnn.benchmark = True
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def finish(device: str) -> None:
-    """Wait until the device has done all that was asked of it."""
+    """Wait until the device has finished its work."""
     import torch
 
     if device == "cuda":
@@ -165,7 +171,7 @@ def finish(device: str) -> None:
 
 
 def build_network(twin: Twin, device: str):
-    """The twin's network on the device, and the same as it is called."""
+    """Return the network on the device, and the callable, which is compiled if the twin is."""
     import torch
 
     model = NETWORKS[twin.network](twin.image_shape, twin.num_classes, **twin.options)
@@ -174,21 +180,21 @@ def build_network(twin: Twin, device: str):
 
 
 def to_input(images: np.ndarray, device: str):
-    """Images uint8 [B, H, W, C] on the device, normalized, [B, C, H, W], channels last."""
+    """Return images uint8 [B, H, W, C] as normalized input [B, C, H, W] on the device, channels last."""
     import torch
 
     return torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def autocast(device: str, dtype: str):
-    """Where `dtype` is "bfloat16", a context in which products are computed in it."""
+    """Return the context in which products use bfloat16 if `dtype` is "bfloat16"."""
     import torch
 
     return torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16")
 
 
 def build_optimizer(optimizer: Optimizer, parameters):
-    """The optimizer, with its name's settings in affect_jax.train.optim; sgd decays all parameters."""
+    """Return the torch optimizer with the settings of affect_jax.train.optim; sgd decays all parameters."""
     import torch
 
     name, learning_rate, momentum, weight_decay, nesterov = optimizer
@@ -201,8 +207,8 @@ def build_optimizer(optimizer: Optimizer, parameters):
     }[name]()
 
 
-def step_work(twin: Twin, optimizer: Optimizer, batch: dict[str, np.ndarray], updates: int) -> Callable[[], None]:
-    """`updates` updates on this batch, which lies normalized on the device: cross-entropy; for `start`."""
+def step_work(twin: Twin, optimizer: Optimizer, batch: dict[str, np.ndarray], num_steps: int) -> Callable[[], None]:
+    """Return a work of `num_steps` training steps with cross-entropy on a batch that is on the device; for `start`."""
     import torch
 
     device = torch_device()
@@ -212,7 +218,7 @@ def step_work(twin: Twin, optimizer: Optimizer, batch: dict[str, np.ndarray], up
     rule = build_optimizer(optimizer, model.parameters())
 
     def work() -> None:
-        for _ in range(updates):
+        for _ in range(num_steps):
             rule.zero_grad(set_to_none=True)
             with autocast(device, twin.dtype):
                 loss = torch.nn.functional.cross_entropy(network(images), labels)
@@ -224,7 +230,7 @@ def step_work(twin: Twin, optimizer: Optimizer, batch: dict[str, np.ndarray], up
 
 
 def predict_work(twin: Twin, images: np.ndarray, calls: int) -> Callable[[], None]:
-    """Probabilities on the host of these images, uint8 [B, H, W, C] on the host, `calls` times; for `start`."""
+    """Return a work of `calls` predictions from images uint8 [B, H, W, C] to probabilities on the host; for `start`."""
     import torch
 
     device = torch_device()
@@ -240,7 +246,7 @@ def predict_work(twin: Twin, images: np.ndarray, calls: int) -> Callable[[], Non
 
 
 def import_torchvision():
-    """torchvision; where only its operators for another build of torch are at hand, with those of `torchvision_cpu`."""
+    """Import torchvision, with the operators of the package torchvision_cpu if that is installed."""
     with contextlib.suppress(ImportError):
         import torchvision_cpu  # noqa: F401
     import torchvision
@@ -249,7 +255,7 @@ def import_torchvision():
 
 
 def faster_rcnn(num_classes: int, options: dict):
-    """The network of affect_jax.models.faster_rcnn with a pyramid, by torchvision; pictures keep their size."""
+    """Return torchvision's Faster R-CNN with the options of ours with a feature pyramid; images are not resized."""
     torchvision = import_torchvision()
     from torchvision.models.detection.anchor_utils import AnchorGenerator
     from torchvision.models.detection.backbone_utils import BackboneWithFPN
@@ -290,45 +296,45 @@ def faster_rcnn(num_classes: int, options: dict):
         box_predictor=FastRCNNPredictor(hidden, num_classes + 1),
         **same,
     )
-    model.transform.resize = lambda picture, target: (picture, target)
+    model.transform.resize = lambda image, target: (image, target)
     return model
 
 
 def detector_work(
     num_classes: int, options: dict, dtype: str, optimizer: Optimizer, batch: dict[str, np.ndarray], train: bool
 ) -> Callable[[], None]:
-    """One update, or where not `train` detection, of the batch by torchvision's detector; for `start`."""
+    """Return a work of one training step or, unless `train`, detection of the batch by torchvision; for `start`."""
     import torch
 
     device = torch_device()
     model = faster_rcnn(num_classes, options).to(device).train(train)
-    pictures = list(torch.tensor(batch["image"]).permute(0, 3, 1, 2).float().div(255).to(device))
+    images = list(torch.tensor(batch["image"]).permute(0, 3, 1, 2).float().div(255).to(device))
     targets = [
         {"boxes": torch.tensor(boxes[mask]).to(device), "labels": torch.tensor(label[mask]).long().to(device) + 1}
         for boxes, label, mask in zip(batch["boxes"], batch["label"], batch["box_mask"], strict=True)
     ]
     rule = build_optimizer(optimizer, model.parameters())
 
-    def update() -> None:
+    def step() -> None:
         rule.zero_grad(set_to_none=True)
         with autocast(device, dtype):
-            loss = sum(model(pictures, targets).values())
+            loss = sum(model(images, targets).values())
         loss.backward()
         rule.step()
         finish(device)
 
     def detect() -> None:
         with torch.inference_mode(), autocast(device, dtype):
-            model(pictures)
+            model(images)
         finish(device)
 
-    return update if train else detect
+    return step if train else detect
 
 
 def roi_align_work(
     maps: Sequence[np.ndarray], rois: np.ndarray, stride: int, size: float, level: int, backward: bool
 ) -> Callable[[], None]:
-    """RoIAlign of rois [1, R, 4] over four maps [1, H, W, C], the first of this stride, by torchvision; for `start`."""
+    """Return torchvision's RoIAlign of rois [1, R, 4] on four maps [1, H, W, C], the first of `stride`; for `start`."""
     import torch
 
     import_torchvision()
@@ -339,8 +345,8 @@ def roi_align_work(
     features = {str(i): torch.tensor(x).permute(0, 3, 1, 2).contiguous().to(device) for i, x in enumerate(maps)}
     image_size = [tuple(side * stride for side in maps[0].shape[1:3])]
     regions = [torch.tensor(rois[0]).to(device)]
-    for one in features.values():
-        one.requires_grad_(backward)
+    for feature_map in features.values():
+        feature_map.requires_grad_(backward)
 
     def work() -> None:
         pooled = pool(features, regions, image_size)
