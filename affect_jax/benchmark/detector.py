@@ -1,8 +1,10 @@
-"""How fast the parts of a detector are: its step, its forward, and the two operations that no library brings.
+"""Measure a detector: step, detection and loop, and the two operators that XLA does not provide, NMS and RoIAlign.
 
-One picture's NMS is of NMS_BOXES boxes in clusters, one picture's RoIAlign of ROIS regions over four maps of a picture
-of a config's largest size; a step has as many of both as its config says.
+The operators are measured for one image, with NMS_BOXES boxes in clusters or ROIS regions on four feature maps of an
+image of the largest bucket, and with the sizes that a training step has.
 """
+
+from collections.abc import Sequence
 
 import cv2
 import jax
@@ -10,29 +12,77 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from affect_jax.benchmark.steps import Work
+from affect_jax.benchmark import torch_twin
+from affect_jax.benchmark.steps import loop_seconds, step_work
+from affect_jax.benchmark.timing import Work, forward_flop, peak_memory, result_row, rows_in_turn
 from affect_jax.models.faster_rcnn import ANCHOR_STRIDES
 from affect_jax.ops.nms import nms
 from affect_jax.ops.roi_align import roi_align, roi_levels
+from affect_jax.packages import require
 from affect_jax.tasks import build_task
 from affect_jax.train.mesh import data_mesh, replicated, split_over_devices, to_devices
 from affect_jax.train.prediction import compile_predict
 from affect_jax.train.state import init_variables, make_apply
 
+LOOP_WINDOW = 5
+"""Steps of the loop that are timed together."""
 NMS_BOXES, NMS_THRESH = 2000, 0.5
 ROIS, POOLED_SIDE, SAMPLING_RATIO = 512, 7, 2
 ROI_STRIDES = ANCHOR_STRIDES["fpn"][:4]
 
 
+def detector_rows(config: ConfigDict, compare_torch: bool, rounds: int) -> list[dict]:
+    """Return the rows of a detector; see benchmark.training."""
+    batch, flop, images = first_batch(config), forward_flop(config), config.batch_size
+    maps_and_rois = roi_align_inputs(config)
+    step, costs = step_work(config, batch, 1)
+    steps, forwards = {"affect_jax": step}, {"affect_jax": forward_work(config, batch)}
+    aligns = {name: {"affect_jax": work} for name, work in roi_align_works(config, *maps_and_rois).items()}
+    if compare_torch:
+        theirs = torchvision_works(config, batch, *maps_and_rois)
+        steps["torch_eager"], forwards["torch_eager"] = theirs["step"], theirs["forward"]
+        for name, works in aligns.items():
+            works["torchvision"] = theirs[f"roi_align_{name}"]
+    rows = rows_in_turn("step", steps, images, 3 * flop, rounds)
+    rows[0] |= costs | {"peak_bytes": peak_memory()}
+    rows += rows_in_turn("forward", forwards, images, flop, rounds)
+    seconds = loop_seconds(config, rounds, LOOP_WINDOW)
+    rows.append(result_row("loop_stream", "affect_jax", LOOP_WINDOW * images, seconds, 3 * flop))
+    for name, work in parts_of_step(config).items():
+        rows += rows_in_turn(f"{name}_of_step", {"affect_jax": work}, images, 0.0, rounds)
+    rows += rows_in_turn(f"nms_{NMS_BOXES}", nms_works(), 1, 0.0, rounds)
+    for name, works in aligns.items():
+        rows += rows_in_turn(f"roi_align_{name}", works, 1, 0.0, rounds)
+    return rows
+
+
+def torchvision_works(
+    config: ConfigDict, batch: dict[str, np.ndarray], maps: Sequence[np.ndarray], rois: np.ndarray
+) -> dict[str, Work]:
+    """Return torchvision's step, forward and RoIAlign, each in its own process."""
+    require("torch", "torchvision", purpose="--compare=torch of a detector")
+    model = config.model
+    if model.neck != "fpn":
+        raise ValueError("--compare=torch needs a detector with a feature pyramid: set --config.model.neck=fpn")
+    num_classes = len(build_task(config).open_split("train").class_names)
+    detector = (num_classes, model.to_dict(), config.dtype, torch_twin.optimizer_of(config), batch)
+    align = (maps, rois, ROI_STRIDES[0], model.box.canonical_size, model.box.canonical_level)
+    return {
+        "step": torch_twin.start("the detector's step", torch_twin.detector_work, *detector, True),
+        "forward": torch_twin.start("the detector", torch_twin.detector_work, *detector, False),
+        "roi_align_forward": torch_twin.start("RoIAlign", torch_twin.roi_align_work, *align, False),
+        "roi_align_forward_backward": torch_twin.start("RoIAlign", torch_twin.roi_align_work, *align, True),
+    }
+
+
 def first_batch(config: ConfigDict) -> dict[str, np.ndarray]:
-    """The first batch of a run with this config."""
+    """Return the first training batch of the config."""
     task = build_task(config)
-    batches = task.training_data(task.open_split("train"), 1, process_index=0, process_count=1).batches
-    return next(batches)
+    return next(task.training_data(task.open_split("train"), 1, process_index=0, process_count=1).batches)
 
 
 def forward_work(config: ConfigDict, batch: dict[str, np.ndarray]) -> Work:
-    """Detections of a batch that lies on the devices, from random weights."""
+    """Return a work that detects in a batch on the devices with random weights."""
     mesh, task = data_mesh(), build_task(config)
     data = task.data_facts(task.open_split("train"))
     model = task.build_network(data)
@@ -44,17 +94,17 @@ def forward_work(config: ConfigDict, batch: dict[str, np.ndarray]) -> Work:
 
 
 def clustered_boxes(count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes float32 [count, 4], five or so about each of count / 5 places, as a detector gives them, and scores."""
+    """Return boxes float32 [count, 4] in clusters of about five, as a detector gives them, and scores [count]."""
     rng = np.random.default_rng(0)
     places = rng.uniform(0, 800, (-(-count // 5), 2))
-    centres = np.repeat(places, 5, axis=0)[:count] + rng.normal(0, 4, (count, 2))
+    centers = np.repeat(places, 5, axis=0)[:count] + rng.normal(0, 4, (count, 2))
     half = np.exp(rng.uniform(np.log(6), np.log(60), (len(places), 1))).repeat(5, 0)[:count] / 2
     half = half * rng.uniform(0.8, 1.25, (count, 2))
-    return np.concatenate([centres - half, centres + half], axis=1).astype(np.float32), rng.random(count, np.float32)
+    return np.concatenate([centers - half, centers + half], axis=1).astype(np.float32), rng.random(count, np.float32)
 
 
 def nms_works() -> dict[str, Work]:
-    """NMS of clustered_boxes, by implementation."""
+    """Return NMS of clustered boxes by implementation."""
     boxes, scores = clustered_boxes(NMS_BOXES)
     suppress = jax.jit(lambda boxes, scores: nms(boxes, scores, jnp.ones(len(boxes), bool), NMS_THRESH))
     on_device = jax.device_put((boxes, scores))
@@ -66,15 +116,15 @@ def nms_works() -> dict[str, Work]:
 
 
 def roi_align_inputs(config: ConfigDict) -> tuple[list[np.ndarray], np.ndarray]:
-    """Maps [1, H, W, C] of noise of a picture of the largest bucket, and ROIS regions [1, R, 4] of all sizes in it."""
+    """Return feature maps [1, H, W, C] of an image of the largest bucket and ROIS regions [1, R, 4] of all sizes."""
     buckets = config.data.eval_buckets or config.data.buckets
-    return regions_and_maps(max(buckets, key=lambda size: size[0] * size[1]), 1, ROIS, config.model.fpn_channels)
+    return maps_and_regions(max(buckets, key=lambda size: size[0] * size[1]), 1, ROIS, config.model.fpn_channels)
 
 
-def regions_and_maps(
+def maps_and_regions(
     size: tuple[int, int], batch: int, rois: int, channels: int
 ) -> tuple[list[np.ndarray], np.ndarray]:
-    """Maps [B, H, W, C] of noise of pictures of this size, and regions [B, R, 4] of all sizes in them."""
+    """Return feature maps [B, H, W, C] of noise for images of a size, and regions [B, R, 4] of all sizes in them."""
     rng = np.random.default_rng(0)
     shapes = [(batch, size[0] // stride, size[1] // stride, channels) for stride in ROI_STRIDES]
     maps = [rng.standard_normal(shape, np.float32) for shape in shapes]
@@ -85,7 +135,7 @@ def regions_and_maps(
 
 
 def roi_align_works(config: ConfigDict, maps: list[np.ndarray], rois: np.ndarray) -> dict[str, Work]:
-    """RoIAlign of the regions: "forward", and "forward_backward" to the maps."""
+    """Return RoIAlign of the regions: "forward", and "forward_backward" with the gradient by the maps."""
     maps, rois = jax.device_put((maps, rois))
     size, level = config.model.box.canonical_size, config.model.box.canonical_level
 
@@ -100,9 +150,9 @@ def roi_align_works(config: ConfigDict, maps: list[np.ndarray], rois: np.ndarray
 
 
 def parts_of_step(config: ConfigDict) -> dict[str, Work]:
-    """What of an update are "roi_align", forward and backward, and "nms", of every level of every picture."""
+    """Return "roi_align" (forward and backward) and "nms" (all levels and images) with the sizes of a training step."""
     model, size = config.model, config.data.buckets[0]
-    rois = regions_and_maps(size, config.batch_size, model.box.batch_size_per_image, model.fpn_channels)
+    rois = maps_and_regions(size, config.batch_size, model.box.batch_size_per_image, model.fpn_channels)
     boxes, scores = jax.device_put(clustered_boxes(model.rpn.pre_nms_top_n_train))
     times = config.batch_size * len(model.anchor_sizes)
     many = [jnp.broadcast_to(x, (times, *x.shape)) for x in (boxes, scores)]

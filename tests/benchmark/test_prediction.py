@@ -13,11 +13,11 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="no /proc to read the memory from")
-def test_one_command_times_reading_and_watches_the_memory(classifier, tmp_path):
+def test_script_measures_speed_and_memory_of_prediction(classifier, tmp_path):
     write(classifier, tmp_path / "model.safetensors", "")
     for number in range(5):
         cv2.imwrite(str(tmp_path / f"{number}.png"), np.full((30 + number, 50, 3), 40 * number, np.uint8))
-    command = [sys.executable, str(ROOT / "scripts" / "benchmark_predict.py"), f"--pictures={tmp_path}"]
+    command = [sys.executable, str(ROOT / "scripts" / "benchmark_predict.py"), f"--images={tmp_path}"]
     command += [f"--classifier={tmp_path / 'model.safetensors'}", "--detector=whole", "--frame_size=48,64"]
     command += ["--num_frames=4", "--batch_sizes=1,3", "--rounds=2", "--memory_frames=40"]
     done = subprocess.run([*command, f"--out={tmp_path / 'rows.json'}"], cwd=ROOT, capture_output=True, text=True)

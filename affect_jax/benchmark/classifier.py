@@ -1,0 +1,79 @@
+"""Measure a classifier: step, prediction, evaluation and the loop with its data, ours and PyTorch's in turn."""
+
+import shutil
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from affect_jax.benchmark import torch_twin
+from affect_jax.benchmark.steps import evaluate_work, loop_seconds, predict_work, step_work
+from affect_jax.benchmark.timing import Work, forward_flop, peak_memory, result_row, rows_in_turn, seconds_in_turn
+from affect_jax.packages import require
+from affect_jax.tasks import build_task
+
+LOOP_WINDOW = 5
+"""Steps of the loop that are timed together on CPU."""
+PREDICTED = {1: 100, 64: 10}
+"""Images per call -> calls that are timed together, long enough for the threads of the previous work to rest."""
+EVALUATION_BATCHES = 4
+
+
+def classifier_rows(config: ConfigDict, compare_torch: bool, rounds: int) -> list[dict]:
+    """Return the rows of a classifier; see benchmark.training."""
+    flop, batch_size = forward_flop(config), config.batch_size
+    on_cpu = jax.default_backend() == "cpu"
+    num_steps, window = (1, LOOP_WINDOW) if on_cpu else (50, 500)  # so that dispatch and clock do not matter
+    split = build_task(config).open_split("train")
+    num_classes = len(split.class_names)
+    twins = torch_twins(config, split.image_shape, num_classes) if compare_torch else {}
+    batch = noise_batch(batch_size, split.image_shape, num_classes)
+
+    def implementations(ours: Work, make_theirs: Callable[..., Work], *arguments) -> dict[str, Work]:
+        theirs = {name: torch_twin.start(name, make_theirs, twin, *arguments) for name, twin in twins.items()}
+        return {"affect_jax": ours, **theirs}
+
+    step, costs = step_work(config, batch, num_steps)
+    works = implementations(step, torch_twin.step_work, torch_twin.optimizer_of(config), batch, num_steps)
+    rows = rows_in_turn("step", works, num_steps * batch_size, 3 * flop, rounds)
+    rows[0] |= costs | {"peak_bytes": peak_memory()}
+    for size, calls in PREDICTED.items():
+        images = noise_batch(size, split.image_shape, num_classes)["image"]
+        works = implementations(predict_work(config, images, calls), torch_twin.predict_work, images, calls)
+        rows += rows_in_turn(f"predict_{size}", works, calls * size, flop, rounds)
+    evaluate, images = evaluate_work(config, EVALUATION_BATCHES)
+    seconds = seconds_in_turn({"evaluate": evaluate}, max(3, rounds // 3))["evaluate"]
+    rows.append(result_row("evaluate", "affect_jax", images, seconds, flop))
+    for data_input in ("resident", "stream"):
+        seconds = loop_seconds(config, rounds, window, data_input)
+        rows.append(result_row(f"loop_{data_input}", "affect_jax", window * batch_size, seconds, 3 * flop))
+    return rows
+
+
+def noise_batch(batch_size: int, image_shape: tuple[int, int, int], num_classes: int) -> dict[str, np.ndarray]:
+    """Return a batch of noise with the fields of the input pipeline."""
+    rng = np.random.default_rng(0)
+    votes = rng.dirichlet(np.ones(num_classes), batch_size).astype(np.float32)
+    return {
+        "image": rng.integers(0, 256, (batch_size, *image_shape), np.uint8),
+        "label": votes.argmax(-1).astype(np.int32),
+        "votes": votes,
+        "valence_arousal": rng.uniform(-1, 1, (batch_size, 2)).astype(np.float32),
+    }
+
+
+def torch_twins(config: ConfigDict, image_shape: tuple[int, int, int], num_classes: int) -> dict[str, torch_twin.Twin]:
+    """Return the network in PyTorch, eager and, if there is a C++ compiler, compiled."""
+    require("torch", purpose="--compare=torch")
+    name = config.model.name
+    if name not in torch_twin.NETWORKS:
+        raise ValueError(f"--compare=torch has no {name}; choose one of {', '.join(torch_twin.NETWORKS)}")
+    options = {key: value for key, value in config.model.items() if key != "name"}
+    network = name, image_shape, num_classes, options, config.dtype
+    twins = {"torch_eager": torch_twin.Twin(*network, compiled=False)}
+    if shutil.which("g++") or shutil.which("clang++"):
+        twins["torch_compile"] = torch_twin.Twin(*network, compiled=True)
+    else:
+        print("torch_compile is left out: it needs g++ or clang++ on the PATH", flush=True)
+    return twins

@@ -1,0 +1,135 @@
+"""Measure prediction on a video, ours and other packages' in turn, and the memory over a long video."""
+
+import os
+import statistics
+import subprocess
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from affect_jax.benchmark import peers
+from affect_jax.benchmark.timing import Work, seconds_in_turn
+from affect_jax.data.images import SUFFIXES, read_image
+from affect_jax.data.transforms import resize_to_fit
+from affect_jax.predict.media import files_below, find_sources, read_frames
+from affect_jax.predict.output import Output
+from affect_jax.predict.reader import FaceReader, batched
+
+Load = Callable[[int], FaceReader]
+"""(batch size) -> the reader to measure."""
+MEMORY_ROWS = 10
+MEMORY_BATCH_SIZE, MEMORY_FRAME_SIZE = 16, (96, 96)
+
+
+def image_video(path: Path, folder: Path, num_frames: int, frame_size: tuple[int, int]) -> str:
+    """Write a video of the first images of a folder, resized to fit `frame_size`; ValueError if there are too few."""
+    files = [file for file in files_below(folder) if file.suffix.lower() in SUFFIXES]
+    if len(files) < num_frames:
+        raise ValueError(f"{folder} has {len(files)} images; --num_frames={num_frames} needs more")
+    no_boxes = np.zeros((0, 4))
+    return write_video(path, (resize_to_fit(read_image(file), no_boxes, frame_size)[0] for file in files[:num_frames]))
+
+
+def write_video(path: Path, frames: Iterable[np.ndarray]) -> str:
+    """Write RGB frames as a Motion JPEG video and return its path."""
+    writer = None
+    for frame in frames:
+        writer = writer or cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 25.0, frame.shape[1::-1])
+        writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+    writer.release()
+    return str(path)
+
+
+def speed_rows(
+    video: str, num_frames: int, load: Load, batch_sizes: Sequence[int], rounds: int, peers_python: str = ""
+) -> list[dict]:
+    """Return frames per second of "find" (the detector alone) and "read" (faces and expressions).
+
+    `peers_python` is a Python interpreter with the packages deface and fer; "" leaves them out. Raises
+    ChildProcessError if it cannot run them.
+    """
+    works = our_works(video, load, batch_sizes) | (peer_works(video, peers_python) if peers_python else {})
+    return [
+        {
+            "work": name,
+            "implementation": implementation,
+            "frames": num_frames,
+            "frames_per_second": num_frames / statistics.median(seconds),
+            "frames_per_second_best": num_frames / min(seconds),
+        }
+        for (name, implementation), seconds in sorted(seconds_in_turn(works, rounds).items())
+    ]
+
+
+def our_works(video: str, load: Load, batch_sizes: Sequence[int]) -> dict[tuple[str, str], Work]:
+    """Return passes over the video by work and implementation."""
+    works = {}
+
+    def frames():
+        return read_frames(find_sources([video]), print)
+
+    for size in batch_sizes:
+        read_faces, name = load(size), f"affect_jax, batch {size}"
+        if read_faces.detector:
+            works["find", name] = lambda find=read_faces.detector, size=size: [
+                find([frame.image for frame in batch]) for batch in batched(frames(), size)
+            ]
+        works["read", name] = lambda read_faces=read_faces: list(read_faces.stream(frames()))
+    return works
+
+
+def peer_works(video: str, python: str) -> dict[tuple[str, str], Work]:
+    """Return passes over the video by other packages, run by another interpreter."""
+
+    def work(package: str) -> Work:
+        command = [python, peers.__file__, package, video]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+        process = subprocess.Popen(command, text=True, **pipes)
+
+        def wait_for(word: str) -> None:
+            if not any(line.strip() == word for line in process.stdout):
+                raise ChildProcessError(f"{package} failed; for its error, run: {' '.join(command)}")
+
+        def run_once() -> None:
+            process.stdin.write("\n")
+            process.stdin.flush()
+            wait_for("done")
+
+        wait_for("ready")
+        return run_once
+
+    return {("find", "deface"): work("deface"), ("read", "fer"): work("fer")}
+
+
+def memory_rows(folder: Path, load: Load, num_frames: int) -> list[dict]:
+    """Return the resident memory at ten points of a video of noise that is read, classified and drawn into `folder`."""
+    rng, rows = np.random.default_rng(0), []
+    frames = (rng.integers(0, 256, (*MEMORY_FRAME_SIZE, 3), np.uint8) for _ in range(num_frames))
+    video = write_video(folder / "long.avi", frames)
+    read_faces = load(MEMORY_BATCH_SIZE)
+    with Output(folder / "out", read_faces.classifier.class_names, True, 0.5) as output:
+        stream = read_faces.stream(read_frames(find_sources([video]), print))
+        for count, (frame, faces) in enumerate(stream, start=1):
+            output.write(frame, faces)
+            if count % (num_frames // MEMORY_ROWS) == 0:
+                rows.append({"work": "memory", "frames": count, "megabytes": resident_megabytes()})
+    return rows
+
+
+def resident_megabytes() -> float:
+    """Return the resident memory of this process; Linux only."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def format_table(speed: Sequence[dict], memory: Sequence[dict]) -> str:
+    """Return the rows as text."""
+    lines = [f"{'work':6} {'implementation':22} {'frames/s':>9} {'best':>9}"]
+    lines += [
+        f"{row['work']:6} {row['implementation']:22} {row['frames_per_second']:9.2f}"
+        f" {row['frames_per_second_best']:9.2f}"
+        for row in speed
+    ]
+    lines.append("memory: " + ", ".join(f"{row['megabytes']:.0f} MB after frame {row['frames']}" for row in memory))
+    return "\n".join(lines)

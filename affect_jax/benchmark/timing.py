@@ -1,0 +1,119 @@
+"""Measure functions in turn, count their operations, and make tables of the results."""
+
+import statistics
+import time
+from collections.abc import Callable, Hashable, Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from affect_jax.tasks import build_task
+from affect_jax.train.state import init_variables, make_apply
+
+Work = Callable[[], None]
+"""Does a fixed amount of work and returns when the devices have finished it."""
+
+
+def seconds_in_turn(works: Mapping[Hashable, Work], rounds: int) -> dict[Hashable, list[float]]:
+    """Return the seconds of each work in each round; every round calls all works once, after one call to warm up."""
+    seconds = {name: [] for name in works}
+    for work in works.values():
+        work()
+    for _ in range(rounds):
+        for name, work in works.items():
+            start = time.perf_counter()
+            work()
+            seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def result_row(name: str, implementation: str, images: int, seconds: list[float], flop: float) -> dict:
+    """Return a row of the results: the median of calls with `images` images of `flop` operations each."""
+    median = statistics.median(seconds)
+    return {
+        "work": name,
+        "implementation": implementation,
+        "images_per_second": images / median,
+        "images_per_second_best": images / min(seconds),
+        "ms": 1000 * median,
+        "flop_per_second": images * flop / median,
+    }
+
+
+def rows_in_turn(name: str, works: Mapping[str, Work], images: int, flop: float, rounds: int) -> list[dict]:
+    """Measure the implementations of a work in turn and return a row for each."""
+    seconds = seconds_in_turn(works, rounds)
+    return [result_row(name, implementation, images, seconds[implementation], flop) for implementation in works]
+
+
+def format_table(rows: list[dict]) -> str:
+    """Return the rows as a table, and the memory of the training step below it."""
+    width = max(len(row["work"]) for row in rows)
+    lines = [
+        f"{'work':{width}} {'implementation':14} {'img/s':>10} {'best':>10} {'ms':>9} {'GFLOP/s':>9} {'of peak':>8}"
+    ]
+    lines += [
+        f"{row['work']:{width}} {row['implementation']:14} {row['images_per_second']:10.1f}"
+        f" {row['images_per_second_best']:10.1f} {row['ms']:9.1f} {row['flop_per_second'] / 1e9:9.0f}"
+        f" {row['share_of_peak']:8.1%}"
+        for row in rows
+    ]
+    for row in rows:
+        if "compile_seconds" in row:
+            state, temporary = (row[name] / 2**20 for name in ("state_bytes", "temporary_bytes"))
+            lines.append(f"step: compiled (or loaded from cache) in {row['compile_seconds']:.1f} s")
+            lines.append(f"step: {state:.0f} MiB for state and batch, {temporary:.0f} MiB for temporary arrays")
+        if row.get("peak_bytes"):
+            lines.append(f"step: peak memory of the device {row['peak_bytes'] / 2**20:.0f} MiB")
+    return "\n".join(lines)
+
+
+def matmul_peak(dtype: jnp.dtype) -> float:
+    """Return the FLOP/s of large matrix products on all devices, the best of ten.
+
+    float32 products have JAX's default precision, which is TF32 on NVIDIA GPUs since Ampere.
+    """
+    n = 2048 if jax.default_backend() == "cpu" else 8192
+    x = jax.random.normal(jax.random.key(0), (n, n), dtype)  # equal numbers would use less power and run faster
+    product = jax.jit(lambda x: x @ x)
+    seconds = seconds_in_turn({"product": lambda: jax.block_until_ready(product(x))}, rounds=10)["product"]
+    return 2 * n**3 / min(seconds) * jax.device_count()
+
+
+def peak_memory() -> int | None:
+    """Return the peak of bytes in use on the first device; None if the device does not report it, as on CPU."""
+    return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+
+
+def forward_flop(config: ConfigDict) -> float:
+    """Return the operations of the network for one image: two per multiplication of convolutions and products.
+
+    For a detector, an image has the size of the first bucket; boxes and NMS are not counted.
+    """
+    task = build_task(config)
+    data = task.data_facts(task.open_split("train"))
+    model, inputs = task.build_network(data), task.network_inputs(data)
+    variables = jax.eval_shape(lambda: init_variables(model, jax.random.key(0), inputs))
+    apply = make_apply(model)
+    return _count_flop(jax.make_jaxpr(lambda variables, x: apply(variables, x, False))(variables, inputs).jaxpr)
+
+
+def _count_flop(jaxpr) -> float:
+    total = 0.0
+    for equation in jaxpr.eqns:
+        name, params = equation.primitive.name, equation.params
+        if name == "conv_general_dilated":
+            kernel = equation.invars[1].aval.shape
+            features = kernel[params["dimension_numbers"].rhs_spec[0]]
+            total += 2 * equation.outvars[0].aval.size * np.prod(kernel) / features
+        elif name == "dot_general":
+            contracted = [equation.invars[0].aval.shape[axis] for axis in params["dimension_numbers"][0][0]]
+            total += 2 * equation.outvars[0].aval.size * np.prod(contracted)
+        elif name == "cond":  # a convolution by platform; the last branch is XLA's own
+            total += _count_flop(params["branches"][-1].jaxpr)
+        else:
+            inner = params.get("jaxpr", params.get("call_jaxpr"))
+            total += _count_flop(getattr(inner, "jaxpr", inner)) if inner is not None else 0.0
+    return total
