@@ -69,7 +69,7 @@ def main(argv):
         sys.exit(128 + signal.SIGINT)
     except FloatingPointError as error:  # the same in every process
         sys.exit(f"FloatingPointError: {error}" if jax.process_index() == 0 else 1)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         unwritable = isinstance(error, OSError) and error.errno in UNWRITABLE
         remedy = ". What is saved stays: once it can be written there, the same command goes on." if unwritable else ""
         sys.exit(f"{type(error).__name__}: {error}{remedy}")

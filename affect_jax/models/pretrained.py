@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from affect_jax.models.mobilenet import STAGES
 from affect_jax.models.mobilenet_v1 import BLOCKS
 from affect_jax.models.roi_heads import POOLED_SIDE
+from affect_jax.packages import require
 
 
 @dataclass(frozen=True)
@@ -169,10 +170,9 @@ def _fetch(reference: str) -> tuple[Path, Preprocess | None]:
 
 
 def _download(reference: str, repository: str, revision: str | None, name: str) -> Path:
-    try:
-        from huggingface_hub import hf_hub_download
-    except ImportError as error:
-        raise ImportError(f"{reference} needs huggingface_hub: pip install huggingface_hub") from error
+    require("huggingface_hub", purpose=reference)
+    from huggingface_hub import hf_hub_download
+
     try:
         return Path(hf_hub_download(repository, name, revision=revision))
     except (OSError, ValueError) as error:  # its own errors, for a network that is not there too, are all of these
@@ -198,10 +198,9 @@ def _read_safetensors(path: Path) -> tuple[Arrays, dict]:
 
 
 def _read_torch(path: Path) -> tuple[Arrays, dict]:
-    try:
-        import torch
-    except ImportError as error:
-        raise ImportError(f"{path} needs torch: pip install torch, or convert it to .safetensors elsewhere") from error
+    require("torch", purpose=f"{path}, unless it is converted to .safetensors,")
+    import torch
+
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle's, zip's and torch's own errors share no base
@@ -212,10 +211,9 @@ def _read_torch(path: Path) -> tuple[Arrays, dict]:
 
 
 def _read_keras(path: Path) -> tuple[Arrays, dict]:
-    try:
-        import h5py
-    except ImportError as error:
-        raise ImportError(f"{path} needs h5py: pip install h5py") from error
+    require("h5py", purpose=str(path))
+    import h5py
+
     arrays = {}
 
     def add(name: str, item) -> None:
