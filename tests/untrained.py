@@ -1,4 +1,4 @@
-"""Networks as they start, for tests of what is done with trained ones."""
+"""Untrained networks for tests of what is done with trained networks."""
 
 import jax
 import numpy as np
@@ -8,12 +8,16 @@ from affect_jax.tasks import build_task
 from affect_jax.tasks.interface import DataFacts
 from affect_jax.train.state import init_variables
 
+_variables = {}
+
 
 def untrained(config, data: DataFacts) -> Trained:
-    """A config's network as it starts, with every value moved off its round one."""
-    task = build_task(config)
-    variables = init_variables(task.build_network(data), jax.random.key(0), task.network_inputs(data))
-    leaves, tree = jax.tree.flatten(variables)
-    rng = np.random.default_rng(1)
-    moved = [leaf * rng.uniform(0.8, 1.2, leaf.shape).astype(np.float32) for leaf in leaves]
-    return Trained(config, data, jax.tree.unflatten(tree, moved), {"source": "untrained"})
+    """Return a config's network with its initial values, each multiplied by a random factor near 1."""
+    key = config.to_json(), data
+    if key not in _variables:
+        task = build_task(config)
+        variables = init_variables(task.build_network(data), jax.random.key(0), task.network_inputs(data))
+        rng = np.random.default_rng(1)
+        _variables[key] = jax.tree.map(lambda x: x * rng.uniform(0.8, 1.2, x.shape).astype(np.float32), variables)
+    variables = jax.tree.map(lambda x: x, _variables[key])  # new dicts, which tests may change
+    return Trained(config, data, variables, {"source": "untrained"})

@@ -56,8 +56,14 @@ def write_predictions(sources: Sequence[Source], read_faces: reader.FaceReader) 
         except KeyboardInterrupt:
             print("interrupted; the results so far are kept")
     drawn = f" and {OUT.value}/{DRAWN}/" if DRAW.value else ""
-    print(f"{num_faces} faces in {num_frames} frames: {OUT.value}/predictions.jsonl, predictions.csv{drawn}")
+    faces, frames = plural(num_faces, "face"), plural(num_frames, "frame")
+    print(f"{faces} in {frames}: {OUT.value}/predictions.jsonl, predictions.csv{drawn}")
     return unreadable
+
+
+def plural(count: int, noun: str) -> str:
+    """Return the count with its noun."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def main(argv: Sequence[str]) -> None:

@@ -54,6 +54,7 @@ def test_exported_classifier_runs_without_the_package(classifier, tmp_path):
         export_model(trained, out)
 
 
+@pytest.mark.slow
 def test_exported_detector_gives_the_same_detections_at_any_batch_size(detector, tmp_path, plain_convolutions):
     detector.config.data.eval_buckets = ()
     write(detector, tmp_path / "given.safetensors", "")

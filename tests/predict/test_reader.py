@@ -4,8 +4,7 @@ import pytest
 from affect_jax.data import open_split
 from affect_jax.data.images import crop_box, fit, to_channels
 from affect_jax.predict.media import Frame
-from affect_jax.predict.reader import Classifier, Detector, FaceReader, compiled_predict, load
-from affect_jax.runs.model_file import write
+from affect_jax.predict.reader import Classifier, Detector, FaceReader, compiled_predict
 from affect_jax.tasks import build_task
 from affect_jax.train.mesh import data_mesh
 from affect_jax.train.prediction import predict_split
@@ -75,7 +74,7 @@ def test_detector_returns_the_detections_of_the_evaluation(detector):
     scores = np.sort(np.concatenate([found["scores"] for found in expected]))
     threshold = float(scores[len(scores) // 2])
     images = [split.read_image(index)["image"] for index in range(5)]
-    found = Detector(detector, 3, threshold)(images)
+    found = Detector(detector, detector.config.eval_batch_size, threshold)(images)
     for detections, wanted in zip(found, expected, strict=True):
         kept = wanted["scores"] >= threshold
         np.testing.assert_allclose(detections["scores"], wanted["scores"][kept], atol=1e-5)
@@ -113,10 +112,8 @@ def test_no_images_or_no_faces_give_empty_results(classifier, images):
     assert reader(images[:3]) == [[], [], []]
 
 
-def test_model_of_the_other_task_is_an_error(classifier, detector, tmp_path):
-    for name, trained in (("c", classifier), ("d", detector)):
-        write(trained, tmp_path / f"{name}.safetensors", "")
+def test_model_of_the_other_task_is_an_error(classifier, detector):
     with pytest.raises(ValueError, match="a model for detection; expected classification"):
-        load(tmp_path / "d.safetensors", tmp_path / "d.safetensors")
+        Classifier(detector, 1)
     with pytest.raises(ValueError, match="a model for classification; expected detection"):
-        load(tmp_path / "c.safetensors", tmp_path / "c.safetensors")
+        Detector(classifier, 1, 0.5)
