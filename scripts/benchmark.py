@@ -3,8 +3,8 @@
 For a classifier the table has the training step without augmentation, the loop with augmentation and data (resident on
 the device, and streamed), evaluation, and prediction of 1 and of 64 images. For a detector it has the step, detection,
 the streamed loop and, for one image, NMS of 2,000 boxes, ours and OpenCV's, and RoIAlign of 512 regions.
---compare=torch adds PyTorch (eager, and torch.compile for classifiers) or torchvision, each in its own process, all in
-turn. FILE gets the rows as JSON.
+--compare=torch adds PyTorch (eager, and torch.compile for classifiers) or torchvision, each in its own process; calls
+are interleaved. FILE gets the rows as JSON.
 
 FLOP are those of plain convolutions and matrix products; a step counts as three forward passes. "of peak" is the
 fraction of the rate of a large matrix product in the config's dtype; on NVIDIA GPUs float32 means TF32, here and in

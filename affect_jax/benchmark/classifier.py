@@ -1,4 +1,4 @@
-"""Measure a classifier: step, prediction, evaluation and the loop with its data, ours and PyTorch's in turn."""
+"""Measure a classifier: step, prediction, evaluation and the loop with its data, and PyTorch's step and prediction."""
 
 import shutil
 from collections.abc import Callable
@@ -9,7 +9,14 @@ from ml_collections import ConfigDict
 
 from affect_jax.benchmark import torch_twin
 from affect_jax.benchmark.steps import evaluate_work, loop_seconds, predict_work, step_work
-from affect_jax.benchmark.timing import Work, forward_flop, peak_memory, result_row, rows_in_turn, seconds_in_turn
+from affect_jax.benchmark.timing import (
+    Work,
+    forward_flop,
+    interleaved_rows,
+    interleaved_seconds,
+    peak_memory,
+    result_row,
+)
 from affect_jax.packages import require
 from affect_jax.tasks import build_task
 
@@ -36,14 +43,14 @@ def classifier_rows(config: ConfigDict, compare_torch: bool, rounds: int) -> lis
 
     step, costs = step_work(config, batch, num_steps)
     works = implementations(step, torch_twin.step_work, torch_twin.optimizer_of(config), batch, num_steps)
-    rows = rows_in_turn("step", works, num_steps * batch_size, 3 * flop, rounds)
+    rows = interleaved_rows("step", works, num_steps * batch_size, 3 * flop, rounds)
     rows[0] |= costs | {"peak_bytes": peak_memory()}
     for size, calls in PREDICTED.items():
         images = noise_batch(size, split.image_shape, num_classes)["image"]
         works = implementations(predict_work(config, images, calls), torch_twin.predict_work, images, calls)
-        rows += rows_in_turn(f"predict_{size}", works, calls * size, flop, rounds)
+        rows += interleaved_rows(f"predict_{size}", works, calls * size, flop, rounds)
     evaluate, images = evaluate_work(config, EVALUATION_BATCHES)
-    seconds = seconds_in_turn({"evaluate": evaluate}, max(3, rounds // 3))["evaluate"]
+    seconds = interleaved_seconds({"evaluate": evaluate}, max(3, rounds // 3))["evaluate"]
     rows.append(result_row("evaluate", "affect_jax", images, seconds, flop))
     for data_input in ("resident", "stream"):
         seconds = loop_seconds(config, rounds, window, data_input)

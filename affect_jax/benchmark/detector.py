@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from affect_jax.benchmark import torch_twin
 from affect_jax.benchmark.steps import loop_seconds, step_work
-from affect_jax.benchmark.timing import Work, forward_flop, peak_memory, result_row, rows_in_turn
+from affect_jax.benchmark.timing import Work, forward_flop, interleaved_rows, peak_memory, result_row
 from affect_jax.models.faster_rcnn import ANCHOR_STRIDES
 from affect_jax.ops.nms import nms
 from affect_jax.ops.roi_align import roi_align, roi_levels
@@ -43,16 +43,16 @@ def detector_rows(config: ConfigDict, compare_torch: bool, rounds: int) -> list[
         steps["torch_eager"], forwards["torch_eager"] = theirs["step"], theirs["forward"]
         for name, works in aligns.items():
             works["torchvision"] = theirs[f"roi_align_{name}"]
-    rows = rows_in_turn("step", steps, images, 3 * flop, rounds)
+    rows = interleaved_rows("step", steps, images, 3 * flop, rounds)
     rows[0] |= costs | {"peak_bytes": peak_memory()}
-    rows += rows_in_turn("forward", forwards, images, flop, rounds)
+    rows += interleaved_rows("forward", forwards, images, flop, rounds)
     seconds = loop_seconds(config, rounds, LOOP_WINDOW)
     rows.append(result_row("loop_stream", "affect_jax", LOOP_WINDOW * images, seconds, 3 * flop))
     for name, work in parts_of_step(config).items():
-        rows += rows_in_turn(f"{name}_of_step", {"affect_jax": work}, images, 0.0, rounds)
-    rows += rows_in_turn(f"nms_{NMS_BOXES}", nms_works(), 1, 0.0, rounds)
+        rows += interleaved_rows(f"{name}_of_step", {"affect_jax": work}, images, 0.0, rounds)
+    rows += interleaved_rows(f"nms_{NMS_BOXES}", nms_works(), 1, 0.0, rounds)
     for name, works in aligns.items():
-        rows += rows_in_turn(f"roi_align_{name}", works, 1, 0.0, rounds)
+        rows += interleaved_rows(f"roi_align_{name}", works, 1, 0.0, rounds)
     return rows
 
 

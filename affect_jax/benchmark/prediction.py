@@ -1,4 +1,4 @@
-"""Measure prediction on a video, ours and other packages' in turn, and the memory over a long video."""
+"""Measure prediction on a video, ours and other packages', and the memory over a long video."""
 
 import os
 import statistics
@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from affect_jax.benchmark import peers
-from affect_jax.benchmark.timing import Work, seconds_in_turn
+from affect_jax.benchmark.timing import Work, interleaved_seconds
 from affect_jax.data.images import SUFFIXES, read_image
 from affect_jax.data.transforms import resize_to_fit
 from affect_jax.predict.media import files_below, find_sources, read_frames
@@ -59,7 +59,7 @@ def speed_rows(
             "frames_per_second": num_frames / statistics.median(seconds),
             "frames_per_second_best": num_frames / min(seconds),
         }
-        for (name, implementation), seconds in sorted(seconds_in_turn(works, rounds).items())
+        for (name, implementation), seconds in sorted(interleaved_seconds(works, rounds).items())
     ]
 
 

@@ -1,4 +1,4 @@
-"""Measure functions in turn, count their operations, and make tables of the results."""
+"""Time functions, count their operations, and make tables of the results."""
 
 import statistics
 import time
@@ -16,7 +16,7 @@ Work = Callable[[], None]
 """Does a fixed amount of work and returns when the devices have finished it."""
 
 
-def seconds_in_turn(works: Mapping[Hashable, Work], rounds: int) -> dict[Hashable, list[float]]:
+def interleaved_seconds(works: Mapping[Hashable, Work], rounds: int) -> dict[Hashable, list[float]]:
     """Return the seconds of each work in each round; every round calls all works once, after one call to warm up."""
     seconds = {name: [] for name in works}
     for work in works.values():
@@ -42,9 +42,9 @@ def result_row(name: str, implementation: str, images: int, seconds: list[float]
     }
 
 
-def rows_in_turn(name: str, works: Mapping[str, Work], images: int, flop: float, rounds: int) -> list[dict]:
-    """Measure the implementations of a work in turn and return a row for each."""
-    seconds = seconds_in_turn(works, rounds)
+def interleaved_rows(name: str, works: Mapping[str, Work], images: int, flop: float, rounds: int) -> list[dict]:
+    """Time the implementations of a work, interleaved, and return a row for each."""
+    seconds = interleaved_seconds(works, rounds)
     return [result_row(name, implementation, images, seconds[implementation], flop) for implementation in works]
 
 
@@ -78,7 +78,7 @@ def matmul_peak(dtype: jnp.dtype) -> float:
     n = 2048 if jax.default_backend() == "cpu" else 8192
     x = jax.random.normal(jax.random.key(0), (n, n), dtype)  # equal numbers would use less power and run faster
     product = jax.jit(lambda x: x @ x)
-    seconds = seconds_in_turn({"product": lambda: jax.block_until_ready(product(x))}, rounds=10)["product"]
+    seconds = interleaved_seconds({"product": lambda: jax.block_until_ready(product(x))}, rounds=10)["product"]
     return 2 * n**3 / min(seconds) * jax.device_count()
 
 

@@ -8,7 +8,7 @@ import pytest
 from affect_jax.benchmark import detector as detector_benchmark
 from affect_jax.benchmark import torch_twin
 from affect_jax.benchmark.classifier import noise_batch
-from affect_jax.benchmark.timing import format_table, forward_flop, seconds_in_turn
+from affect_jax.benchmark.timing import format_table, forward_flop, interleaved_seconds
 from affect_jax.benchmark.training import benchmark
 from affect_jax.models import build_model
 from affect_jax.ops.nms import nms
@@ -93,7 +93,7 @@ def test_works_of_a_detector_are_timed(tiny_detector_config):
     config = tiny_detector_config
     regions = detector_benchmark.maps_and_regions((96, 128), 2, 5, config.model.fpn_channels)
     works = {**detector_benchmark.parts_of_step(config), **detector_benchmark.roi_align_works(config, *regions)}
-    seconds = seconds_in_turn(works, rounds=2)
+    seconds = interleaved_seconds(works, rounds=2)
     assert set(seconds) == {"roi_align", "nms", "forward", "forward_backward"}
     assert all(len(times) == 2 and min(times) > 0 for times in seconds.values())
 
