@@ -2,14 +2,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import lax
 
+from affect_jax.ops import roi_align as roi_align_module
 from affect_jax.ops.roi_align import roi_align, roi_levels
 
 STRIDES = (4, 8)
 
 
 def bilinear(image, y, x):
-    """Value of image [H, W, C] at a point; 0 more than a cell outside, the border's within."""
+    """Return the value of image [H, W, C] at a point: 0 more than a cell outside, else that of the nearest point."""
     height, width, channels = image.shape
     if not (-1 <= y <= height and -1 <= x <= width):
         return np.zeros(channels)
@@ -40,14 +42,14 @@ def make_case(seed):
     corners = rng.uniform(-20, 100, (2, 9, 2))
     rois = np.concatenate([corners, corners + rng.uniform(0, 70, corners.shape)], -1).astype(np.float32)
     rois[:, 0] = 0.0  # padding
-    rois[:, 1] = (-300, -300, -200, -200)  # off the picture
+    rois[:, 1] = (-300, -300, -200, -200)  # outside the image
     rois[:, 2] = (60, 50, 60, 50)  # no area
     return features, rois, rng.integers(0, 2, (2, 9)).astype(np.int32)
 
 
 @pytest.mark.parametrize("aligned", [False, True])
 @pytest.mark.parametrize(("size", "sampling"), [(7, 2), (3, 1), (2, 3)])
-def test_pooled_rois_are_those_of_loops(size, sampling, aligned):
+def test_pooled_rois_equal_those_of_loops(size, sampling, aligned):
     features, rois, levels = make_case(size)
     pooled = jax.jit(lambda *x: roi_align(x[0], STRIDES, x[1], x[2], size, sampling, aligned))(features, rois, levels)
     for image in range(2):
@@ -56,13 +58,13 @@ def test_pooled_rois_are_those_of_loops(size, sampling, aligned):
             np.testing.assert_allclose(pooled[image, i], expected, atol=1e-4)
 
 
-def test_a_ramp_is_pooled_to_its_values_at_the_cells_centres():
+def test_ramp_is_pooled_to_its_values_at_cell_centres():
     ramp = np.arange(16, dtype=np.float32) + np.zeros((1, 16, 16), np.float32)  # the column's number
     pooled = roi_align([ramp[..., None]], (1,), jnp.array([[[2.0, 2.0, 10.0, 10.0]]]), jnp.zeros((1, 1), int), 4)
     np.testing.assert_allclose(pooled[0, 0, :, :, 0], np.tile([3.0, 5.0, 7.0, 9.0], (4, 1)), atol=1e-5)
 
 
-def test_gradient_is_the_derivative_and_finite_for_worthless_rois():
+def test_gradient_is_exact_and_finite_for_rois_without_area():
     features, rois, levels = make_case(0)
     weights = np.random.default_rng(1).standard_normal((2, 9, 2, 2, 3)).astype(np.float32)
 
@@ -70,11 +72,45 @@ def test_gradient_is_the_derivative_and_finite_for_worthless_rois():
         return (roi_align(features, STRIDES, rois, levels, 2) * weights).sum()
 
     gradient = jax.grad(total)(features)
-    # linear in the features: the gradient times them is the value
+    # the value is linear in the features, so it is the product of gradient and features
     np.testing.assert_allclose(
         sum((g * f).sum() for g, f in zip(gradient, features, strict=True)), total(features), rtol=1e-4
     )
     assert all(np.isfinite(g).all() for g in gradient)
+
+
+@pytest.fixture
+def accelerator_branch(monkeypatch):
+    """Run the branch for accelerators on CPU."""
+    monkeypatch.setattr(lax, "platform_dependent", lambda *inputs, cpu, default: default(*inputs))
+
+
+def gradient_of_mean_square(features, rois, levels):
+    return jax.jit(jax.value_and_grad(lambda x: (roi_align(x, STRIDES, rois, levels) ** 2).mean()))(features)
+
+
+def test_accelerator_branch_has_the_values_and_gradients_of_the_cpu_branch(request, monkeypatch):
+    case = make_case(2)
+    expected = gradient_of_mean_square(*case)
+    request.getfixturevalue("accelerator_branch")
+    for rois_at_once in (1, 4, 18, 100):
+        monkeypatch.setattr(roi_align_module, "GATHERED_BYTES", rois_at_once * 4 * 28**2 * 3)
+        for ours, cpu in zip(*map(jax.tree.leaves, (gradient_of_mean_square(*case), expected)), strict=True):
+            np.testing.assert_allclose(ours, cpu, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.usefixtures("accelerator_branch")
+def test_accelerator_branch_bounds_the_memory_of_samples(monkeypatch):
+    features = [jax.ShapeDtypeStruct((1, 16, 16, 16), jnp.float32)] * 2
+    rois, levels = jax.ShapeDtypeStruct((1, 512, 4), jnp.float32), jax.ShapeDtypeStruct((1, 512), jnp.int32)
+    samples_of_all = 512 * 4 * 28**2 * 16  # bytes
+    temporary = {}
+    for limit in (samples_of_all, samples_of_all // 32):
+        monkeypatch.setattr(roi_align_module, "GATHERED_BYTES", limit)
+        lowered = jax.jit(lambda *x: gradient_of_mean_square(*x)).lower(features, rois, levels)
+        temporary[limit] = lowered.compile().memory_analysis().temp_size_in_bytes
+    all_at_once, in_chunks = temporary.values()
+    assert all_at_once > samples_of_all and in_chunks < samples_of_all / 2
 
 
 def test_levels_follow_equation_1_of_the_paper():
