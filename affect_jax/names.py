@@ -1,27 +1,35 @@
-"""Parameters by name: "backbone/block3/expand/conv/kernel" is a parameter's, or a statistic's, path in the network."""
+"""Parameters by name: "backbone/block3/expand/conv/kernel" is the path of a parameter or a statistic in the network."""
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 Selects = Callable[[str], bool]
 
 
 def selects(patterns: Sequence[str]) -> Selects:
-    """Whether a name is matched whole by one of the regexes."""
+    """Return a function that is True for a name that one of the regexes matches as a whole."""
     compiled = [re.compile(pattern) for pattern in patterns]
     return lambda name: any(pattern.fullmatch(name) for pattern in compiled)
 
 
-def path_name(path: Sequence) -> str:
-    """The name behind a path of jax.tree_util."""
-    return "/".join(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path)
+def check_patterns(patterns: Sequence[str], names: Collection[str], field: str) -> None:
+    """Raise ValueError if one of the regexes matches none of `names` as a whole.
 
-
-def check_patterns(patterns: Sequence[str], names: Iterable[str], field: str) -> None:
-    """Raise ValueError if a regular expression of a config field matches none of the names; list near names."""
-    names = list(names)
+    `field` is the config's field that holds the patterns, as "optim.freeze". The error lists the nearest names.
+    """
+    problems = []
     for pattern in patterns:
-        if not any(re.fullmatch(pattern, name) for name in names):
-            near = difflib.get_close_matches(pattern, names, n=3, cutoff=0.3) or names[:3]
-            raise ValueError(f"{field}: {pattern!r} matches no parameter; names look like {', '.join(near)}")
+        if any(map(selects([pattern]), names)):
+            continue
+        literal = re.sub(r"\W", lambda match: match[0] if match[0] == "/" else "", pattern)
+        near = difflib.get_close_matches(literal, sorted(names), n=3, cutoff=0.0)
+        problems.append(f"  {pattern!r}; the nearest are {', '.join(near)}")
+    if problems:
+        heading = f"{field} has regexes that match no name; a regex must match a whole name"
+        raise ValueError("\n".join([heading, *problems]))
+
+
+def path_name(path: Sequence) -> str:
+    """Return the name of a path of jax.tree_util."""
+    return "/".join(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path)

@@ -52,6 +52,35 @@ def mobilenet_v2_cnn(config: ConfigDict) -> None:
     imagenet_weights(config, "hf-hub:timm/mobilenetv2_100.ra_in1k", excuse)
 
 
+AFTER_BACKBONE = "(fpn|rpn_head|box_head|box_predictor|backbone/head|classifier)/.*"
+"""Names that a detector and a classifier do not share."""
+
+
+def imagenet_resnet50_detector(config: ConfigDict) -> None:
+    """Set ImageNet weights of ResNet-50 for a detector, and freeze what torchvision freezes.
+
+    These are the stem, layer1 and every BatchNorm. All of ResNet-50 must be in the weights; necks without C5 need
+    "backbone/layer4_.*" in init_excuse as well.
+    """
+    imagenet_weights(config, "hf-hub:timm/resnet50.tv_in1k", (AFTER_BACKBONE,))
+    config.optim.freeze = ("backbone/(conv1|layer1_.*)/.*", r"backbone/.*bn\d?/.*")
+
+
+def small_resnet18_detector(config: ConfigDict) -> None:
+    """Set a detector for two CPU cores: ResNet-18, 64 channels, few proposals, random weights, nothing frozen."""
+    config.data.num_workers = 0
+    config.dtype = "float32"
+    config.batch_size = 4
+    config.init_from, config.init_excuse = "", ()
+    config.optim.freeze = ()
+    config.model.backbone_name = "resnet18"
+    config.model.fpn_channels = 64
+    config.model.box.representation_size = 256
+    config.model.rpn.pre_nms_top_n_train = config.model.rpn.pre_nms_top_n_test = 500
+    config.model.rpn.post_nms_top_n_train = config.model.rpn.post_nms_top_n_test = 300
+    config.model.box.batch_size_per_image = 128
+
+
 # ---- Optimizers with their schedules ----
 
 

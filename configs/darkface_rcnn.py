@@ -5,28 +5,26 @@ learning rate 0.001 with decay, 100 epochs; brightness and contrast, Gaussian bl
     python scripts/train.py --config=configs/darkface_rcnn.py --config.init_from=PATH/resnet50.safetensors
     python scripts/evaluate.py --workdir=runs/darkface_rcnn
 
-Trains on 5,400 of the labelled pictures and selects its checkpoint by AP50 on the other 600 (the list is in
-affect_jax/data/darkface_split.txt), which are also what is reported: the publishers' test server is closed.
-`:two_cores` is ResNet-18 on small windows of pictures, from random weights.
+Trains on 5,400 of the labelled images. The checkpoint is selected by AP50 on the other 600 (listed in
+affect_jax/data/darkface_split.txt), and results are reported on them too, because the publishers' test server is
+closed. `:two_cores` is ResNet-18 on small crops, from random weights.
 """
 
 from affect_jax.config import apply_variant, detection_config
-from affect_jax.recipes import sgd_linear
+from affect_jax.recipes import imagenet_resnet50_detector, sgd_linear, small_resnet18_detector
 
 
 def get_config(variant=""):
     config = detection_config()
     config.data.name = "darkface"
-    config.data.buckets = ((736, 1088),)  # 1080x720 as they are, sides rounded up to multiples of 32
+    config.data.buckets = ((736, 1088),)  # 720x1080 without resizing, sides rounded up to multiples of 32
     config.data.max_boxes = 100
     config.data.num_workers = 8
     config.total_epochs = 100.0
     config.batch_size = 8
     config.dtype = "bfloat16"
-    config.init_excuse = ("fpn/.*", "rpn_head/.*", "box_head/.*", "box_predictor/.*", ".*/layer4_.*", "fc/.*")
-    config.init_from = "hf-hub:timm/resnet50.tv_in1k"
-    config.optim.freeze = ("backbone/(conv1|bn1|layer1_.*)",)
-    config.model.anchor_sizes = ((4.0,), (8.0,), (16.0,), (32.0,), (64.0,))  # half the faces are under 12 pixels
+    imagenet_resnet50_detector(config)
+    config.model.anchor_sizes = ((4.0,), (8.0,), (16.0,), (32.0,), (64.0,))  # half of the faces are below 12 pixels
     config.optim.learning_rate = 0.001
     config.optim.momentum = 0.9
     config.optim.schedule = "step"
@@ -41,19 +39,9 @@ def get_config(variant=""):
 
 
 def two_cores(config):
-    """ResNet-18 with a pyramid of 64 channels, fewer samples, windows of pictures."""
+    """Train ResNet-18 on enlarged crops of the images."""
+    small_resnet18_detector(config)
     config.data.buckets, config.data.eval_buckets = ((320, 320),), ((736, 1088),)
-    config.data.num_workers = 0
-    config.dtype = "float32"
-    config.batch_size = 4
     config.total_epochs = 1.0
-    config.init_from, config.init_excuse = "", ()
-    config.optim.freeze = ()
     sgd_linear(config, 0.02, weight_decay=0.0, warmup_epochs=0.1)
-    config.model.backbone_name = "resnet18"
-    config.model.fpn_channels = 64
-    config.model.box.representation_size = 256
-    config.model.rpn.pre_nms_top_n_train = config.model.rpn.pre_nms_top_n_test = 500
-    config.model.rpn.post_nms_top_n_train = config.model.rpn.post_nms_top_n_test = 300
-    config.model.box.batch_size_per_image = 128
-    config.transform.scale_range = (3.0, 6.0)  # of a picture that fits: windows at their own size and larger
+    config.transform.scale_range = (3.0, 6.0)  # relative to the whole image in the bucket

@@ -1,16 +1,23 @@
-"""Faster R-CNN with ResNet-50 and a feature pyramid on WIDER FACE, daylight made dark in every second picture.
+"""Faster R-CNN with ResNet-50 and a feature pyramid on WIDER FACE; every second image is darkened.
 
     python scripts/prepare_data.py widerface --source=PATH
     python scripts/train.py --config=configs/widerface_rcnn.py --config.init_from=PATH/resnet50.safetensors
     python scripts/evaluate.py --workdir=runs/widerface_rcnn --dark
 
-Selects its checkpoint by AP50 on WIDER FACE's validation pictures. `:two_cores` is ResNet-18 on small
-windows of pictures, from random weights. `:demo` runs that on drawn scenes, in ten minutes on two cores.
-`:mobilenet` is MobileNetV2 from ImageNet: small, quick, and what comes along for scripts/predict.py.
+The checkpoint is selected by AP50 on WIDER FACE's validation images. `:two_cores` is ResNet-18 on small crops, from
+random weights. `:demo` is the same on drawn scenes, ten minutes on two cores. `:mobilenet` is MobileNetV2 from
+ImageNet, small and fast: the bundled detector of scripts/predict.py.
 """
 
 from affect_jax.config import apply_variant, detection_config
-from affect_jax.recipes import adamw_linear, sgd_linear
+from affect_jax.recipes import (
+    AFTER_BACKBONE,
+    adamw_linear,
+    imagenet_resnet50_detector,
+    imagenet_weights,
+    sgd_linear,
+    small_resnet18_detector,
+)
 
 
 def get_config(variant=""):
@@ -22,10 +29,9 @@ def get_config(variant=""):
     config.total_epochs = 24.0
     config.batch_size = 8
     config.dtype = "bfloat16"
-    config.init_excuse = ("fpn/.*", "rpn_head/.*", "box_head/.*", "box_predictor/.*", ".*/layer4_.*", "fc/.*")
-    config.init_from = "hf-hub:timm/resnet50.tv_in1k"
-    # faces are a third taller than wide; three sizes a level, for one covers but a twelfth of them at IoU 0.7, as
-    # scripts/show_anchors.py says
+    imagenet_resnet50_detector(config)
+    # faces are a third taller than wide; one size per level would cover only a twelfth of them at IoU 0.7, see
+    # scripts/show_anchors.py
     config.model.anchor_sizes = (
         (6.0, 10.0, 16.0),
         (24.0, 34.0, 48.0),
@@ -34,7 +40,6 @@ def get_config(variant=""):
         (280.0, 340.0, 400.0),
     )
     config.model.aspect_ratios = (1.3,)
-    config.optim.freeze = ("backbone/(conv1|bn1|layer1_.*)",)
     config.optim.learning_rate = 0.01
     config.optim.weight_decay = 0.0001
     config.optim.clip_norm = 10.0
@@ -51,43 +56,25 @@ def get_config(variant=""):
 
 
 def two_cores(config):
-    """ResNet-18 with a pyramid of 64 channels, fewer samples, smaller pictures."""
+    """Train ResNet-18 on crops."""
+    small_resnet18_detector(config)
     config.data.buckets = ((320, 320),)
     config.data.eval_buckets = ((640, 896), (896, 640))
     config.data.max_boxes = 100
-    config.data.num_workers = 0
-    config.dtype = "float32"
-    config.batch_size = 4
-    config.init_from, config.init_excuse = "", ()
-    config.optim.freeze = ()
-    config.model.backbone_name = "resnet18"
-    config.model.fpn_channels = 64
-    config.model.box.representation_size = 256
     config.model.box.canonical_size = 112.0
-    config.model.rpn.pre_nms_top_n_train = config.model.rpn.pre_nms_top_n_test = 500
-    config.model.rpn.post_nms_top_n_train = config.model.rpn.post_nms_top_n_test = 300
-    config.model.box.batch_size_per_image = 128
     sgd_linear(config, 0.02, weight_decay=0.0001)
-    config.transform.scale_range = (1.0, 4.0)  # of a picture that fits: windows at the sizes evaluation sees
+    config.transform.scale_range = (1.0, 4.0)  # relative to the whole image in the bucket
 
 
 def mobilenet(config):
-    """MobileNetV2 from ImageNet, BatchNorm's statistics as they are: a sixth of ResNet-18's time a picture."""
+    """Train MobileNetV2 from ImageNet with frozen BatchNorm; an image takes a sixth of ResNet-18's time."""
     two_cores(config)
     config.data.buckets = ((384, 384),)
-    # the smaller ones are for small pictures, at no worse an AP50 and in three fifths of the time
+    # small images in small buckets: the AP50 is the same and the time three fifths
     config.data.eval_buckets = ((768, 1024), (1024, 768), (576, 768), (768, 576))
     config.model.backbone_name = "mobilenet_v2"
     config.model.rpn.post_nms_top_n_test = 500
-    config.init_from = "hf-hub:timm/mobilenetv2_100.ra_in1k"
-    config.init_excuse = (
-        "fpn/.*",
-        "rpn_head/.*",
-        "box_head/.*",
-        "box_predictor/.*",
-        "backbone/head/.*",
-        "classifier/.*",
-    )
+    imagenet_weights(config, "hf-hub:timm/mobilenetv2_100.ra_in1k", (AFTER_BACKBONE,))
     config.optim.freeze = ("backbone/(stem|block0)/.*", "backbone/.*/bn/.*")
     config.total_epochs = 15.0
     config.eval_every_epochs = 5.0
@@ -96,7 +83,7 @@ def mobilenet(config):
 
 
 def demo(config):
-    """Drawn scenes; a third of them dark."""
+    """Train on drawn scenes, a third of them dark."""
     two_cores(config)
     config.data.name = "drawn_scenes"
     config.data.options = {"num_examples": {"train": 400, "val": 60, "test": 60}, "image_size": (256, 320)}

@@ -1,6 +1,6 @@
-"""Weights that others trained: read from a file or a hub, renamed to ours, merged strictly.
+"""Pretrained weights: read them from a file or a hub, rename them to the names of our networks, merge them strictly.
 
-A weight's **name** here is its path in `params` or `batch_stats`, as "backbone/stem/conv/kernel": no name is in both.
+The name of a weight is its path in `params` or `batch_stats`, as "backbone/stem/conv/kernel"; no name is in both.
 """
 
 import json
@@ -16,15 +16,17 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError, safe_open
 
+from affect_jax.models import mobilenet_v1
 from affect_jax.models.mobilenet import STAGES
-from affect_jax.models.mobilenet_v1 import BLOCKS
+from affect_jax.models.resnet import BLOCKS
 from affect_jax.models.roi_heads import POOLED_SIDE
+from affect_jax.names import check_patterns, selects
 from affect_jax.packages import require
 
 
 @dataclass(frozen=True)
 class Preprocess:
-    """Input that the weights were trained on: RGB pixels, scaled to [0, 1], less `mean`, over `std`."""
+    """Normalization of the input that the weights were trained on: (RGB pixels in [0, 1] - mean) / std."""
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
@@ -32,11 +34,11 @@ class Preprocess:
 
 @dataclass(frozen=True)
 class Pretrained:
-    """Weights under our names, float32, and what it takes to compute with them what their makers did.
+    """Weights under our names, float32, with the input and the network that they were trained with.
 
-    `model_options` are fields of the network (padding, bn_epsilon, stride_in_1x1) with the values that they want.
-    `folded` weights had BatchNorm folded into the convolutions. Their BatchNorm adds the bias and nothing else, which
-    is right in evaluation mode; before training, measure its statistics with calibrate_batch_norm.
+    `model_options` are the values of fields of the network: padding, bn_epsilon, stride_in_1x1. `folded` weights had
+    BatchNorm folded into the convolutions. Their BatchNorm adds the bias and nothing else, which is right in evaluation
+    mode; before training, measure its statistics with calibrate_batch_norm.
     """
 
     source: str
@@ -47,27 +49,29 @@ class Pretrained:
 
 
 OWN_RECORD = "affect_jax"
-"""The one entry in the metadata of a model file of ours: JSON, the config in it."""
+"""Key of the metadata of our model files: JSON with the config."""
 IMAGENET = Preprocess((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 MINUS_ONE_TO_ONE = Preprocess((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 VGGFACE2 = Preprocess((123.68 / 255, 116.779 / 255, 103.939 / 255), IMAGENET.std)
-"""The mean is that of the weights. They want pixels in [0, 255]; the first kernel absorbs the scale (_from_folded)."""
+"""The mean is that of the weights. They expect pixels in [0, 255]; _from_folded scales the first kernel instead."""
 
 
 def load_pretrained(reference: str | Path) -> Pretrained:
-    """Weights of MobileNetV2 or a ResNet as torchvision, timm or (MobileNetV2, .h5) keras.applications name them, of
-    torchvision's Faster R-CNN with a feature pyramid (its first COCO weights, COCO_V1, want bn_epsilon 0), of
-    MobileNetV1 with BatchNorm folded (names as `blocks.0.depthwise.conv.weight`), or of a model file of ours, as
-    predict.model_file writes it.
+    """Load the weights of a file or of a repository on the Hugging Face hub.
 
-    `reference` is a local file (.safetensors; .pth or .pt where torch is installed; .h5 where h5py is), a file in a
-    Hugging Face repository, "hf://org/repo/path/to/file", or all of a timm model, "hf-hub:org/repo"; "@revision" behind
-    the repository pins one. ValueError says what is wrong with a reference, ImportError which package it wants.
+    `reference` is a local file (.safetensors; .pth or .pt if torch is installed; .h5 if h5py is installed), a file of a
+    repository, "hf://org/repo/path/to/file", or a timm model, "hf-hub:org/repo". "@revision" after the repository
+    selects a revision.
+
+    The weights are those of MobileNetV2 or a ResNet under the names of torchvision, timm or, for MobileNetV2 in a .h5
+    file, keras.applications; of torchvision's Faster R-CNN with a feature pyramid (its weights COCO_V1 need bn_epsilon
+    0); of MobileNetV1 with BatchNorm folded (names as `blocks.0.depthwise.conv.weight`); or of one of our model files,
+    see predict.model_file. Raises ValueError for a wrong reference or file, ImportError for a missing package.
     """
     reference = str(reference)
     path, preprocess = _fetch(reference)
     if path.suffix not in READERS:
-        raise ValueError(f"{reference}: a weight file ends in {', '.join(READERS)}, not {path.suffix or 'nothing'!r}")
+        raise ValueError(f"{reference}: weight files end in {', '.join(READERS)}, not in {path.suffix!r}")
     arrays, metadata = READERS[path.suffix](path)
     if OWN_RECORD in metadata:
         return trained_with(json.loads(metadata[OWN_RECORD])["config"], arrays, reference)
@@ -85,7 +89,7 @@ def load_pretrained(reference: str | Path) -> Pretrained:
 
 
 def trained_with(config: Mapping, values: Mapping[str, np.ndarray], source: str) -> Pretrained:
-    """Weights under our names, of a network that was trained with this config of ours."""
+    """Return weights under our names with the input and the network of the config that they were trained with."""
     model, preprocess = config["model"], config["preprocess"]
     options = {name: _as_tuples(model[name]) for name in ("padding", "bn_epsilon", "stride_in_1x1") if name in model}
     mean, std = (_as_tuples(preprocess[name]) for name in ("mean", "std"))
@@ -93,44 +97,46 @@ def trained_with(config: Mapping, values: Mapping[str, np.ndarray], source: str)
 
 
 def check_options(model: nn.Module, pretrained: Pretrained) -> None:
-    """ValueError where an option of the network differs from what the weights want: the features would be wrong."""
+    """Raise ValueError if a field of the network differs from that of the weights: features would be wrong."""
     problems = [
-        f"{option} is {_as_tuples(getattr(model, option, None))} but was {wanted}"
-        for option, wanted in pretrained.model_options.items()
-        if _as_tuples(getattr(model, option, None)) != wanted
+        f"{option} is {_as_tuples(getattr(model, option, None))}, must be {expected}"
+        for option, expected in pretrained.model_options.items()
+        if _as_tuples(getattr(model, option, None)) != expected
     ]
     if problems:
-        raise ValueError(f"{pretrained.source} was trained in another network than this: {'; '.join(problems)}")
+        raise ValueError(f"{pretrained.source} needs other fields of the network: {'; '.join(problems)}")
 
 
 def named_weights(variables: Mapping) -> dict:
-    """{name: array} of the network's `params` and `batch_stats`."""
+    """Return {name: array} of the network's `params` and `batch_stats`."""
     return {
         name: value for collection in variables.values() for name, value in flatten_dict(collection, sep="/").items()
     }
 
 
 def merge(variables: Mapping, weights: Mapping[str, np.ndarray], excuse: Sequence[str] = (), source: str = "") -> dict:
-    """The network's variables with their values replaced by `weights`, {name: array}.
+    """Return the network's variables with the values of `weights`, {name: array}.
 
-    A name that is missing in `weights`, or extra, or has another shape is an error; one ValueError lists all. Only a
-    regex in `excuse` that matches the whole name excuses it: then the initial value stays, or the extra one is left
-    out. A head for another number of classes is excused by name, as `classifier/.*`.
+    Raises one ValueError that lists every name that is missing in `weights`, or extra, or has another shape. A regex of
+    `excuse` that matches the whole name excuses it: then the initial value is kept, or the extra one is left out. For
+    example, "classifier/.*" excuses a head for another number of classes. A regex that matches no name is an error too.
     """
     initial = named_weights(variables)
+    check_patterns(excuse, initial.keys() | weights.keys(), "init_excuse")
     problems = {name: f"missing: {name} {initial[name].shape}" for name in initial if name not in weights}
     problems |= {name: f"extra: {name} {weights[name].shape}" for name in weights if name not in initial}
     problems |= {
-        name: f"misshapen: {name} is {weights[name].shape}, the network's is {initial[name].shape}"
+        name: f"wrong shape: {name} is {weights[name].shape}, the network's is {initial[name].shape}"
         for name in initial
         if name in weights and weights[name].shape != initial[name].shape
     }
-    errors = [text for name, text in problems.items() if not any(re.fullmatch(regex, name) for regex in excuse)]
+    excused = selects(excuse)
+    errors = [text for name, text in problems.items() if not excused(name)]
     if errors:
         listing = "\n".join(f"  {text}" for text in sorted(errors))
-        raise ValueError(f"{source or 'the weights'}: {len(errors)} do not fit the network\n{listing}")
+        raise ValueError(f"{source or 'the weights'}: {len(errors)} weights do not fit the network\n{listing}")
     if initial.keys() <= problems.keys():
-        raise ValueError(f"{source or 'the weights'}: excused by {tuple(excuse)}, not one weight is left to load")
+        raise ValueError(f"{source or 'the weights'}: init_excuse {tuple(excuse)} excuses every weight of the network")
 
     def merged(collection: Mapping) -> dict:
         flat = flatten_dict(collection, sep="/")
@@ -140,11 +146,11 @@ def merge(variables: Mapping, weights: Mapping[str, np.ndarray], excuse: Sequenc
     return {name: merged(collection) for name, collection in variables.items()}
 
 
-# --- where files come from
+# --- references
 
 
 def _fetch(reference: str) -> tuple[Path, Preprocess | None]:
-    """The local file behind a reference, and the preprocessing where its repository tells."""
+    """Return the local file of a reference, and the preprocessing if its repository has it."""
     hub_file = re.fullmatch(r"hf://([^/@]+/[^/@]+)(?:@([^/]+))?/(.+)", reference)
     timm_model = re.fullmatch(r"hf-hub:([^/@]+/[^/@]+)(?:@(.+))?", reference)
     if hub_file:
@@ -155,16 +161,16 @@ def _fetch(reference: str) -> tuple[Path, Preprocess | None]:
         config = json.loads(_download(reference, repository, revision, "config.json").read_text(encoding="utf-8"))
         trained = config.get("pretrained_cfg", config)
         if not {"mean", "std"} <= trained.keys():
-            raise ValueError(f"{reference}: its config.json has no mean and std; name the file as hf://org/repo/file")
+            raise ValueError(f"{reference}: its config.json has no mean and std; use hf://org/repo/file instead")
         preprocess = Preprocess(tuple(trained["mean"]), tuple(trained["std"]))
         return _download(reference, repository, revision, "model.safetensors"), preprocess
     if re.match(r"[a-z_-]+:", reference):
         raise ValueError(
-            f"unknown kind of reference {reference!r}; known are a local file, hf://org/repo/file and hf-hub:org/repo"
+            f"unknown kind of reference {reference!r}; use a local file, hf://org/repo/file or hf-hub:org/repo"
         )
     if not Path(reference).is_file():
         raise ValueError(
-            f"no file {reference!r}; a file on the hub is hf://org/repo/file, a timm model hf-hub:org/repo"
+            f"no file {reference!r}; for the hub, use hf://org/repo/file or, for a timm model, hf-hub:org/repo"
         )
     return Path(reference), None
 
@@ -175,15 +181,15 @@ def _download(reference: str, repository: str, revision: str | None, name: str) 
 
     try:
         return Path(hf_hub_download(repository, name, revision=revision))
-    except (OSError, ValueError) as error:  # its own errors, for a network that is not there too, are all of these
+    except (OSError, ValueError) as error:  # base classes of the hub's errors, also without a network
         raise ValueError(
-            f"{reference}: {name} of {repository} is neither in huggingface_hub's cache nor to be had from the hub "
-            f"({type(error).__name__}: {error}). Check the name and the network, or give the path of a file downloaded "
-            "elsewhere"
+            f"{reference}: {name} of {repository} is neither in huggingface_hub's cache nor available from the hub "
+            f"({type(error).__name__}: {error}). Check the name and the network, or download the file elsewhere and "
+            "give its path"
         ) from error
 
 
-# --- formats: file -> ({their name: array}, metadata)
+# --- file formats: path -> ({name in the file: array}, metadata)
 
 Arrays = dict[str, np.ndarray]
 
@@ -194,7 +200,7 @@ def _read_safetensors(path: Path) -> tuple[Arrays, dict]:
             arrays = {name: np.asarray(file.get_tensor(name), np.float32) for name in file.keys()}  # noqa: SIM118
             return arrays, file.metadata() or {}
     except SafetensorError as error:
-        raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
+        raise ValueError(f"{path} is not a complete safetensors file: {error}") from error
 
 
 def _read_torch(path: Path) -> tuple[Arrays, dict]:
@@ -203,8 +209,8 @@ def _read_torch(path: Path) -> tuple[Arrays, dict]:
 
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # pickle's, zip's and torch's own errors share no base
-        raise ValueError(f"{path} is not a file of torch weights alone: {error}") from error
+    except Exception as error:  # the errors of pickle, zip and torch have no common base class
+        raise ValueError(f"{path} is not a file of torch weights: {error}") from error
     for wrapper in ("state_dict", "model"):
         state = state.get(wrapper, state)
     return {name: value.float().numpy() for name, value in state.items() if isinstance(value, torch.Tensor)}, {}
@@ -223,9 +229,9 @@ def _read_keras(path: Path) -> tuple[Arrays, dict]:
 
     try:
         with h5py.File(path) as file:
-            file.get("model_weights", file).visititems(add)  # a whole model holds its optimizer beside them
+            file.get("model_weights", file).visititems(add)  # the file of a whole model has the optimizer too
     except OSError as error:
-        raise ValueError(f"{path} is not a whole HDF5 file: {error}") from error
+        raise ValueError(f"{path} is not a complete HDF5 file: {error}") from error
     return arrays, {}
 
 
@@ -233,7 +239,7 @@ READERS = {".safetensors": _read_safetensors, ".pth": _read_torch, ".pt": _read_
 
 
 def _options_in(metadata: Mapping[str, str]) -> dict[str, object]:
-    """Options of the network that metadata states: `bn_eps`; `stride` "in the first 1x1 ..." for ResNet v1."""
+    """Return the fields of the network in metadata: `bn_eps`; `stride` "in the first 1x1 ..." for ResNet v1."""
     options = {}
     if "bn_eps" in metadata:
         options["bn_epsilon"] = float(metadata["bn_eps"])
@@ -242,11 +248,15 @@ def _options_in(metadata: Mapping[str, str]) -> dict[str, object]:
     return options
 
 
-# --- namings: {their name: array} -> {our name: array}
+# --- namings: {name in the file: array} -> {our name: array}
+
+
+_ConvBN = tuple[str, str]
+"""Names of a convolution and of its BatchNorm."""
 
 
 def _from_torch(layer: str, weight: str, array: np.ndarray) -> tuple[str, np.ndarray]:
-    """Our name and layout of a weight of our layer; convolutions are [F, C, kh, kw] there, dense kernels [F, C]."""
+    """Return our name and layout; PyTorch's convolutions are [F, C, kh, kw], its dense kernels [F, C]."""
     if weight == "weight" and array.ndim == 4:
         return "kernel", array.transpose(2, 3, 1, 0)
     if weight == "weight" and array.ndim == 2:
@@ -255,61 +265,66 @@ def _from_torch(layer: str, weight: str, array: np.ndarray) -> tuple[str, np.nda
 
 
 def _from_keras(layer: str, weight: str, array: np.ndarray) -> tuple[str, np.ndarray]:
-    """Our name and layout of a weight of our layer; depthwise kernels are [kh, kw, C, 1] there."""
-    if layer.endswith("depthwise/conv"):  # the weight is a "depthwise_kernel" in Keras 2, a "kernel" in Keras 3
+    """Return our name and layout; Keras' depthwise kernels are [kh, kw, C, 1]."""
+    if layer.endswith("depthwise/conv"):  # named "depthwise_kernel" in Keras 2, "kernel" in Keras 3
         return "kernel", array.transpose(0, 1, 3, 2)
     names = {"gamma": "scale", "beta": "bias", "moving_mean": "mean", "moving_variance": "var"}
     return names.get(weight, weight), array
 
 
-def _bottlenecks() -> Iterator[tuple[int, int, int, tuple[str, ...]]]:
-    """(block, stage, place in the stage, its parts) of MobileNetV2's bottlenecks, in order."""
+def _mobilenet_v2(
+    classifier: str, stem: _ConvBN, head: _ConvBN, bottleneck: Callable[[int, int, int, int], list[_ConvBN]]
+) -> dict[str, str]:
+    """Return {layer in the file: our layer} of MobileNetV2.
+
+    stem and head are the (convolution, BatchNorm) of these layers in the file. bottleneck(block, stage, repeat, parts)
+    returns those of the `parts` (2 or 3) convolutions of a block, which is number `repeat` of its stage.
+    """
+    layers = {"stem": stem, "head": head}
     places = [(stage, repeat, row[0]) for stage, row in enumerate(STAGES) for repeat in range(row[2])]
     for block, (stage, repeat, expansion) in enumerate(places):
-        yield block, stage, repeat, ("depthwise", "project") if expansion == 1 else ("expand", "depthwise", "project")
+        parts = ("depthwise", "project") if expansion == 1 else ("expand", "depthwise", "project")
+        theirs = bottleneck(block, stage, repeat, len(parts))
+        layers |= {f"block{block}/{part}": conv_bn for part, conv_bn in zip(parts, theirs, strict=True)}
+    modules = {classifier: "classifier"}
+    for ours, (conv, bn) in layers.items():
+        modules |= {conv: f"backbone/{ours}/conv", bn: f"backbone/{ours}/bn"}
+    return modules
 
 
 def _torchvision_mobilenet() -> dict[str, str]:
-    last = sum(1 for _ in _bottlenecks()) + 1
-    modules = {"classifier.1": "classifier"}
-    for index, ours in ((0, "stem"), (last, "head")):
-        modules |= {f"features.{index}.0": f"backbone/{ours}/conv", f"features.{index}.1": f"backbone/{ours}/bn"}
-    for block, _, _, parts in _bottlenecks():
-        for i, part in enumerate(parts):
-            theirs = f"features.{block + 1}.conv"
-            conv, bn = (f"{i}", f"{i + 1}") if part == "project" else (f"{i}.0", f"{i}.1")
-            ours = f"backbone/block{block}/{part}"
-            modules |= {f"{theirs}.{conv}": f"{ours}/conv", f"{theirs}.{bn}": f"{ours}/bn"}
-    return modules
+    def bottleneck(block: int, stage: int, repeat: int, parts: int) -> list[_ConvBN]:
+        theirs, last = f"features.{block + 1}.conv", parts - 1
+        inner = [(f"{theirs}.{part}.0", f"{theirs}.{part}.1") for part in range(last)]
+        return [*inner, (f"{theirs}.{last}", f"{theirs}.{last + 1}")]
+
+    return _mobilenet_v2(
+        "classifier.1", ("features.0.0", "features.0.1"), ("features.18.0", "features.18.1"), bottleneck
+    )
 
 
 def _timm_mobilenet() -> dict[str, str]:
-    modules = {"conv_stem": "backbone/stem/conv", "bn1": "backbone/stem/bn"}
-    modules |= {"conv_head": "backbone/head/conv", "bn2": "backbone/head/bn", "classifier": "classifier"}
-    for block, stage, repeat, parts in _bottlenecks():
-        convs = ("conv_dw", "conv_pw") if len(parts) == 2 else ("conv_pw", "conv_dw", "conv_pwl")
-        for i, (part, conv) in enumerate(zip(parts, convs, strict=True), start=1):
-            theirs, ours = f"blocks.{stage}.{repeat}", f"backbone/block{block}/{part}"
-            modules |= {f"{theirs}.{conv}": f"{ours}/conv", f"{theirs}.bn{i}": f"{ours}/bn"}
-    return modules
+    def bottleneck(block: int, stage: int, repeat: int, parts: int) -> list[_ConvBN]:
+        convs = ("conv_dw", "conv_pw") if parts == 2 else ("conv_pw", "conv_dw", "conv_pwl")
+        theirs = f"blocks.{stage}.{repeat}"
+        return [(f"{theirs}.{conv}", f"{theirs}.bn{i}") for i, conv in enumerate(convs, start=1)]
+
+    return _mobilenet_v2("classifier", ("conv_stem", "bn1"), ("conv_head", "bn2"), bottleneck)
 
 
 def _keras_mobilenet() -> dict[str, str]:
-    modules = {"Conv1": "backbone/stem/conv", "bn_Conv1": "backbone/stem/bn"}
-    modules |= {"Conv_1": "backbone/head/conv", "Conv_1_bn": "backbone/head/bn", "predictions": "classifier"}
-    for block, _, _, parts in _bottlenecks():
-        for part in parts:
-            theirs = f"expanded_conv_{part}" if block == 0 else f"block_{block}_{part}"
-            ours = f"backbone/block{block}/{part}"
-            modules |= {theirs: f"{ours}/conv", f"{theirs}_BN": f"{ours}/bn"}
-    return modules
+    def bottleneck(block: int, stage: int, repeat: int, parts: int) -> list[_ConvBN]:
+        theirs = "expanded_conv" if block == 0 else f"block_{block}"
+        names = [f"{theirs}_{part}" for part in ("expand", "depthwise", "project")[-parts:]]
+        return [(name, f"{name}_BN") for name in names]
+
+    return _mobilenet_v2("predictions", ("Conv1", "bn_Conv1"), ("Conv_1", "Conv_1_bn"), bottleneck)
 
 
 def _resnet() -> dict[str, str]:
     modules = {"conv1": "backbone/conv1", "bn1": "backbone/bn1", "fc": "classifier"}
-    most_blocks = 6
     for layer in range(1, 5):
-        for block in range(most_blocks):
+        for block in range(max(map(max, BLOCKS.values()))):
             theirs, ours = f"layer{layer}.{block}", f"backbone/layer{layer}_{block}"
             modules |= {f"{theirs}.{name}{i}": f"{ours}/{name}{i}" for name in ("conv", "bn") for i in (1, 2, 3)}
             modules |= {
@@ -331,7 +346,7 @@ def _torchvision_detector() -> dict[str, str]:
 
 
 def _from_torch_detector(layer: str, weight: str, array: np.ndarray) -> tuple[str, np.ndarray]:
-    """_from_torch; the first dense layer sees pooled RoIs as [C, P, P] there, as [P, P, C] here."""
+    """Return our name and layout; the inputs of the first dense layer are [C, P, P] in torchvision, [P, P, C] here."""
     if layer == "box_head/fc6" and weight == "weight":
         features, inputs = array.shape
         cells = POOLED_SIDE**2
@@ -341,7 +356,7 @@ def _from_torch_detector(layer: str, weight: str, array: np.ndarray) -> tuple[st
 
 def _folded_mobilenet_v1() -> dict[str, str]:
     modules = {"stem.conv": "backbone/stem"}
-    for block in range(len(BLOCKS)):
+    for block in range(len(mobilenet_v1.BLOCKS)):
         modules |= {
             f"blocks.{block}.{part}.conv": f"backbone/block{block}/{part}" for part in ("depthwise", "pointwise")
         }
@@ -349,9 +364,9 @@ def _folded_mobilenet_v1() -> dict[str, str]:
 
 
 def _from_folded(layer: str, weight: str, array: np.ndarray) -> tuple[str, np.ndarray]:
-    """_from_torch for a convolution with BatchNorm folded into it; its bias becomes BatchNorm's.
+    """Return our name and layout of a convolution with BatchNorm folded into it; its bias becomes BatchNorm's.
 
-    The first kernel is for pixels in [0, 255] in the order B, G, R there, for R, G, B over VGGFACE2's std here.
+    The first kernel of the file is for B, G, R pixels in [0, 255], ours for R, G, B pixels divided by VGGFACE2's std.
     """
     name, array = _from_torch(layer, weight, array)
     if layer == "backbone/stem" and name == "kernel":
@@ -360,7 +375,7 @@ def _from_folded(layer: str, weight: str, array: np.ndarray) -> tuple[str, np.nd
 
 
 def _with_idle_batch_norm(values: Mapping[str, np.ndarray], epsilon: float) -> dict[str, np.ndarray]:
-    """Weights that have only the biases of BatchNorm, with scales and statistics that change nothing."""
+    """Add BatchNorm scales and statistics that change nothing to weights that only have BatchNorm biases."""
     idle = {}
     for name, bias in values.items():
         if name.endswith("bn/bias"):
@@ -372,8 +387,8 @@ def _with_idle_batch_norm(values: Mapping[str, np.ndarray], epsilon: float) -> d
 
 @dataclass(frozen=True)
 class _Naming:
-    modules: Mapping[str, str]  # their layer -> ours
-    weight: Callable[[str, str, np.ndarray], tuple[str, np.ndarray]]  # (our layer, their weight) -> our weight
+    modules: Mapping[str, str]  # layer in the file -> our layer
+    weight: Callable[[str, str, np.ndarray], tuple[str, np.ndarray]]  # (our layer, weight in the file) -> our weight
     preprocess: Preprocess
     model_options: Mapping[str, object] = field(default_factory=dict)
     folded: bool = False
@@ -387,7 +402,7 @@ def _namings() -> dict[str, _Naming]:
         "torchvision's and timm's ResNet": _Naming(
             _resnet(), _from_torch, IMAGENET, {"stride_in_1x1": False, "bn_epsilon": 1e-5}
         ),
-        # no bn_epsilon: torchvision's is 1e-5, but 0 with its first COCO weights, and the file does not tell
+        # no bn_epsilon: it is 1e-5 in torchvision, but 0 with COCO_V1, and the file does not state it
         "torchvision's Faster R-CNN": _Naming(
             _torchvision_detector(), _from_torch_detector, IMAGENET, {"stride_in_1x1": False}
         ),
@@ -401,18 +416,18 @@ def _namings() -> dict[str, _Naming]:
 
 
 def _recognize(arrays: Arrays, reference: str) -> _Naming:
-    """The naming that knows most of the file's layers, and at least half of them."""
+    """Return the naming with the most layers of the file, and at least half of them."""
     layers = {name.rpartition(".")[0] for name in arrays}
     namings = _namings()
     best = max(namings, key=lambda name: len(layers & namings[name].modules.keys()))
     if len(layers & namings[best].modules.keys()) < math.ceil(len(layers) / 2) or not layers:
         known = ", ".join(namings)
-        raise ValueError(f"{reference}: not a naming that we know ({known}); it begins with {sorted(arrays)[:5]}")
+        raise ValueError(f"{reference}: unknown names of weights {sorted(arrays)[:5]}; known are those of {known}")
     return namings[best]
 
 
 def _translate(arrays: Arrays, naming: _Naming) -> Iterator[tuple[str, np.ndarray]]:
-    """(our name, array); what the naming does not know keeps its name, for `merge` to report."""
+    """Yield (our name, array); a name that is not in the naming is kept, so that `merge` reports it."""
     for name, array in arrays.items():
         layer, _, weight = name.rpartition(".")
         if weight == "num_batches_tracked":

@@ -1,6 +1,7 @@
-"""The whole detector is held against torchvision's: reference/make_detector_reference.py wrote its numbers."""
+"""The detector is compared with torchvision's, whose results reference/make_detector_reference.py wrote."""
 
 import json
+import runpy
 from functools import cache
 from pathlib import Path
 
@@ -24,30 +25,32 @@ from safetensors.numpy import save_file
 from affect_jax.config import detection_config
 from affect_jax.models import build_model
 from affect_jax.models.pretrained import check_options, load_pretrained, merge, named_weights
+from affect_jax.names import selects
 from affect_jax.ops import matching
 from affect_jax.tasks.detection import mean_losses
 from affect_jax.train.state import make_apply
 
 REFERENCE = Path(__file__).parent / "reference"
+CONFIGS = Path(__file__).parents[2] / "configs"
 NAMES = json.loads((REFERENCE / "detector_names.json").read_text())
 EXPECTED = np.load(REFERENCE / "detector.npz")
 MOST_BOXES = 6
 
 
 def padded_batch(case):
-    """The pictures of a case side by side, normalized, with zeros around them, and their boxes."""
-    pictures, truths = detector_inputs(case)
-    height, width = (-(-max(picture.shape[axis] for picture in pictures) // 32) * 32 for axis in (0, 1))
+    """Return the images of a case as a batch, normalized, with zeros around them, and their boxes."""
+    images, truths = detector_inputs(case)
+    height, width = (-(-max(image.shape[axis] for image in images) // 32) * 32 for axis in (0, 1))
     batch = {
-        "image": np.zeros((len(pictures), height, width, 3), np.float32),
-        "image_size": np.array([picture.shape[:2] for picture in pictures], np.int32),
-        "boxes": np.zeros((len(pictures), MOST_BOXES, 4), np.float32),
-        "label": np.zeros((len(pictures), MOST_BOXES), np.int32),
-        "box_mask": np.zeros((len(pictures), MOST_BOXES), bool),
-        "ignore": np.zeros((len(pictures), MOST_BOXES), bool),
+        "image": np.zeros((len(images), height, width, 3), np.float32),
+        "image_size": np.array([image.shape[:2] for image in images], np.int32),
+        "boxes": np.zeros((len(images), MOST_BOXES, 4), np.float32),
+        "label": np.zeros((len(images), MOST_BOXES), np.int32),
+        "box_mask": np.zeros((len(images), MOST_BOXES), bool),
+        "ignore": np.zeros((len(images), MOST_BOXES), bool),
     }
-    for i, (picture, (boxes, label)) in enumerate(zip(pictures, truths, strict=True)):
-        batch["image"][i, : picture.shape[0], : picture.shape[1]] = (picture / 255.0 - IMAGENET_MEAN) / IMAGENET_STD
+    for i, (image, (boxes, label)) in enumerate(zip(images, truths, strict=True)):
+        batch["image"][i, : image.shape[0], : image.shape[1]] = (image / 255.0 - IMAGENET_MEAN) / IMAGENET_STD
         batch["boxes"][i, : len(boxes)] = boxes
         batch["label"][i, : len(boxes)] = label
         batch["box_mask"][i, : len(boxes)] = True
@@ -73,7 +76,7 @@ def detector():
 
 @pytest.fixture(scope="module")
 def variables(tmp_path_factory):
-    """torchvision's weights under our names: every one of them, and none else."""
+    """Weights of torchvision's detector under our names; every name must fit."""
     shapes = jax.eval_shape(lambda: detector().init(jax.random.key(0), padded_batch(CASES[1]), False))
     pretrained = load(tmp_path_factory.mktemp("weights"), detector_weights(NAMES["resnet18"]))
     check_options(detector(), pretrained)
@@ -87,7 +90,7 @@ def evaluate(variables, batch):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_pyramid_rpn_proposals_and_detections_are_torchvisions(case, variables):
+def test_pyramid_rpn_proposals_and_detections_equal_torchvisions(case, variables):
     batch = padded_batch(case)
     outputs, kept = evaluate(variables, batch)
     pyramid, (objectness, offsets) = kept["fpn"]["__call__"][0], kept["rpn_head"]["__call__"][0]
@@ -103,16 +106,16 @@ def test_pyramid_rpn_proposals_and_detections_are_torchvisions(case, variables):
     for i, (boxes, valid) in enumerate(zip(*proposals, strict=True)):
         np.testing.assert_allclose(boxes[valid], EXPECTED[f"{case}/proposals/{i}"], atol=0.01)
         found = {name: np.asarray(value[i]) for name, value in outputs["detections"].items()}
-        kept_ones = found.pop("valid")
-        assert kept_ones.sum() == len(EXPECTED[f"{case}/scores/{i}"]) >= 10
-        np.testing.assert_allclose(found["boxes"][kept_ones], EXPECTED[f"{case}/boxes/{i}"], atol=0.01)
-        np.testing.assert_allclose(found["scores"][kept_ones], EXPECTED[f"{case}/scores/{i}"], atol=1e-4)
-        np.testing.assert_array_equal(found["label"][kept_ones] + 1, EXPECTED[f"{case}/labels/{i}"])
-        assert not found["boxes"][~kept_ones].any()
+        detected = found.pop("valid")
+        assert detected.sum() == len(EXPECTED[f"{case}/scores/{i}"]) >= 10
+        np.testing.assert_allclose(found["boxes"][detected], EXPECTED[f"{case}/boxes/{i}"], atol=0.01)
+        np.testing.assert_allclose(found["scores"][detected], EXPECTED[f"{case}/scores/{i}"], atol=1e-4)
+        np.testing.assert_array_equal(found["label"][detected] + 1, EXPECTED[f"{case}/labels/{i}"])
+        assert not found["boxes"][~detected].any()
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_losses_and_their_gradients_are_torchvisions(case, variables, tmp_path, monkeypatch):
+def test_losses_and_gradients_equal_torchvisions(case, variables, tmp_path, monkeypatch):
     monkeypatch.setattr(
         matching, "sampling_priority", lambda key, shape: jnp.broadcast_to(jnp.linspace(0.9, 0.1, shape[-1]), shape)
     )
@@ -142,7 +145,7 @@ def test_losses_and_their_gradients_are_torchvisions(case, variables, tmp_path, 
         np.testing.assert_allclose(figures, expected, atol=1e-4 * max(1.0, expected[0]), err_msg=name)
 
 
-def test_torchvisions_resnet50_weights_fit_name_by_name(tmp_path):
+def test_torchvisions_resnet50_weights_fit(tmp_path):
     model = build_detector(90)
     shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), padded_batch(CASES[1]), False))
     weights = {name: np.zeros(shape, np.float32) for name, shape in NAMES["fasterrcnn_resnet50_fpn"].items()}
@@ -151,18 +154,52 @@ def test_torchvisions_resnet50_weights_fit_name_by_name(tmp_path):
     other = build_detector(1)
     shapes = jax.eval_shape(lambda: other.init(jax.random.key(0), padded_batch(CASES[1]), False))
     with pytest.raises(
-        ValueError, match="misshapen: box_predictor/bbox_pred/bias is \\(364,\\), the network's is \\(8,\\)"
+        ValueError, match="wrong shape: box_predictor/bbox_pred/bias is \\(364,\\), the network's is \\(8,\\)"
     ):
         merge(shapes, pretrained.values)
     merge(shapes, pretrained.values, excuse=("box_predictor/.*",))
+
+
+@pytest.fixture(scope="module", params=["darkface_rcnn.py", "widerface_rcnn.py"])
+def resnet50_config(request):
+    """A config of a detector with ResNet-50, and the shapes of its network's variables."""
+    config = runpy.run_path(str(CONFIGS / request.param))["get_config"]()
+    model = build_model(num_classes=1, **config.model)
+    return config, jax.eval_shape(lambda: model.init(jax.random.key(0), padded_batch(CASES[1]), False))
+
+
+def test_config_with_resnet50_trains_what_torchvision_trains(resnet50_config, tmp_path):
+    """No BatchNorm and neither stem nor layer1, of parameters and statistics."""
+    config, shapes = resnet50_config
+    frozen = selects(config.optim.freeze)
+    trained = {name for name in named_weights(shapes) if not frozen(name)}
+    shapes_in_torchvision = NAMES["fasterrcnn_resnet50_fpn"]
+    theirs = {name: np.zeros(shapes_in_torchvision[name], np.float16) for name in NAMES["trained_from_imagenet"]}
+    assert trained == load(tmp_path, theirs).values.keys()
+
+
+def test_config_with_resnet50_loads_imagenet_weights_only_with_layer4(resnet50_config, tmp_path):
+    config, shapes = resnet50_config
+    resnet50 = json.loads((REFERENCE / "names.json").read_text())["torchvision/resnet50"]
+    weights = load(tmp_path, {name: np.zeros(shape, np.float16) for name, shape in resnet50.items()}).values
+    merge(shapes, weights, config.init_excuse)
+    without_layer4 = {name: value for name, value in weights.items() if "layer4" not in name}
+    with pytest.raises(ValueError, match="missing: backbone/layer4_0/bn1/bias"):
+        merge(shapes, without_layer4, config.init_excuse)
+
+
+@pytest.mark.parametrize("file", ["darkface_rcnn.py", "widerface_rcnn.py"])
+def test_config_with_random_weights_freezes_nothing(file):
+    config = runpy.run_path(str(CONFIGS / file))["get_config"]("two_cores")
+    assert config.init_from == "" and config.optim.freeze == ()
 
 
 @pytest.mark.usefixtures("plain_convolutions")
 @pytest.mark.parametrize(
     ("backbone", "neck", "levels"), [("resnet18", "fpn_c4", 4), ("resnet18", "c4", 1), ("mobilenet_v2", "fpn", 5)]
 )
-def test_other_backbones_and_necks_learn_with_every_parameter_and_detect(backbone, neck, levels):
-    """The pyramid over a ResNet's C2 to C5 is torchvision's, above; these are other places of the same parts."""
+def test_other_backbones_and_necks_train_every_layer_and_detect(backbone, neck, levels):
+    """The tests above compare ResNet with a pyramid on C2 to C5; here are the other backbones and necks."""
     model = build_detector(
         1,
         backbone_name=backbone,
@@ -173,9 +210,9 @@ def test_other_backbones_and_necks_learn_with_every_parameter_and_detect(backbon
         rpn={f"{when}_nms_top_n_{mode}": 32 for when in ("pre", "post") for mode in ("train", "test")},
         box={"representation_size": 8, "score_thresh": 0.0},
     )
-    picture = jax.random.normal(jax.random.key(0), (2, 64, 96, 3))
+    images = jax.random.normal(jax.random.key(0), (2, 64, 96, 3))
     boxes = jnp.array([[[10.0, 12, 26, 30], [40, 20, 80, 60]], [[50, 5, 60, 16], [0, 0, 0, 0]]])
-    batch = {"image": picture, "image_size": jnp.array([[64, 96], [60, 90]]), "boxes": boxes}
+    batch = {"image": images, "image_size": jnp.array([[64, 96], [60, 90]]), "boxes": boxes}
     batch |= {"label": jnp.zeros((2, 2), int), "box_mask": boxes[..., 2] > 0, "ignore": jnp.zeros((2, 2), bool)}
     variables = jax.jit(model.init, static_argnums=2)(jax.random.key(1), batch, False)
 
@@ -190,10 +227,10 @@ def test_other_backbones_and_necks_learn_with_every_parameter_and_detect(backbon
 
     loss, gradient = loss_and_gradient(variables["params"])
     assert np.isfinite(loss)
-    still = [name for name, value in named_weights({"params": gradient}).items() if not np.abs(value).max() > 0]
-    # an offset of a class, or of an anchor, that no sample has is not learned from
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
-    assert not [name for name in still if name.startswith(("backbone", "fpn", "box_head"))]
+    without_gradient = [name for name, g in named_weights({"params": gradient}).items() if not np.abs(g).max() > 0]
+    # the offsets of a class, or of an anchor, that is not in the sample have no gradient
+    assert not [name for name in without_gradient if name.startswith(("backbone", "fpn", "box_head"))]
     detections = jax.jit(lambda variables: model.apply(variables, batch, False)["detections"])(variables)
     assert detections["valid"].any(axis=1).all()
     boxes = np.asarray(detections["boxes"])[np.asarray(detections["valid"])]

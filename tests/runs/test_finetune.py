@@ -76,7 +76,7 @@ def test_run_starts_from_another_runs_weights_and_a_head_of_other_size_is_excuse
     assert again["val/loss"] == pytest.approx(first["nll"], rel=1e-5)
 
     start.model.dense = (24,)
-    with pytest.raises(ValueError, match="misshapen: dense1/kernel"):
+    with pytest.raises(ValueError, match="wrong shape: dense1/kernel"):
         train_and_evaluate(start, tmp_path / "third")
     start.init_excuse = ("dense1/.*", "logits/.*")
     train_and_evaluate(start, tmp_path / "third")
@@ -95,5 +95,5 @@ def test_imagenet_weights_need_their_own_preprocessing(tiny_config, tmp_path, sh
 def test_file_that_is_no_network_of_ours_is_refused(tiny_config, tmp_path):
     save_file({"something.else": np.zeros(3, np.float32)}, tmp_path / "weights.safetensors")
     tiny_config.init_from = str(tmp_path / "weights.safetensors")
-    with pytest.raises(ValueError, match="not a naming that we know"):
+    with pytest.raises(ValueError, match="unknown names of weights"):
         train_and_evaluate(tiny_config, tmp_path / "run")

@@ -1,4 +1,4 @@
-"""Images, weights and samples of feature maps that are the same for the reference script and for the tests."""
+"""Images, weights and samples of feature maps for the reference scripts and for the tests."""
 
 import math
 import zlib
@@ -10,7 +10,7 @@ IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32)
 
 
 def images():
-    """Two normalized RGB images, float32 [2, 66, 90, 3]: noisy patches of colour. Some strides meet odd sides."""
+    """Return two normalized RGB images of noisy patches, float32 [2, 66, 90, 3]; some feature maps have odd sides."""
     rng = np.random.default_rng(0)
     patches = np.kron(rng.integers(30, 220, (2, 11, 15, 3)), np.ones((1, 6, 6, 1), np.int64))
     pixels = (patches + rng.integers(-20, 21, patches.shape)).astype(np.float32)
@@ -18,7 +18,7 @@ def images():
 
 
 def random_weights(shapes):
-    """{name: float32 array} for {name: shape} in torch's, Keras' or our names, each drawn by its own name."""
+    """Return random float32 arrays for {name: shape}, seeded by name; names are PyTorch's, Keras' or ours."""
     return {name: _random_weight(name, tuple(shape)) for name, shape in shapes.items()}
 
 
@@ -43,7 +43,7 @@ def folded_weights(shapes):
 
 
 def sample(features):
-    """A part of a feature map [B, H, W, C] that is small enough to ship."""
+    """Return a part of a feature map [B, H, W, C] that is small enough for a reference file."""
     _, height, width, _ = features.shape
     return features[:, :: max(1, height // 2), :: max(1, width // 3), ::5]
 
@@ -63,27 +63,27 @@ DETECTOR = {
     "box": {"batch_size_per_image": 48, "detections_per_img": 40},
 }
 """Fields of config.model; where it states none, its values are torchvision's."""
-CASES = ("two pictures, one without faces", "three sizes")
+CASES = ("two images, one without faces", "three sizes")
 
 
 def detector_inputs(case):
-    """Pictures, uint8 [H, W, 3] each, and for each its boxes float32 [N, 4] and labels int32 [N] of two classes."""
+    """Return images, uint8 [H, W, 3], and for each its boxes float32 [N, 4] and labels int32 [N] of two classes."""
     sizes = (((128, 160), (96, 150)), ((96, 96), (128, 64), (70, 128)))[CASES.index(case)]
     rng = np.random.default_rng(CASES.index(case))
-    pictures, truths = [], []
+    images, truths = [], []
     for i, (height, width) in enumerate(sizes):
         patches = np.kron(rng.integers(30, 220, (height // 8 + 1, width // 8 + 1, 3)), np.ones((8, 8, 1), np.int64))
         noisy = patches[:height, :width] + rng.integers(-20, 21, (height, width, 3))
-        pictures.append(noisy.astype(np.uint8))
+        images.append(noisy.astype(np.uint8))
         count = 0 if (case, i) == (CASES[0], 1) else 4
         corners = rng.uniform(0, 0.6, (count, 2)) * (width, height)
         boxes = np.concatenate([corners, corners + rng.uniform(6, 0.4 * min(height, width), (count, 2))], -1)
         truths.append((boxes.astype(np.float32), rng.integers(0, 2, count).astype(np.int32)))
-    return pictures, truths
+    return images, truths
 
 
 def detector_weights(shapes):
-    """random_weights, with outputs of a size that a trained detector's have."""
+    """Return random_weights scaled so that outputs are as large as a trained detector's."""
     weights = random_weights(shapes)
     for name, value in weights.items():
         if name.endswith("bbox_pred.weight"):
@@ -94,12 +94,12 @@ def detector_weights(shapes):
 
 
 def gradient_direction(name, shape):
-    """A direction drawn by its name, of length about 1, float32."""
+    """Return a random direction, seeded by name, of length about 1, float32."""
     rng = np.random.default_rng(zlib.crc32(name.encode()))
     return (rng.standard_normal(shape) / math.sqrt(math.prod(shape))).astype(np.float32)
 
 
 def gradient_figures(gradient, direction):
-    """What tells whether two gradients are the same: norm, and share along a direction, float64 [2]."""
+    """Return the norm of a gradient and its product with a direction, float64 [2]."""
     gradient, direction = (np.asarray(x, np.float64).reshape(-1) for x in (gradient, direction))
     return np.array([np.linalg.norm(gradient), gradient @ direction])

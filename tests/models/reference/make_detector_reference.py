@@ -1,12 +1,12 @@
-"""Writes detector.npz and detector_names.json: what torchvision's Faster R-CNN makes of pictures, boxes and weights.
+"""Write detector.npz and detector_names.json: results, names and shapes of torchvision's Faster R-CNN.
 
     pip install torch==2.13.0 torchvision==0.28.0
     python make_detector_reference.py
 
-Where only a CPU build of torch is at hand, `torchvision_cpu` (torchvision's missing operators) is to be on PYTHONPATH.
-Weights are random ones that deterministic.py draws by name, ResNet-18 with FPN. The sampler takes the first candidates
-instead of random ones, so that losses can be compared. Written for each of CASES: the pyramid, the RPN's outputs,
-proposals and detections in evaluation; the four losses and the gradient of their sum in training.
+With a CPU build of torch, put `torchvision_cpu` (torchvision's missing operators) on PYTHONPATH. The network is
+ResNet-18 with FPN, with the random weights of deterministic.py. The sampler takes the first candidates instead of
+random ones, so that losses can be compared. For each of CASES the file has the pyramid, the RPN's outputs, proposals
+and detections in evaluation mode, and the four losses and the gradient of their sum in training mode.
 """
 
 import contextlib
@@ -37,7 +37,7 @@ HERE = Path(__file__).parent
 
 
 def first_candidates(self, matched_idxs):
-    """Instead of a random choice: the first of the positive, then of the negative ones."""
+    """Sample the first positives and then the first negatives instead of random ones."""
     chosen = []
     for labels in matched_idxs:
         positive, negative = torch.where(labels >= 1)[0], torch.where(labels == 0)[0]
@@ -60,7 +60,7 @@ def make_model():
         rpn_anchor_generator=generator,
         **options,
     )
-    model.transform.resize = lambda picture, target: (picture, target)
+    model.transform.resize = lambda image, target: (image, target)
     weights = detector_weights(shapes_of(model))
     model.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
     return model
@@ -72,7 +72,7 @@ def to_targets(truths):
     ]
 
 
-def evaluate(model, pictures):
+def evaluate(model, images):
     found = {}
 
     def keep_rpn(module, inputs, output):
@@ -85,7 +85,7 @@ def evaluate(model, pictures):
 
     hooks = [model.rpn.register_forward_hook(keep_rpn), model.rpn.head.register_forward_hook(keep_head)]
     with torch.no_grad():
-        detections = model.eval()([torch.from_numpy(picture).permute(2, 0, 1) / 255.0 for picture in pictures])
+        detections = model.eval()([torch.from_numpy(image).permute(2, 0, 1) / 255.0 for image in images])
     for hook in hooks:
         hook.remove()
     arrays = {
@@ -99,9 +99,9 @@ def evaluate(model, pictures):
     return arrays
 
 
-def train(model, pictures, truths):
+def train(model, images, truths):
     model.zero_grad()
-    losses = model.train()([torch.from_numpy(p).permute(2, 0, 1) / 255.0 for p in pictures], to_targets(truths))
+    losses = model.train()([torch.from_numpy(p).permute(2, 0, 1) / 255.0 for p in images], to_targets(truths))
     sum(losses.values()).backward()
     arrays = {name: value.detach().numpy() for name, value in losses.items()}
     gradients = {name: p.grad.numpy() for name, p in model.named_parameters()}
@@ -111,20 +111,34 @@ def train(model, pictures, truths):
     }
 
 
+def write_names(resnet18):
+    """Write the names and shapes of two detectors, and the names that torchvision trains from ImageNet weights."""
+    coco = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=91)
+    # as fasterrcnn_resnet50_fpn(weights_backbone="DEFAULT") builds it, without the download
+    backbone = resnet_fpn_backbone(
+        backbone_name="resnet50", weights=None, norm_layer=FrozenBatchNorm2d, trainable_layers=3
+    )
+    trained = [name for name, value in FasterRCNN(backbone, num_classes=91).named_parameters() if value.requires_grad]
+    names = {
+        "resnet18": shapes_of(resnet18),
+        "fasterrcnn_resnet50_fpn": shapes_of(coco),
+        "trained_from_imagenet": trained,
+    }
+    (HERE / "detector_names.json").write_text(json.dumps(names, separators=(",", ":")) + "\n")
+
+
 def main():
     BalancedPositiveNegativeSampler.__call__ = first_candidates
     model, arrays = make_model(), {}
     for case in CASES:
-        pictures, truths = detector_inputs(case)
-        found = evaluate(model, pictures) | train(model, pictures, truths)
+        images, truths = detector_inputs(case)
+        found = evaluate(model, images) | train(model, images, truths)
         arrays |= {f"{case}/{name}": value for name, value in found.items()}
         for name in sorted(found):
             if "gradient" not in name:
                 print(case, name, found[name].shape, f"largest {np.abs(found[name]).max(initial=0):.4g}")
     np.savez_compressed(HERE / "detector.npz", **arrays)
-    coco = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=91)
-    names = {"resnet18": shapes_of(model), "fasterrcnn_resnet50_fpn": shapes_of(coco)}
-    (HERE / "detector_names.json").write_text(json.dumps(names, separators=(",", ":")) + "\n")
+    write_names(model)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Writes names.json and features.npz: names, shapes and features of the networks that others' weights come from.
+"""Write names.json and features.npz: names, shapes and features of the networks of torchvision, timm and Keras.
 
     pip install torch==2.13.0 torchvision==0.28.0 timm==1.0.31 keras==3.15.1 safetensors
     python make_reference.py DIRECTORY_OF_THE_IMAGENET_FILES
 
-torchvision, timm and keras.applications (on torch) compute the features themselves. Weights are those of the two
-ImageNet files, or random ones that deterministic.py draws by name.
+torchvision, timm and keras.applications (on torch) compute the features. The weights are those of the two ImageNet
+files, or the random ones of deterministic.py.
 """
 
 import json
@@ -42,7 +42,7 @@ def shapes_of(model):
 
 
 def torch_features(model, taps):
-    """{tap: NumPy array, NHWC} of the images in a torch network, in evaluation."""
+    """Return {name: NumPy array, NHWC} of the images in a torch network in evaluation mode."""
     found = {}
 
     def keep(tap, module, inputs, output):
