@@ -13,27 +13,27 @@ def random_batch(rows=12, classes=7):
     return logits, rng.integers(0, classes, rows), np.eye(classes, dtype=np.float32)
 
 
-def test_cross_entropy_is_scikit_learns_log_loss_summed():
+def test_cross_entropy_equals_the_sum_of_scikit_learns_log_loss():
     logits, labels, eye = random_batch()
     probs = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     expected = log_loss(labels, probs, labels=range(7), normalize=False)
     np.testing.assert_allclose(softmax_cross_entropy(logits, eye[labels], jnp.ones(12)), expected, rtol=1e-5)
 
 
-def test_masked_rows_do_not_count_whatever_they_hold():
+def test_masked_rows_do_not_count_even_if_nan():
     logits, labels, eye = random_batch()
     mask = np.arange(12) < 9
     whole = softmax_cross_entropy(logits[:9], eye[labels[:9]], jnp.ones(9))
-    spoiled = np.where(mask[:, None], logits, np.nan)
-    np.testing.assert_allclose(softmax_cross_entropy(spoiled, eye[labels], mask.astype(np.float32)), whole, rtol=1e-6)
+    with_nan = np.where(mask[:, None], logits, np.nan)
+    np.testing.assert_allclose(softmax_cross_entropy(with_nan, eye[labels], mask.astype(np.float32)), whole, rtol=1e-6)
 
 
-def test_smoothing_by_a_tenth_leaves_nine_tenths_and_an_equal_share():
+def test_smoothing_mixes_labels_with_the_uniform_distribution():
     smooth = smooth_labels(jnp.array([[0.0, 1.0, 0.0, 0.0]]), 0.1)
     np.testing.assert_allclose(smooth, [[0.025, 0.925, 0.025, 0.025]], rtol=1e-6)
 
 
-def test_concordance_loss_is_one_less_the_metric_for_each_example():
+def test_concordance_loss_is_the_batch_size_times_one_minus_the_metric():
     rng = np.random.default_rng(0)
     predicted, targets = rng.uniform(-1, 1, (2, 40, 2)).astype(np.float32)
     metrics = valence_arousal_metrics(predicted, targets)

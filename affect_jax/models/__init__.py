@@ -1,10 +1,10 @@
-"""Networks by name; each is a flax module called as `model(x, train)`, x float [B, H, W, C], normalized."""
+"""Networks by name: flax modules, called as `model(x, train)` with x float [B, H, W, C], normalized."""
 
 import importlib
 
 from flax import linen as nn
 
-# A name is imported when it is asked for, so that a network's own needs burden nobody else.
+# Imported when used, so that the imports of a network do not slow down the others.
 MODELS = {
     "faster_rcnn": "affect_jax.models.faster_rcnn:FasterRCNN",
     "mobilenet_v1": "affect_jax.models.mobilenet_v1:MobileNetV1",
@@ -18,7 +18,7 @@ MODELS = {
 
 
 def build_model(name: str, **options) -> nn.Module:
-    """The network called `name`, with its options (num_classes, dtype, its own); ValueError on an unknown name."""
+    """Return the network `name` with these fields (num_classes, dtype, its own); ValueError for an unknown name."""
     if name not in MODELS:
         raise ValueError(f"unknown model {name!r}; known are {', '.join(sorted(MODELS))}")
     module, attribute = MODELS[name].split(":")

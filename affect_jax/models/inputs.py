@@ -1,4 +1,4 @@
-"""What networks with an ImageNet first layer do to their input: three channels, and the size they work at.
+"""Input of networks whose first layer is ImageNet's: three channels, and a size chosen by the network.
 
 B batch, H W C height, width, channels.
 """
@@ -10,11 +10,11 @@ import jax.numpy as jnp
 
 
 def rgb_input(x: jax.Array, input_size: Sequence[int] = ()) -> jax.Array:
-    """x [B, H, W, 1 or 3], normalized -> [B, *input_size, 3], bilinear; an empty `input_size` keeps H and W.
+    """Convert x [B, H, W, 1 or 3], normalized, to [B, *input_size, 3], bilinear; an empty `input_size` keeps H and W.
 
-    A single channel is repeated, so a first layer trained on RGB stays whole. Gray pixels that were normalized by the
-    mean and std of RGB have three channels already, by broadcasting: exactly what the weights' own preprocessing makes
-    of a gray picture.
+    A single channel is repeated, so that the first layer of weights trained on RGB can be used. Gray pixels that were
+    normalized by the mean and std of RGB have three channels already, by broadcasting, which equals the weights'
+    preprocessing of a gray image. ValueError for another number of channels.
     """
     if x.shape[-1] not in (1, 3):
         raise ValueError(f"images have {x.shape[-1]} channels; this network takes gray (1) or RGB (3)")

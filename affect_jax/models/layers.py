@@ -1,4 +1,4 @@
-"""The layers that all networks share: one convolution, one batch normalization."""
+"""Layers of all networks: convolution, batch normalization, max-pooling."""
 
 from collections.abc import Callable
 from functools import partial
@@ -29,7 +29,7 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Convolve x."""
+        """Return the convolution of x."""
         shape = (*self.kernel_size, x.shape[-1] // self.groups, self.features)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
         y = conv2d(x.astype(self.dtype), kernel.astype(self.dtype), self.strides, self.padding, self.groups)
@@ -39,16 +39,16 @@ class Conv(nn.Module):
 
 
 BatchNorm = partial(nn.BatchNorm, momentum=0.9, epsilon=1e-5)
-"""flax's BatchNorm with the usual settings, called as `norm(x, use_running_average)`.
+"""flax's BatchNorm with PyTorch's settings, called as `norm(x, use_running_average)`.
 
-Statistics and their reductions are float32 whatever `dtype`.
+Statistics and their reductions are float32 for every `dtype`.
 """
 
 
 def max_pool(x: jax.Array) -> jax.Array:
-    """2x2 max-pooling with stride 2, x [B, H, W, C] -> [B, H // 2, W // 2, C]; equal maxima share the gradient."""
+    """Return x [B, H, W, C] after 2x2 max-pooling, [B, H // 2, W // 2, C]; equal maxima share the gradient."""
     batch, h, w, channels = x.shape
-    # Elementwise maxima: the gradient of a reduce_window costs several times as much.
+    # elementwise maxima: the gradient of a reduce_window takes several times as long
     x = x[:, : h // 2 * 2, : w // 2 * 2].reshape(batch, h // 2, 2, w // 2, 2, channels)
     x = jnp.maximum(x[:, :, 0], x[:, :, 1])
     return jnp.maximum(x[:, :, :, 0], x[:, :, :, 1])

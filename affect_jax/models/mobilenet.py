@@ -1,4 +1,4 @@
-"""MobileNetV2 (Sandler et al. 2018, arXiv:1801.04381), plain and with a stack of convolutional blocks on top.
+"""MobileNetV2 (Sandler et al. 2018, arXiv:1801.04381) as a backbone, as a classifier, and with blocks on top.
 
 B batch, H W C height, width, channels, K classes.
 """
@@ -26,20 +26,20 @@ STAGES = (
 """Expansion, channels, blocks and first stride of each stage of bottlenecks: the paper's table 2."""
 
 TAPS = {"C1": (0, 2), "C2": (2, 4), "C3": (5, 8), "C4": (12, 16), "C5": (16, 32), "head": (17, 32)}
-"""Feature map -> (last block before it, its stride): the deepest map of each stride, and the 1x1 `head` behind all."""
+"""(block that returns it, stride) of each feature map: the deepest map of each stride, and the 1x1 `head`."""
 
 classifier_init = nn.initializers.normal(0.01)
 
 
 def scaled_channels(channels: int, width_multiplier: float) -> int:
-    """`channels` times the multiplier, as a multiple of 8 that loses no more than a tenth."""
+    """Return `channels` times the multiplier as a multiple of 8, rounded down by a tenth at most."""
     exact = channels * width_multiplier
     rounded = max(8, int(exact + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * exact else rounded
 
 
 class ConvBN(nn.Module):
-    """Convolution without bias, BatchNorm and, where `relu6`, ReLU6."""
+    """Convolution without bias, BatchNorm and, if `relu6`, ReLU6."""
 
     features: int
     kernel_size: int = 1
@@ -52,7 +52,7 @@ class ConvBN(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Features [B, H', W', features] of x [B, H, W, C]."""
+        """Return features [B, H', W', features] of x [B, H, W, C]."""
         kernel, strides = (self.kernel_size,) * 2, (self.stride,) * 2
         x = Conv(self.features, kernel, strides, self.padding, self.groups, False, dtype=self.dtype, name="conv")(x)
         x = BatchNorm(epsilon=self.bn_epsilon, dtype=self.dtype, name="bn")(x, not train)
@@ -60,7 +60,7 @@ class ConvBN(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    """1x1 expansion, 3x3 depthwise and linear 1x1 projection, with a shortcut where shapes allow it (section 3.3)."""
+    """1x1 expansion, 3x3 depthwise and linear 1x1 projection; a shortcut if the shapes are equal (section 3.3)."""
 
     features: int
     expansion: int
@@ -71,7 +71,7 @@ class InvertedResidual(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Features [B, H', W', features] of x [B, H, W, C]."""
+        """Return features [B, H', W', features] of x [B, H, W, C]."""
         shared = {"bn_epsilon": self.bn_epsilon, "dtype": self.dtype}
         hidden = x.shape[-1] * self.expansion
         y = x
@@ -83,10 +83,10 @@ class InvertedResidual(nn.Module):
 
 
 class MobileNetV2Backbone(nn.Module):
-    """The feature maps of MobileNetV2 up to tap `last`: x [B, H, W, 3] -> {tap: [B, H / stride, W / stride, channels]}.
+    """Feature maps of MobileNetV2: x [B, H, W, 3] -> {name: [B, H / stride, W / stride, channels]}, up to `last`.
 
-    Sides round up. Layers behind `last` do not exist. `padding` and `bn_epsilon` are torchvision's and timm's; weights
-    trained in Keras want padding "SAME" (an even side is padded at its end only) and 1e-3.
+    Sides round up. The network has no layers after `last`. `padding` and `bn_epsilon` are torchvision's and timm's;
+    weights trained in Keras need padding "SAME" (an even side is padded at its end only) and 1e-3.
     """
 
     width_multiplier: float = 1.0
@@ -97,7 +97,7 @@ class MobileNetV2Backbone(nn.Module):
 
     @property
     def taps(self) -> dict[str, tuple[int, int]]:
-        """Name -> (channels, stride) of the feature maps, in order."""
+        """(channels, stride) of the feature maps by name, in order."""
         if self.last not in TAPS:
             raise ValueError(f"unknown feature map {self.last!r} of MobileNetV2; known are {', '.join(TAPS)}")
         channels = [
@@ -108,7 +108,7 @@ class MobileNetV2Backbone(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> dict[str, jax.Array]:
-        """Feature maps of x by tap."""
+        """Return the feature maps of x by name."""
         taps = self.taps
         shared = {"bn_epsilon": self.bn_epsilon, "dtype": self.dtype}
         tap_after = {block: tap for tap, (block, _) in TAPS.items()}
@@ -130,10 +130,10 @@ class MobileNetV2Backbone(nn.Module):
 
 
 class MobileNetV2(nn.Module):
-    """MobileNetV2 as a classifier: x [B, H, W, 1 or 3] -> logits [B, K], float32 whatever `dtype`.
+    """MobileNetV2 as a classifier: x [B, H, W, 1 or 3] -> logits [B, K], float32 for every `dtype`.
 
-    Global average pooling, dropout, one dense layer. `input_size` (height, width) resizes inside the network; ImageNet
-    weights are of little use on 48-pixel faces as they come, of much at (96, 96). 3,504,872 parameters at 1000 classes.
+    Global average pooling, dropout, one dense layer. `input_size` (height, width) resizes inside the network: faces of
+    48 pixels should be enlarged to (96, 96) to profit from ImageNet weights. 3,504,872 parameters for 1000 classes.
     """
 
     num_classes: int
@@ -146,45 +146,39 @@ class MobileNetV2(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Logits of x; `train` takes BatchNorm's statistics from the batch and needs an rng named `dropout`."""
-        backbone = MobileNetV2Backbone(
-            self.width_multiplier, "head", self.padding, self.bn_epsilon, self.dtype, name="backbone"
-        )
-        x = backbone(rgb_input(x, self.input_size), train)["head"].mean((1, 2), dtype=jnp.float32)
+        """Return the logits of x; `train` uses the batch's BatchNorm statistics and needs the rng "dropout"."""
+        x = self._feature_map("head", x, train).mean((1, 2), dtype=jnp.float32)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         return nn.Dense(self.num_classes, kernel_init=classifier_init, name="classifier")(x)
 
+    def _feature_map(self, name: str, x: jax.Array, train: bool) -> jax.Array:
+        """Return the feature map `name` of x."""
+        backbone = MobileNetV2Backbone(
+            self.width_multiplier, name, self.padding, self.bn_epsilon, self.dtype, name="backbone"
+        )
+        return backbone(rgb_input(x, self.input_size), train)[name]
 
-class MobileNetV2CNN(nn.Module):
-    """MobileNetV2 with convolutional blocks on top: x [B, H, W, 1 or 3] -> logits [B, K], float32 whatever `dtype`.
+
+class MobileNetV2CNN(MobileNetV2):
+    """MobileNetV2 with convolutional blocks on top: x [B, H, W, 1 or 3] -> logits [B, K], float32 for every `dtype`.
 
     Blocks of 3x3 convolution, BatchNorm, ReLU and 2x2 max-pooling, then Dense-ReLU-dropout layers and logits. A pooling
-    rounds up, and so has no effect on a map of one pixel.
+    rounds up, and so does not change a map of one pixel.
 
-    `attach` names the feature map that the blocks stand on (TAPS); layers of the base behind it do not exist. Of a
-    48-pixel face "head" is 2x2, so that "head" with `input_size` () is the literal stack, of whose four poolings only
-    the first has an effect. "C4" is 3x3, "C3" 6x6 and "C2" 12x12, which just takes four poolings. With `input_size`
-    (96, 96) "head" is 3x3, "C4" 6x6 and "C3" 12x12.
+    `attach` is the feature map that the blocks are on (TAPS); the network has no layers of MobileNetV2 after it. For a
+    48-pixel face "head" is 2x2, so that only the first of four poolings has an effect; "C4" is 3x3, "C3" 6x6, and "C2"
+    12x12, which is large enough for four poolings. With `input_size` (96, 96) "head" is 3x3, "C4" 6x6 and "C3" 12x12.
     """
 
-    num_classes: int
+    dropout: float = 0.5
     attach: str = "head"
     widths: Sequence[int] = (256, 256, 256, 256)
     dense: Sequence[int] = (512, 256)
-    width_multiplier: float = 1.0
-    dropout: float = 0.5
-    input_size: Sequence[int] = ()
-    padding: Padding = ((1, 1), (1, 1))
-    bn_epsilon: float = 1e-5
-    dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Logits of x; `train` takes BatchNorm's statistics from the batch and needs an rng named `dropout`."""
-        backbone = MobileNetV2Backbone(
-            self.width_multiplier, self.attach, self.padding, self.bn_epsilon, self.dtype, name="backbone"
-        )
-        x = backbone(rgb_input(x, self.input_size), train)[self.attach]
+        """Return the logits of x; `train` uses the batch's BatchNorm statistics and needs the rng "dropout"."""
+        x = self._feature_map(self.attach, x, train)
         for block, width in enumerate(self.widths, start=1):
             x = Conv(width, use_bias=False, dtype=self.dtype, name=f"block{block}_conv")(x)
             x = nn.relu(BatchNorm(dtype=self.dtype, name=f"block{block}_bn")(x, not train))

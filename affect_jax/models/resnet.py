@@ -14,19 +14,19 @@ from affect_jax.models.inputs import rgb_input
 from affect_jax.models.layers import BatchNorm, Conv
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
-"""Depth -> residual blocks of the four stages (table 1 of the paper); from 50 on they are bottlenecks."""
+"""Residual blocks of the four stages by depth (table 1 of the paper); depth 50 has bottlenecks."""
 
 TAPS = {"C2": (64, 4), "C3": (128, 8), "C4": (256, 16), "C5": (512, 32)}
-"""Feature map behind each stage -> (width of its 3x3 convolutions, stride)."""
+"""(width of the 3x3 convolutions, stride) of the feature map that each stage returns."""
 
 ONE_PIXEL = ((1, 1), (1, 1))
 
 
 class ResidualBlock(nn.Module):
-    """relu(f(x) + shortcut(x)) with f two 3x3 convolutions, or 1x1, 3x3 and 1x1 where `bottleneck`, which widens by 4.
+    """relu(f(x) + shortcut(x)) where f is two 3x3 convolutions, or a bottleneck of 1x1, 3x3 and 1x1 (4 * width).
 
-    A stride stands in the first convolution of the two; of a bottleneck in the 3x3 one ("v1.5", torchvision's) or, with
-    `stride_in_1x1`, in the first 1x1 one ("v1", the paper's).
+    The stride is in the first of two convolutions. In a bottleneck it is in the 3x3 convolution ("v1.5", as in
+    torchvision) or, with `stride_in_1x1`, in the first 1x1 convolution ("v1", as in the paper).
     """
 
     width: int
@@ -38,7 +38,7 @@ class ResidualBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Features [B, H / stride, W / stride, C'] of x [B, H, W, C]."""
+        """Return features [B, H / stride, W / stride, C'] of x [B, H, W, C]."""
         conv = partial(Conv, use_bias=False, dtype=self.dtype)
         norm = partial(BatchNorm, epsilon=self.bn_epsilon, dtype=self.dtype)
         if self.bottleneck:
@@ -59,9 +59,9 @@ class ResidualBlock(nn.Module):
 
 
 class ResNetBackbone(nn.Module):
-    """The feature maps of a ResNet: x [B, H, W, 3] -> {"C2": [B, H / 4, W / 4, C], ..., "C5"}, up to tap `last`.
+    """Feature maps of a ResNet: x [B, H, W, 3] -> {"C2": [B, H / 4, W / 4, C], ..., "C5"}, up to `last`.
 
-    Stages behind `last` do not exist. `stride_in_1x1` matters to depth 50 only: see ResidualBlock.
+    Sides round up. The network has no stages after `last`. `stride_in_1x1` is for depth 50, see ResidualBlock.
     """
 
     depth: int = 50
@@ -72,7 +72,7 @@ class ResNetBackbone(nn.Module):
 
     @property
     def taps(self) -> dict[str, tuple[int, int]]:
-        """Name -> (channels, stride) of the feature maps, in order."""
+        """(channels, stride) of the feature maps by name, in order."""
         if self.depth not in BLOCKS:
             raise ValueError(f"no ResNet of depth {self.depth}; known are {', '.join(map(str, BLOCKS))}")
         if self.last not in TAPS:
@@ -86,7 +86,7 @@ class ResNetBackbone(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> dict[str, jax.Array]:
-        """Feature maps of x by tap."""
+        """Return the feature maps of x by name."""
         shared = {"bn_epsilon": self.bn_epsilon, "dtype": self.dtype}
         x = Conv(64, (7, 7), (2, 2), ((3, 3), (3, 3)), use_bias=False, dtype=self.dtype, name="conv1")(x)
         x = BatchNorm(epsilon=self.bn_epsilon, dtype=self.dtype, name="bn1")(x, not train)
@@ -105,10 +105,10 @@ class ResNetBackbone(nn.Module):
 
 
 class ResNet(nn.Module):
-    """ResNet as a classifier: x [B, H, W, 1 or 3] -> logits [B, K], float32 whatever `dtype`.
+    """ResNet as a classifier: x [B, H, W, 1 or 3] -> logits [B, K], float32 for every `dtype`.
 
     Global average pooling of the feature map `last`, dropout, one dense layer. `input_size` (height, width) resizes
-    inside the network. Parameters at 1000 classes: 11,689,512 (depth 18), 21,797,672 (34), 25,557,032 (50).
+    inside the network. Parameters for 1000 classes: 11,689,512 (depth 18), 21,797,672 (34), 25,557,032 (50).
     """
 
     num_classes: int
@@ -122,7 +122,7 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Logits of x; `train` takes BatchNorm's statistics from the batch and needs an rng named `dropout`."""
+        """Return the logits of x; `train` uses the batch's BatchNorm statistics and needs the rng "dropout"."""
         backbone = ResNetBackbone(
             self.depth, self.last, self.stride_in_1x1, self.bn_epsilon, self.dtype, name="backbone"
         )

@@ -16,7 +16,7 @@ from affect_jax.losses import smooth_l1, softmax_cross_entropy
 from affect_jax.models.resnet import BLOCKS, ResidualBlock
 from affect_jax.models.rpn import Proposals, sampler_key
 from affect_jax.ops import matching
-from affect_jax.ops.boxes import at_least, clip_boxes, decode_boxes, encode_boxes
+from affect_jax.ops.boxes import clip_boxes, decode_boxes, encode_boxes, is_large
 from affect_jax.ops.matching import GroundTruth, Sampling
 from affect_jax.ops.nms import nms
 from affect_jax.ops.roi_align import roi_align, roi_levels
@@ -209,7 +209,7 @@ def select_detections(
     probs = jax.nn.softmax(logits)[:, 1:].T  # [K, R]
     boxes = decode_boxes(offsets, proposals.boxes[:, None], BOX_WEIGHTS)
     boxes = clip_boxes(boxes, image_size)[:, 1:].swapaxes(0, 1)
-    candidates = proposals.valid & (probs > score_thresh) & at_least(boxes, MIN_DETECTION_SIDE)
+    candidates = proposals.valid & (probs > score_thresh) & is_large(boxes, MIN_DETECTION_SIDE)
     kept = jax.vmap(nms, (0, 0, 0, None))(boxes, probs, candidates, nms_thresh)
     strength, best = jax.lax.top_k(jnp.where(kept, probs, -1.0).reshape(-1), min(detections_per_img, probs.size))
     found = strength >= 0

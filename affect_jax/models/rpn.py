@@ -16,7 +16,7 @@ from affect_jax.losses import sigmoid_cross_entropy, smooth_l1
 from affect_jax.models.layers import Conv
 from affect_jax.ops import matching
 from affect_jax.ops.anchors import grid_anchors
-from affect_jax.ops.boxes import at_least, clip_boxes, decode_boxes, encode_boxes
+from affect_jax.ops.boxes import clip_boxes, decode_boxes, encode_boxes, is_large
 from affect_jax.ops.matching import GroundTruth, Sampling
 from affect_jax.ops.nms import nms
 
@@ -149,7 +149,7 @@ def select_proposals(
         fill = ((0, pre_nms_top_n - count),)
         boxes.append(jnp.pad(level, (*fill, (0, 0))))
         probs.append(jnp.pad(prob, fill))
-        valid.append(jnp.pad(at_least(level, MIN_PROPOSAL_SIDE) & (prob >= score_thresh), fill))
+        valid.append(jnp.pad(is_large(level, MIN_PROPOSAL_SIDE) & (prob >= score_thresh), fill))
     boxes, probs, valid = jnp.stack(boxes), jnp.stack(probs), jnp.stack(valid)
     kept = jax.vmap(nms, (0, 0, 0, None))(boxes, probs, valid, nms_thresh).reshape(-1)
     count = min(post_nms_top_n, len(kept))

@@ -10,10 +10,10 @@ from affect_jax.models.layers import BatchNorm, Conv, max_pool
 
 
 class VGGFER(nn.Module):
-    """Blocks of 3x3 Conv-BatchNorm-ReLU, each ended by 2x2 max-pooling; then Dense-ReLU-dropout layers and logits.
+    """Blocks of 3x3 Conv-BatchNorm-ReLU and a 2x2 max-pooling; then Dense-ReLU-dropout layers and logits.
 
-    x [B, H, W, C] -> logits [B, num_classes], float32 whatever `dtype`. H and W at least 2 ** len(widths), and rounded
-    down by each pooling. At the defaults and 48x48x1: 7.05 million parameters, 0.94 GFLOP forward.
+    x [B, H, W, C] -> logits [B, num_classes], float32 for every `dtype`. H and W are at least 2 ** len(widths); each
+    pooling rounds them down. With the defaults and 48x48x1: 7.05 million parameters, 0.94 GFLOP forward.
     """
 
     num_classes: int
@@ -25,7 +25,7 @@ class VGGFER(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Logits of x; `train` takes BatchNorm's statistics from the batch and needs an rng named `dropout`."""
+        """Return the logits of x; `train` uses the batch's BatchNorm statistics and needs the rng "dropout"."""
         for block, width in enumerate(self.widths, start=1):
             for conv in range(1, self.convs_per_block + 1):
                 name = f"block{block}_conv{conv}"

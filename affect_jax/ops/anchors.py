@@ -1,6 +1,6 @@
-"""Anchors: reference boxes on the grid of every feature map (Ren et al. 2015, arXiv:1506.01497, section 3.1).
+"""Anchors: reference boxes on the grid of a feature map (Ren et al. 2015, arXiv:1506.01497, section 3.1).
 
-H W cells of a feature map, A anchors a cell. Ratios are height over width, as torchvision's.
+H W cells of a feature map, A anchors per cell. Ratios are height over width, as in torchvision.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 
 def cell_anchors(sizes: Sequence[float], aspect_ratios: Sequence[float]) -> jax.Array:
-    """Boxes [A, 4] around the origin, whole pixels: for each ratio each size (the root of the area)."""
+    """Anchors [A, 4] of a cell at the origin, whole pixels: every size (root of the area) for each ratio."""
     ratios = jnp.sqrt(jnp.asarray(aspect_ratios, jnp.float32))
     sizes = jnp.asarray(sizes, jnp.float32)
     heights = (ratios[:, None] * sizes).reshape(-1)

@@ -1,7 +1,7 @@
-"""Boxes: areas, overlaps, clipping, and offsets between them.
+"""Boxes: areas, intersection over union, clipping, and offsets between boxes.
 
-N, M, A boxes, [..., 4] as [x1, y1, x2, y2], absolute pixels, half-open: area = (x2 - x1)(y2 - y1). All is defined for
-boxes without area too, with finite gradients: those stand for nothing in padded arrays.
+N, M, A boxes, [..., 4] as [x1, y1, x2, y2], absolute pixels, half-open: area = (x2 - x1)(y2 - y1). Values and gradients
+are finite for boxes without area too, because padded arrays contain them.
 """
 
 from collections.abc import Sequence
@@ -9,33 +9,33 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-MAX_LOG_SCALE = 4.135166556742356  # log(1000 / 16): a decoded box is at most this much larger than its reference
-SMALLEST_SIDE = 1e-3  # pixels; offsets between thinner boxes are meaningless, and must stay finite
+MAX_LOG_SCALE = 4.135166556742356  # log(1000 / 16), the largest growth of a decoded box over its reference
+MIN_SIDE = 1e-3  # pixels; keeps the offsets of boxes without area finite
 
 
 def box_area(boxes: jax.Array) -> jax.Array:
-    """Area of each box, [...]; 0 where x2 < x1 or y2 < y1."""
+    """Return the area of each box, [...]; 0 where x2 < x1 or y2 < y1."""
     sides = jnp.maximum(boxes[..., 2:] - boxes[..., :2], 0.0)
     return sides[..., 0] * sides[..., 1]
 
 
 def box_intersection(a: jax.Array, b: jax.Array) -> jax.Array:
-    """Area common to each pair of a [N, 4] and b [M, 4]: [N, M]."""
-    # side by side, not over a last axis of two: XLA keeps [N, M] in vector registers then
+    """Return the area of the intersection of each pair of a [N, 4] and b [M, 4]: [N, M]."""
+    # two arrays rather than a last axis of two: XLA can then keep [N, M] in vector registers
     widths = jnp.minimum(a[:, None, 2], b[None, :, 2]) - jnp.maximum(a[:, None, 0], b[None, :, 0])
     heights = jnp.minimum(a[:, None, 3], b[None, :, 3]) - jnp.maximum(a[:, None, 1], b[None, :, 1])
     return jnp.maximum(widths, 0.0) * jnp.maximum(heights, 0.0)
 
 
 def box_iou(a: jax.Array, b: jax.Array) -> jax.Array:
-    """Intersection over union of each pair of a [N, 4] and b [M, 4]: [N, M] in [0, 1], 0 where neither has an area."""
+    """Return the IoU of each pair of a [N, 4] and b [M, 4]: [N, M] in [0, 1], 0 if neither box has an area."""
     intersection = box_intersection(a, b)
     union = box_area(a)[:, None] + box_area(b)[None, :] - intersection
     return intersection / jnp.where(union > 0, union, 1.0)
 
 
 def clip_boxes(boxes: jax.Array, image_size: jax.Array) -> jax.Array:
-    """Boxes [..., 4] cut at the borders of an image of image_size [2] (height, width)."""
+    """Clip boxes [..., 4] to an image of image_size [2] (height, width)."""
     height, width = image_size[0], image_size[1]
     limits = jnp.stack([width, height, width, height]).astype(boxes.dtype)
     return jnp.clip(boxes, 0.0, limits)
@@ -47,13 +47,13 @@ def _centers_and_sides(boxes: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def encode_boxes(boxes: jax.Array, references: jax.Array, weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0)) -> jax.Array:
-    """Offsets (dx, dy, dw, dh) [N, 4] that lead from references to boxes, each times its weight.
+    """Return the offsets (dx, dy, dw, dh) [N, 4] from references to boxes, multiplied by weights.
 
-    Girshick et al. 2014 (R-CNN, arXiv:1311.2524), appendix C. Sides thinner than SMALLEST_SIDE count as that.
+    Girshick et al. 2014 (R-CNN, arXiv:1311.2524), appendix C. Sides below MIN_SIDE are replaced by it.
     """
     centers, sides = _centers_and_sides(boxes)
     reference_centers, reference_sides = _centers_and_sides(references)
-    sides, reference_sides = (jnp.maximum(side, SMALLEST_SIDE) for side in (sides, reference_sides))
+    sides, reference_sides = (jnp.maximum(side, MIN_SIDE) for side in (sides, reference_sides))
     offsets = [(centers - reference_centers) / reference_sides, jnp.log(sides / reference_sides)]
     return jnp.concatenate(offsets, -1) * jnp.asarray(weights)
 
@@ -61,9 +61,9 @@ def encode_boxes(boxes: jax.Array, references: jax.Array, weights: Sequence[floa
 def decode_boxes(
     offsets: jax.Array, references: jax.Array, weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0)
 ) -> jax.Array:
-    """Boxes [..., 4] that offsets [..., 4] lead to from references [..., 4]: the inverse of encode_boxes.
+    """Apply offsets [..., 4] to references [..., 4]: the inverse of encode_boxes.
 
-    Growth is limited to exp(MAX_LOG_SCALE), so that an untrained head gives finite boxes.
+    Growth is limited to exp(MAX_LOG_SCALE), so that the boxes of an untrained head are finite.
     """
     centers, sides = _centers_and_sides(references)
     offsets = offsets / jnp.asarray(weights)
@@ -72,6 +72,6 @@ def decode_boxes(
     return jnp.concatenate([centers - 0.5 * sides, centers + 0.5 * sides], -1)
 
 
-def at_least(boxes: jax.Array, smallest_side: float) -> jax.Array:
-    """Whether both sides of each box [..., 4] are at least smallest_side: bool [...]."""
-    return jnp.all(boxes[..., 2:] - boxes[..., :2] >= smallest_side, axis=-1)
+def is_large(boxes: jax.Array, min_side: float) -> jax.Array:
+    """Return True for boxes [..., 4] whose sides are both at least min_side: bool [...]."""
+    return jnp.all(boxes[..., 2:] - boxes[..., :2] >= min_side, axis=-1)

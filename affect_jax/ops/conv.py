@@ -1,9 +1,9 @@
-"""Two-dimensional convolutions, NHWC, in the form that is fastest on the device at hand.
+"""Two-dimensional convolutions, NHWC, by the fastest algorithm on the device.
 
-On GPU and TPU every convolution is XLA's own. On CPU some take other forms, equal in value and gradient to rounding:
-1x1 as a matrix product; depthwise, where XLA's own is hopeless, as shifted multiplications; 3x3 at stride 1 with many
-channels as 16 products of tiles in place of 36 (Winograd's F(2x2, 3x3): Lavin and Gray 2015, arXiv:1509.09308, 4.1),
-unless these were so small that one core would do each, as for one small picture.
+On GPU and TPU every convolution is XLA's. On CPU some use other algorithms, equal in value and gradient up to rounding:
+1x1 a matrix product; depthwise, which is very slow in XLA, shifted multiplications; 3x3 with stride 1 and many channels
+Winograd's F(2x2, 3x3) with 16 products per tile instead of 36 (Lavin and Gray 2015, arXiv:1509.09308, section 4.1),
+unless the arrays are so small that each product would run on one core, as for one small image.
 Shapes: B batch, H W input, h w output, C channels in, F channels out, kh kw kernel.
 """
 
@@ -19,12 +19,12 @@ from jax.export import is_symbolic_dim
 Padding = str | Sequence[tuple[int, int]]
 
 DIMENSION_NUMBERS = ("NHWC", "HWIO", "NHWC")
-# From here on, in and out, the products that the tiles save cost more than their sums.
+# From this number of channels in and out, Winograd saves more in products than it costs in sums.
 MANY_CHANNELS = 64
-# Up to here, pixels of the batch times channels in and out, XLA's own wins: 1.2 to 1.7 times in VGG-FER, for one face.
+# Up to this number (pixels of the batch times channels in and out) XLA is faster: 1.2 to 1.7 times for one face.
 FEW_PRODUCTS = 2**24
 
-# Lavin and Gray, equation 8: a tile of 4x4 pixels and a kernel of 3x3 give 2x2 outputs A'[(G k G') * (B' x B)]A.
+# Lavin and Gray, equation 8: the 2x2 outputs of a 4x4 tile x and a 3x3 kernel k are A'[(G k G') * (B' x B)]A.
 TILE_OF_INPUT = ((1.0, 0.0, -1.0, 0.0), (0.0, 1.0, 1.0, 0.0), (0.0, -1.0, 1.0, 0.0), (0.0, 1.0, 0.0, -1.0))
 TILE_OF_KERNEL = ((1.0, 0.0, 0.0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0.0, 0.0, 1.0))
 OUTPUT_OF_TILE = ((1.0, 1.0, 1.0, 0.0), (0.0, 1.0, -1.0, -1.0))
@@ -33,9 +33,9 @@ KERNEL_OF_TILE = tuple(zip(*TILE_OF_KERNEL, strict=True))
 
 
 def conv2d(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding: Padding, groups: int = 1) -> jax.Array:
-    """Convolution of x [B, H, W, C] with kernel [kh, kw, C // groups, F] -> [B, h, w, F]; groups is 1 or C (depthwise).
+    """Convolve x [B, H, W, C] with kernel [kh, kw, C // groups, F]: [B, h, w, F]; groups is 1 or C (depthwise).
 
-    `padding` is "SAME", "VALID" or ((top, bottom), (left, right)). The form is that of the platform which the
+    `padding` is "SAME", "VALID" or ((top, bottom), (left, right)). The algorithm is chosen for the platform that the
     computation is lowered for. Differentiable in reverse mode only.
     """
     if isinstance(padding, str):
@@ -65,7 +65,7 @@ _conv2d.defvjp(_conv2d_forward, _conv2d_backward)
 
 
 def _cpu_forms(x_shape, kernel_shape, strides, padding, groups):
-    """The fastest forms on CPU: of the convolution, and of its gradients by x and by the kernel."""
+    """Return the fastest algorithms on CPU for the convolution, and for its gradients by x and by the kernel."""
     kh, kw, group_channels, features = kernel_shape
     if group_channels == 1 and groups == features > 1:
         return _depthwise, _depthwise_gradients
@@ -80,7 +80,7 @@ def _cpu_forms(x_shape, kernel_shape, strides, padding, groups):
 
 
 def _derived_gradients(form, static, x, kernel, gradient):
-    """The gradients of a form as jax differentiates it."""
+    """Return the gradients of an algorithm, differentiated by jax."""
     return jax.vjp(partial(form, static), x, kernel)[1](gradient)
 
 
@@ -94,7 +94,7 @@ def _xla(static, x, kernel):
 def _pointwise(static, x, kernel):
     (down, right), _, _ = static
     x = x[:, ::down, ::right]
-    # flat, or the gradient by the kernel would be a product over three axes, for which XLA on CPU transposes both
+    # flat: otherwise the gradient by the kernel is a product over three axes, for which XLA on CPU transposes both
     return jnp.dot(x.reshape(-1, x.shape[-1]), kernel[0, 0]).reshape(*x.shape[:3], -1)
 
 
@@ -104,10 +104,10 @@ def _winograd(static, x, kernel):
 
 
 def _winograd_gradients(static, x, kernel, gradient):
-    """By x the convolution of the gradient with the turned kernel; by the kernel the products of the tiles of both."""
+    """Return the gradients by x (convolution with the rotated kernel) and by the kernel (products of the tiles)."""
     _, padding, _ = static
-    turned_padding = tuple((2 - low, 2 - high) for low, high in padding)
-    by_x = _convolve_tiles(gradient, turned_padding, jnp.flip(kernel, (0, 1)), channel_axis=1)
+    rotated_padding = tuple((2 - low, 2 - high) for low, high in padding)
+    by_x = _convolve_tiles(gradient, rotated_padding, jnp.flip(kernel, (0, 1)), channel_axis=1)
     if max(kernel.shape[2:]) <= MANY_CHANNELS:  # products too small for more than one core
         return by_x, _derived_gradients(_xla, static, x, kernel, gradient)[1]
     even = _pad(gradient, [(0, size % 2) for size in gradient.shape[1:3]])
@@ -119,7 +119,7 @@ def _winograd_gradients(static, x, kernel, gradient):
 
 
 def _convolve_tiles(x, padding, kernel, channel_axis):
-    """Convolution of x with the kernel [3, 3, C, F], or [3, 3, F, C] where the channel axis is 1."""
+    """Convolve x with the kernel [3, 3, C, F], or [3, 3, F, C] if the channel axis is 1."""
     tiles = zip(_input_tiles(x, padding), _on_both_axes(TILE_OF_KERNEL, kernel), strict=True)
     channels = (((3,), (channel_axis,)), ((), ()))
     products = [[lax.dot_general(*pair, channels) for pair in zip(*row, strict=True)] for row in tiles]
@@ -131,13 +131,13 @@ def _convolve_tiles(x, padding, kernel, channel_axis):
 
 
 def _pixel_product(x, y):
-    """Sum over all pixels of x [B, h, w, C] times y [B, h, w, F]: [C, F]. Flat, or XLA on CPU would transpose both."""
+    """Sum x [B, h, w, C] times y [B, h, w, F] over all pixels: [C, F]. Flat, or XLA on CPU would transpose both."""
     flat = [array.reshape(-1, array.shape[-1]) for array in (x, y)]
     return lax.dot_general(*flat, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32)
 
 
 def _input_tiles(x, padding):
-    """The transformed tiles of x: 4x4 arrays [B, tiles down, tiles across, C], tiles two pixels apart."""
+    """Return the transformed tiles of x: 4x4 arrays [B, tiles down, tiles across, C]; tiles are two pixels apart."""
     h, w = _output_size(x, padding)
     (top, bottom), (left, right) = padding
     x = _pad(x, ((top, bottom + h % 2), (left, right + w % 2)))
@@ -145,12 +145,12 @@ def _input_tiles(x, padding):
 
 
 def _output_size(x, padding):
-    """Height and width of a 3x3 convolution of x at stride 1."""
+    """Return height and width of a 3x3 convolution of x with stride 1."""
     return [size + low + high - 2 for size, (low, high) in zip(x.shape[1:3], padding, strict=True)]
 
 
 def _on_both_axes(matrix, grid):
-    """matrix @ grid @ matrix.T, for a grid whose entries are arrays."""
+    """Return matrix @ grid @ matrix.T for a grid whose entries are arrays."""
 
     def combine(parts):
         return [
@@ -169,30 +169,30 @@ def _depthwise(static, x, kernel):
 
 
 def _depthwise_gradients(static, x, kernel, gradient):
-    """By x the convolution of the gradient, spread by the strides, with the turned kernel; by the kernel kh kw sums."""
+    """Return the gradients by x (convolution of the dilated gradient with the rotated kernel) and by the kernel."""
     strides, padding, groups = static
     size = kernel.shape[:2]
     products = [tap.astype(jnp.float32) * gradient for tap in _taps(_pad(x, padding), size, strides)]
-    # one reduction of all, or each would fetch an array that is too large for the cache anew
+    # one reduction of all products: separate ones would each read the arrays from memory again
     zeros = [jnp.float32(0.0)] * len(products)
     by_kernel = lax.reduce(products, zeros, lambda a, b: [p + q for p, q in zip(a, b, strict=True)], (1, 2))
-    turned_padding = tuple(
+    rotated_padding = tuple(
         (k - 1 - low, n + low - 1 - (m - 1) * stride)
         for k, n, m, stride, (low, _) in zip(size, x.shape[1:3], gradient.shape[1:3], strides, padding, strict=True)
     )
-    spread = _pad(gradient, turned_padding, [stride - 1 for stride in strides])
+    spread = _pad(gradient, rotated_padding, [stride - 1 for stride in strides])
     by_x = _depthwise(((1, 1), ((0, 0), (0, 0)), groups), spread, jnp.flip(kernel, (0, 1)))
     return by_x, jnp.stack(by_kernel).sum(1).reshape(kernel.shape).astype(kernel.dtype)
 
 
 def _pad(x, padding, between=(0, 0)):
-    """x with zeros around it and between its pixels; negative padding crops."""
+    """Return x with zeros around it and between its pixels; negative padding crops."""
     edges = [(low, high, inside) for (low, high), inside in zip(padding, between, strict=True)]
     return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *edges, (0, 0, 0)])
 
 
 def _taps(x, size, strides):
-    """The pixels of the padded x that each position of the kernel meets, [B, h, w, C] each."""
+    """Return the pixels of the padded x at each position of the kernel, [B, h, w, C] each."""
     ends = [n - k + 1 for n, k in zip(x.shape[1:3], size, strict=True)]
     return [
         x[:, i : i + ends[0] : strides[0], j : j + ends[1] : strides[1]] for i in range(size[0]) for j in range(size[1])

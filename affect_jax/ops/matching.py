@@ -56,8 +56,8 @@ def match_boxes(
 
     iou [N, A]; only boxes where valid [N] take part. A candidate matches the box of its highest IoU if that IoU is at
     least fg_iou_thresh, and is background if it is below bg_iou_thresh. With low-quality matches, the candidates of the
-    highest IoU with a box match their best box whatever that IoU is, unless it is 0. (torchvision lets every anchor
-    match a box outside the image, whose IoU is 0 everywhere.) Faster R-CNN, section 3.1.2.
+    highest IoU with a box match their best box at any IoU above 0. (In torchvision, every anchor matches a box outside
+    the image, whose IoU is 0 everywhere.) Faster R-CNN, section 3.1.2.
     """
     iou = jnp.where(valid[:, None], iou, -1.0)
     best, best_iou = jnp.argmax(iou, axis=0).astype(jnp.int32), jnp.max(iou, axis=0)

@@ -1,6 +1,6 @@
-"""Non-maximum suppression at fixed shapes.
+"""Non-maximum suppression with fixed shapes.
 
-N boxes, of which `valid` ones take part.
+N boxes (padded).
 """
 
 import jax
@@ -11,26 +11,29 @@ from affect_jax.ops.boxes import box_iou
 
 
 def nms(boxes: jax.Array, scores: jax.Array, valid: jax.Array, iou_threshold: float) -> jax.Array:
-    """Which boxes stay, bool [N]: from the highest score down, each that overlaps no earlier staying one too much.
+    """Return a mask of the boxes that are kept, bool [N].
 
-    boxes [N, 4], scores [N], valid [N]. Of equal scores the first in order goes first. The greedy result exactly, found
-    as a fixed point: whether a box stays depends on those before it alone, so that repeating the rule for all boxes at
-    once settles them from the first on, in as many rounds as the longest chain of one box suppressing the next.
+    boxes [N, 4], scores [N], valid [N]; boxes that are not valid take no part. From the highest score down, a box is
+    kept if its IoU with every box kept before is at most iou_threshold; of equal scores the first in order comes first.
+
+    The result is that of the greedy loop. It is computed as a fixed point: whether a box is kept depends on boxes of
+    higher score only, so that applying the rule to all boxes at once settles them from the first on. The number of
+    rounds is the length of the longest chain of boxes that suppress one another.
     """
     order = jnp.argsort(jnp.where(valid, -scores, jnp.inf), stable=True)
-    ordered, taking_part = boxes[order], valid[order]
+    ordered, ordered_valid = boxes[order], valid[order]
     position = jnp.arange(len(boxes))
     earlier = position[:, None] < position[None, :]
-    # float, so that a round is a product of a vector and a matrix
+    # float, so that a round is a product of a vector with a matrix
     suppresses = (earlier & (box_iou(ordered, ordered) > iou_threshold)).astype(jnp.float32)
 
     def changed(carry):
-        before, now = carry
-        return jnp.any(before != now)
+        previous, kept = carry
+        return jnp.any(previous != kept)
 
-    def again(carry):
-        _, stays = carry
-        return stays, taking_part & (stays.astype(jnp.float32) @ suppresses < 0.5)
+    def apply_rule(carry):
+        _, kept = carry
+        return kept, ordered_valid & (kept.astype(jnp.float32) @ suppresses < 0.5)
 
-    _, stays = lax.while_loop(changed, again, (jnp.zeros_like(taking_part), taking_part))
-    return jnp.zeros_like(valid).at[order].set(stays)
+    _, kept = lax.while_loop(changed, apply_rule, (jnp.zeros_like(ordered_valid), ordered_valid))
+    return jnp.zeros_like(valid).at[order].set(kept)

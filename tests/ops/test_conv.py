@@ -25,7 +25,7 @@ def random_case(size, kernel_size, channels, features, groups, batch=6, dtype=np
 
 
 def value_and_gradients(convolve, x, kernel, *static):
-    """The convolution and its gradients by x and kernel for one fixed gradient of its value."""
+    """Return the convolution, and its gradients by x and kernel for a fixed gradient of its value."""
 
     def compute(x, kernel):
         y, pull_back = jax.vjp(lambda x, kernel: convolve(x, kernel, *static), x, kernel)
@@ -46,7 +46,7 @@ MANY = conv.MANY_CHANNELS
 
 
 @pytest.fixture(autouse=True)
-def tiles_for_small_arrays_too(monkeypatch):
+def winograd_for_small_arrays(monkeypatch):
     monkeypatch.setattr(conv, "FEW_PRODUCTS", 0)
 
 
@@ -71,7 +71,7 @@ def tiles_for_small_arrays_too(monkeypatch):
     ],
 )
 @pytest.mark.parametrize("size", [(8, 12), (9, 7)])
-def test_value_and_gradients_are_those_of_xla(size, kernel_size, strides, padding, channels, features, groups):
+def test_value_and_gradients_equal_xlas(size, kernel_size, strides, padding, channels, features, groups):
     x, kernel = random_case(size, kernel_size, channels, features, groups)
     static = (strides, padding, groups)
     assert_equal(
@@ -79,12 +79,12 @@ def test_value_and_gradients_are_those_of_xla(size, kernel_size, strides, paddin
     )
 
 
-# Each of the forms: 1x1, XLA's, depthwise, tiles.
-FORMS = [(1, 4, 1), (3, 4, 1), (3, 4, 4), (3, MANY + 1, 1)]
+# (kernel size, channels, groups) of each algorithm: 1x1, XLA, depthwise, Winograd
+ALGORITHMS = [(1, 4, 1), (3, 4, 1), (3, 4, 4), (3, MANY + 1, 1)]
 
 
-@pytest.mark.parametrize(("k", "channels", "groups"), FORMS)
-def test_bfloat16_is_as_near_to_float32_as_its_precision(k, channels, groups):
+@pytest.mark.parametrize(("k", "channels", "groups"), ALGORITHMS)
+def test_bfloat16_is_near_float32(k, channels, groups):
     x, kernel = random_case((8, 8), (k, k), channels, channels, groups, dtype=jnp.bfloat16)
     static = ((1, 1), "SAME", groups)
     ours = value_and_gradients(conv2d, x, kernel, *static)
@@ -93,8 +93,8 @@ def test_bfloat16_is_as_near_to_float32_as_its_precision(k, channels, groups):
     assert_equal([a.astype(np.float32) for a in ours], exact, 2e-2)
 
 
-@pytest.mark.parametrize(("k", "channels", "groups"), FORMS)
-def test_vmap_convolves_each(k, channels, groups):
+@pytest.mark.parametrize(("k", "channels", "groups"), ALGORITHMS)
+def test_vmap_over_kernels_equals_a_loop(k, channels, groups):
     x, kernel = random_case((8, 8), (k, k), channels, channels, groups)
     kernels = jnp.stack([kernel, 2 * kernel])
     static = ((1, 1), "SAME", groups)
@@ -103,8 +103,8 @@ def test_vmap_convolves_each(k, channels, groups):
     assert_equal(ours, [jnp.stack(parts) for parts in zip(*one_by_one, strict=True)], 1e-5)
 
 
-@pytest.mark.parametrize(("k", "channels", "groups"), FORMS)
-def test_a_batch_sharded_over_a_mesh_gives_the_same(k, channels, groups):
+@pytest.mark.parametrize(("k", "channels", "groups"), ALGORITHMS)
+def test_batch_on_a_mesh_gives_the_same_result(k, channels, groups):
     mesh = Mesh(jax.devices(), ("data",))
     x, kernel = random_case((8, 8), (k, k), channels, channels, groups, batch=2 * mesh.size)
     static = ((1, 1), "SAME", groups)
@@ -117,8 +117,8 @@ def test_a_batch_sharded_over_a_mesh_gives_the_same(k, channels, groups):
     )
 
 
-@pytest.mark.parametrize(("k", "channels", "groups"), FORMS)
-def test_other_platforms_get_xlas_convolution_and_its_gradients(k, channels, groups):
+@pytest.mark.parametrize(("k", "channels", "groups"), ALGORITHMS)
+def test_other_platforms_use_xlas_convolution_and_gradients(k, channels, groups):
     x, kernel = random_case((8, 8), (k, k), channels, channels, groups)
 
     def convolutions(platform):
@@ -126,10 +126,10 @@ def test_other_platforms_get_xlas_convolution_and_its_gradients(k, channels, gro
         return compute.trace(x, kernel).lower(lowering_platforms=(platform,)).as_text().count("stablehlo.convolution")
 
     assert convolutions("cuda") == convolutions("tpu") == 3
-    assert convolutions("cpu") == (3 if (k, channels, groups) == FORMS[1] else 0)
+    assert convolutions("cpu") == (3 if (k, channels, groups) == ALGORITHMS[1] else 0)
 
 
-def test_one_small_picture_is_convolved_by_xla_and_a_batch_of_them_by_tiles(monkeypatch):
+def test_one_small_image_is_convolved_by_xla_and_a_batch_by_winograd(monkeypatch):
     monkeypatch.undo()
     for batch, count in ((1, 1), (64, 0)):
         x, kernel = random_case((12, 12), (3, 3), 256, 256, 1, batch)

@@ -19,21 +19,21 @@ def match_by_loops(iou, valid, high, low, low_quality):
     return matched
 
 
-def test_matches_worked_by_hand():
+def test_matches_equal_a_hand_computed_example():
     iou = jnp.array([[0.8, 0.5, 0.1, 0.0], [0.1, 0.4, 0.2, 0.0]])
     valid = jnp.array([True, True])
     np.testing.assert_array_equal(match_boxes(iou, valid, 0.7, 0.3, False), [0, IGNORED, BACKGROUND, BACKGROUND])
-    # the second box is overlapped most by the second anchor, whose own best box is the first
+    # the second anchor has the highest IoU with the second box, but its best box is the first
     np.testing.assert_array_equal(match_boxes(iou, valid, 0.7, 0.3, True), [0, 0, BACKGROUND, BACKGROUND])
 
 
 @pytest.mark.parametrize("low_quality", [False, True])
-def test_matches_are_those_of_loops(low_quality):
+def test_matches_equal_those_of_loops(low_quality):
     rng = np.random.default_rng(0)
     match = jax.jit(match_boxes, static_argnums=(2, 3, 4))
     for _ in range(20):
         iou = np.round(rng.random((6, 40)) ** 2, 1).astype(np.float32)  # many ties
-        iou[rng.random(6) < 0.3] = 0.0  # boxes that nothing overlaps
+        iou[rng.random(6) < 0.3] = 0.0  # boxes without any overlap
         valid = rng.random(6) < 0.7
         np.testing.assert_array_equal(
             match(iou, valid, 0.7, 0.3, low_quality),
@@ -41,12 +41,12 @@ def test_matches_are_those_of_loops(low_quality):
         )
 
 
-def test_without_true_boxes_all_is_background():
+def test_without_ground_truth_everything_is_background():
     for valid in (np.zeros(3, bool), np.ones(3, bool)):
         assert (np.asarray(match_boxes(jnp.zeros((3, 5)), valid, 0.7, 0.3, True)) == BACKGROUND).all()
 
 
-def test_candidates_are_covered_from_half_their_area_on():
+def test_candidate_is_covered_if_half_its_area_is():
     boxes = jnp.array([[0.0, 0.0, 10.0, 10.0], [50.0, 50.0, 60.0, 60.0]])
     candidates = jnp.array(
         [[5.0, 0.0, 15.0, 10.0], [6.0, 0.0, 16.0, 10.0], [51.0, 51.0, 52.0, 52.0], [3.0, 3.0, 3.0, 3.0]]
@@ -56,7 +56,7 @@ def test_candidates_are_covered_from_half_their_area_on():
 
 
 @pytest.mark.parametrize(("positives", "negatives"), [(100, 400), (3, 400), (100, 4), (0, 50), (0, 0), (7, 0)])
-def test_sample_is_balanced_as_far_as_there_are_candidates(positives, negatives):
+def test_sample_is_balanced_if_there_are_enough_candidates(positives, negatives):
     size, count = 32, 600
     rng = np.random.default_rng(positives + negatives)
     kinds = rng.permutation(np.array([1] * positives + [0] * negatives + [2] * (count - positives - negatives)))
@@ -69,7 +69,7 @@ def test_sample_is_balanced_as_far_as_there_are_candidates(positives, negatives)
     assert len(set(indices[sampled].tolist())) == sampled.sum() and (chosen[:expected] == 1).all()
 
 
-def test_every_candidate_is_drawn_as_often():
+def test_candidates_are_drawn_equally_often():
     positive, negative = np.arange(40) < 20, np.arange(40) >= 20
     draw = jax.jit(lambda key: sample_balanced(jax.random.uniform(key, (40,)), positive, negative, 16, 0.5)[0])
     drawn = np.bincount(np.concatenate([draw(jax.random.key(i)) for i in range(500)]), minlength=40)

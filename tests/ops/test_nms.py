@@ -12,24 +12,24 @@ suppress = jax.jit(nms)
 def nms_by_loops(boxes, scores, valid, threshold):
     boxes = boxes.astype(np.float64)
     areas = np.maximum(boxes[:, 2] - boxes[:, 0], 0) * np.maximum(boxes[:, 3] - boxes[:, 1], 0)
-    stays = np.zeros(len(boxes), bool)
+    kept = np.zeros(len(boxes), bool)
     for i in sorted(np.flatnonzero(valid), key=lambda i: -scores[i]):
-        sides = np.minimum(boxes[i, 2:], boxes[stays, 2:]) - np.maximum(boxes[i, :2], boxes[stays, :2])
+        sides = np.minimum(boxes[i, 2:], boxes[kept, 2:]) - np.maximum(boxes[i, :2], boxes[kept, :2])
         shared = np.maximum(sides, 0).prod(-1)
-        unions = areas[i] + areas[stays] - shared
-        stays[i] = not (shared > threshold * unions).any()
-    return stays
+        unions = areas[i] + areas[kept] - shared
+        kept[i] = not (shared > threshold * unions).any()
+    return kept
 
 
 def crowd(rng, count):
-    """Boxes in clusters, whose suppression chains are long."""
+    """Return boxes in clusters, which have long chains of suppression."""
     centers = rng.uniform(0, 300, (count // 8 + 1, 2)).repeat(8, 0)[:count] + rng.normal(0, 6, (count, 2))
     sides = rng.uniform(10, 60, (count, 2))
     return np.concatenate([centers - sides / 2, centers + sides / 2], -1).astype(np.float32)
 
 
-def test_chain_worked_by_hand():
-    # each overlaps its neighbours by a third: who is suppressed suppresses no other
+def test_chain_of_boxes_equals_a_hand_computed_example():
+    # the IoU of neighbours is 1/3; a box that is suppressed does not suppress others
     boxes = jnp.array([[0.0, 0.0, 2.0, 2.0], [1.0, 0.0, 3.0, 2.0], [2.0, 0.0, 4.0, 2.0]])
     np.testing.assert_array_equal(
         suppress(boxes, jnp.array([0.9, 0.8, 0.7]), jnp.ones(3, bool), 0.3), [True, False, True]
@@ -43,7 +43,7 @@ def test_chain_worked_by_hand():
 
 
 @pytest.mark.parametrize("threshold", [0.3, 0.5, 0.7])
-def test_what_stays_is_what_greedy_loops_and_opencv_keep(threshold):
+def test_kept_boxes_equal_those_of_a_greedy_loop_and_opencv(threshold):
     for seed in range(5):
         rng = np.random.default_rng(seed)
         boxes, scores = crowd(rng, 300), (1 + rng.permutation(300)).astype(np.float32) / 300
@@ -55,18 +55,18 @@ def test_what_stays_is_what_greedy_loops_and_opencv_keep(threshold):
         np.testing.assert_array_equal(np.flatnonzero(stays), np.sort(np.flatnonzero(valid)[kept]))
 
 
-def test_of_equal_scores_the_first_stays():
+def test_first_of_equal_scores_is_kept():
     boxes = jnp.tile(jnp.array([0.0, 0.0, 5.0, 5.0]), (4, 1))
     np.testing.assert_array_equal(suppress(boxes, jnp.ones(4), jnp.array([False, True, True, True]), 0.5), [0, 1, 0, 0])
 
 
-def test_boxes_without_area_suppress_nothing_and_no_box_at_all_is_fine():
-    worthless = jnp.zeros((5, 4))
-    assert np.asarray(suppress(worthless, jnp.ones(5), jnp.ones(5, bool), 0.5)).all()
-    assert not np.asarray(suppress(worthless, jnp.ones(5), jnp.zeros(5, bool), 0.5)).any()
+def test_boxes_without_area_suppress_nothing_and_no_valid_box_is_fine():
+    without_area = jnp.zeros((5, 4))
+    assert np.asarray(suppress(without_area, jnp.ones(5), jnp.ones(5, bool), 0.5)).all()
+    assert not np.asarray(suppress(without_area, jnp.ones(5), jnp.zeros(5, bool), 0.5)).any()
 
 
-def test_a_batch_under_vmap_is_each_picture_alone():
+def test_vmap_over_images_equals_a_loop():
     rng = np.random.default_rng(3)
     boxes = np.stack([crowd(rng, 64) for _ in range(3)])
     scores, valid = rng.random((3, 64), np.float32), rng.random((3, 64)) < [[1.0], [0.5], [0.0]]
