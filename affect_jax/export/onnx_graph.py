@@ -4,9 +4,9 @@ Parameters become constants of the graph, and expressions of constants are evalu
 convolves [B, C, H, W]: the output of a convolution keeps that axis order until an operator needs another.
 
 The package jax2onnx (0.17.1, November 2026) converts VGG-FER and MobileNetV1 but not the other networks: it rejects
-lax.platform_dependent, which ops/conv.py uses, and, with a symbolic batch, jax.image.resize; onnxruntime rejects its
-MobileNetV2 (incompatible dimensions in the residual additions). It also requires orbax-checkpoint < 0.11.37, and this
-package requires >= 0.12.
+lax.platform_dependent, which ops/conv.py uses, positional arguments of flax's max_pool, which ResNet uses, and
+jax.image.resize with a symbolic batch; onnxruntime rejects its MobileNetV2 (incompatible dimensions in the residual
+additions). It also requires orbax-checkpoint < 0.11.37, and this package requires >= 0.12.
 """
 
 from collections.abc import Callable, Mapping, Sequence
