@@ -16,7 +16,7 @@ import tensorflow_datasets as tfds
 
 from affect_jax import labels
 from affect_jax.data.images import crop_box, fit, read_image
-from affect_jax.data.prepared import PreparedBuilder
+from affect_jax.data.prepared import Option, PreparedBuilder
 from affect_jax.data.source import BadInput, BadRows
 
 NO_EXPRESSION = ("none", "uncertain", "non-face")
@@ -44,7 +44,12 @@ class Affectnet(PreparedBuilder):
     non-face are left out and counted.
     """
 
-    OPTIONS = ("image_size", "num_classes", "margin", "val_per_class")
+    OPTIONS = (
+        Option("image_size", int, "side of the prepared images in pixels"),
+        Option("num_classes", int, "8, or 7 without contempt"),
+        Option("margin", float, "growth of the face boxes, as a fraction of their side"),
+        Option("val_per_class", int, "images of each class moved from training to val"),
+    )
     DESCRIPTION = "AffectNet, faces in eight or seven classes with valence and arousal (Mollahosseini et al., 2017)."
     LICENCE = "AffectNet: for research alone, under an agreement with its publishers"
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+from affect_jax.data.prepared import Option
 from affect_jax.data.prepared_boxes import BoxesBuilder, Entry
 from affect_jax.data.source import BadInput, BadRows
 
@@ -29,7 +30,7 @@ class Darkface(BoxesBuilder):
     only what was selected on nothing, or say so. `as_split` puts all pictures into one split, whatever the list says.
     """
 
-    OPTIONS = ("as_split",)
+    OPTIONS = (Option("as_split", str, "put all images into this split, train or val"),)
     CLASS_NAMES = ("face",)
     DESCRIPTION = "DARK FACE, faces on streets at night (Yang et al., 2020)."
     LICENCE = "DARK FACE: for academic research"

@@ -14,7 +14,7 @@ import tensorflow_datasets as tfds
 
 from affect_jax import labels
 from affect_jax.data.fer2013 import USAGES, Face, read_csv, read_rows
-from affect_jax.data.prepared import PreparedBuilder
+from affect_jax.data.prepared import Option, PreparedBuilder
 from affect_jax.data.source import BadInput, BadRows, check_counts
 
 VOTE_COLUMNS = (
@@ -92,7 +92,7 @@ class Ferplus(PreparedBuilder):
     `votes` is the path of fer2013new.csv, `source` the challenge's CSV file: rows belong together by their order.
     """
 
-    OPTIONS = ("votes",)
+    OPTIONS = (Option("votes", str, "path of fer2013new.csv"),)
     CLASS_NAMES = labels.FERPLUS
     DESCRIPTION = (
         "FER+, eight classes by majority of ten votes (Barsoum et al., 2016); val PublicTest, test PrivateTest."

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from affect_jax.data.images import SUFFIXES, fit, read_image, to_channels
-from affect_jax.data.prepared import PreparedBuilder
+from affect_jax.data.prepared import Option, PreparedBuilder
 from affect_jax.data.source import BadInput, BadRows
 
 SPLIT_FOLDERS = {
@@ -48,7 +48,14 @@ class Folder(PreparedBuilder):
     by `split_seed` where the folders do not name the split; where they name train and no val, val is drawn from train.
     """
 
-    OPTIONS = ("image_size", "channels", "identity", "val_share", "test_share", "split_seed")
+    OPTIONS = (
+        Option("image_size", int, "side of the prepared images in pixels"),
+        Option("channels", int, "1 for gray, 3 for color"),
+        Option("identity", str, "regular expression whose first group is the person, found in the path of an image"),
+        Option("val_share", float, "fraction of the images in val"),
+        Option("test_share", float, "fraction of the images in test"),
+        Option("split_seed", int, "seed of the random split"),
+    )
     REQUIRED_SPLITS = ("train", "val")
     DESCRIPTION = "Faces from folders, one a class."
 

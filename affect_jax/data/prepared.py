@@ -38,6 +38,14 @@ class Preparation(NamedTuple):
     remarks: list[str]
 
 
+class Option(NamedTuple):
+    """An option of one data set: a keyword argument of its builder and a flag of scripts/prepare_data.py."""
+
+    name: str
+    type: type
+    help: str
+
+
 class SourceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """Base of all prepared sets: the source is read and checked, then written whole or not at all.
 
@@ -47,8 +55,8 @@ class SourceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """
 
     VERSION = tfds.core.Version("1.0.0")
-    OPTIONS: ClassVar[tuple[str, ...]] = ()
-    """Arguments that this set takes beside those of every set."""
+    OPTIONS: ClassVar[tuple[Option, ...]] = ()
+    """Options of this set, in addition to the options of all sets."""
     REQUIRED_SPLITS: ClassVar[tuple[str, ...]] = ("train", "val", "test")
     CLASS_NAMES: ClassVar[tuple[str, ...]]
     DESCRIPTION: ClassVar[str]

@@ -1,5 +1,7 @@
 import pickle
 from collections import Counter
+from inspect import Parameter, signature
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -265,7 +267,7 @@ def test_a_prepared_set_is_replaced_only_when_asked_and_only_by_a_whole_one(shee
     assert_is_sheet(tmp_path, mirrored)
 
 
-def test_a_failure_while_writing_leaves_nothing_behind(sheet, write_csv, tmp_path, monkeypatch):
+def test_a_failure_while_writing_leaves_no_files(sheet, write_csv, tmp_path, monkeypatch):
     path, written = write_csv(sheet.rows()), []
 
     def full_disk(extension, image, options, encode=cv2.imencode):
@@ -291,5 +293,11 @@ def test_unknown_and_unprepared_sets_say_what_to_do(tmp_path):
 
 
 @pytest.mark.parametrize("name", DATASETS)
-def test_every_name_of_the_table_leads_to_a_class(name):
-    assert isinstance(find_dataset(name), type)
+def test_every_data_set_declares_a_class_its_options_and_a_config(name):
+    dataset = find_dataset(name)
+    assert isinstance(dataset, type)
+    if hasattr(dataset, "prepare"):
+        assert dataset.name == name
+        arguments = signature(dataset).parameters
+        assert all(option.help and arguments[option.name].kind == Parameter.KEYWORD_ONLY for option in dataset.OPTIONS)
+        assert (Path(__file__).parents[2] / "configs" / f"{dataset.CONFIG}.py").is_file()
