@@ -1,6 +1,6 @@
-"""List copies, conflicting labels and constant images of a prepared set: python scripts/audit_data.py fer2013
+"""List copies, conflicting labels and constant images of a data set: python scripts/audit_data.py fer2013
 
-Faces of val or test that are in train too lift a figure without a model being any better.
+Images of val or test that are also in train make results too high.
 """
 
 import json
@@ -9,10 +9,12 @@ from pathlib import Path
 
 from absl import app, flags, logging
 
-DATA_DIR = flags.DEFINE_string("data_dir", "data", "Where prepared sets lie.")
-OUT = flags.DEFINE_string("out", None, "Also write everything to this JSON file.")
-EXAMPLES = flags.DEFINE_integer("examples", 3, "How many finds of each kind to print.", lower_bound=0)
-NUM_EXAMPLES = flags.DEFINE_integer("num_examples", None, "Of a set that is made when asked for: images of a split.")
+DATA_DIR = flags.DEFINE_string("data_dir", "data", "The folder of prepared data sets.")
+OUT = flags.DEFINE_string("out", None, "JSON file for the complete result.")
+EXAMPLES = flags.DEFINE_integer("examples", 3, "Number of examples of each kind to print.", lower_bound=0)
+NUM_EXAMPLES = flags.DEFINE_integer(
+    "num_examples", None, "Images of a split, for a generated data set such as drawn_faces."
+)
 
 
 def main(argv):
@@ -20,7 +22,7 @@ def main(argv):
     from affect_jax.data.audit import audit
 
     if len(argv) != 2:
-        raise app.UsageError(f"which data set? One of {', '.join(DATASETS)}")
+        raise app.UsageError(f"give one data set of {', '.join(DATASETS)}")
     logging.set_verbosity(logging.ERROR)
     options = {"num_examples": NUM_EXAMPLES.value} if NUM_EXAMPLES.value else {}
     try:
@@ -31,7 +33,7 @@ def main(argv):
     print_examples(found)
     if OUT.value:
         Path(OUT.value).write_text(json.dumps({"dataset": argv[1], **found}, indent=1))
-        print(f"all of it is in {OUT.value}")
+        print(f"the complete result is in {OUT.value}")
 
 
 def print_table(found: dict):
@@ -40,22 +42,25 @@ def print_table(found: dict):
     def row(title: str, cells: list):
         print(f"{title:38}" + "".join(f"{cell:>9,}" if isinstance(cell, int) else f"{cell:>9}" for cell in cells))
 
-    row("images", list(found["num_images"]))
-    row("in all", list(found["num_images"].values()))
+    row("split", list(found["num_images"]))
+    row("images in total", list(found["num_images"].values()))
     for other in summary:
-        row(f"identical to one in {other}", [summary[split]["identical_to"][other] for split in summary])
+        row(f"identical to an image of {other}", [summary[split]["identical_to"][other] for split in summary])
     for other in summary:
-        row(f"nearly so to one in {other}", [summary[split]["nearly_identical_to"].get(other, "") for split in summary])
-    row("identical ones labelled differently", [summary[split]["conflicting_labels"] for split in summary])
+        row(
+            f"nearly identical to an image of {other}",
+            [summary[split]["nearly_identical_to"].get(other, "") for split in summary],
+        )
+    row("identical with different labels", [summary[split]["conflicting_labels"] for split in summary])
     row("constant", [summary[split]["constant"] for split in summary])
     for split in ("val", "test"):
         copies = summary[split]["identical_to"]["train"] + summary[split]["nearly_identical_to"]["train"]
-        print(f"{copies / found['num_images'][split]:.1%} of {split} is in train too")
+        print(f"{copies / found['num_images'][split]:.1%} of {split} is also in train")
 
 
 def print_examples(found: dict):
     kinds = {
-        "labelled differently": found["conflicting_labels"],
+        "different labels": found["conflicting_labels"],
         "identical across splits": [
             group for group in found["identical"] if len({image["split"] for image in group}) > 1
         ],

@@ -1,7 +1,7 @@
-"""Show what the network sees: python scripts/show_augmentations.py --config=configs/fer_vgg.py --out=augmentations.png
+"""Show augmented images: python scripts/show_augmentations.py --config=configs/fer_vgg.py --out=augmentations.png
 
-One picture a row: as it is in the training split, then as the config's augmentation changes it, each time anew. Of a
-detector with its boxes, those that training ignores in yellow.
+Each row shows an image of the training split, then the same image after several random augmentations by the config. A
+detector's images are shown with their boxes; boxes that training ignores are yellow.
 """
 
 import sys
@@ -10,28 +10,28 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="configs/NAME.py, or configs/NAME.py:demo")
-OUT = flags.DEFINE_string("out", "augmentations.png", "The picture to write.")
-PICTURES = flags.DEFINE_integer("pictures", 8, "How many pictures, a row each.", lower_bound=1)
-DRAWS = flags.DEFINE_integer("draws", 11, "How many times each is changed.", lower_bound=1)
-ENLARGE = flags.DEFINE_integer("enlarge", 2, "Pixels a side to show a pixel with, at most.", lower_bound=1)
+OUT = flags.DEFINE_string("out", "augmentations.png", "The image file to write.")
+IMAGES = flags.DEFINE_integer("images", 8, "Number of images, one in each row.", lower_bound=1)
+DRAWS = flags.DEFINE_integer("draws", 11, "Number of augmented versions of each image.", lower_bound=1)
+ENLARGE = flags.DEFINE_integer("enlarge", 2, "Largest factor by which pixels are enlarged.", lower_bound=1)
 WIDEST = 4096
-"""Pixels of a sheet: a wider one is shrunk."""
+"""Width in pixels above which the result is shrunk."""
 
 
 def main(argv):
     if len(argv) > 1 or CONFIG.value is None:
-        raise app.UsageError("which config? For example --config=configs/fer_vgg.py")
+        raise app.UsageError("give a config, for example --config=configs/fer_vgg.py")
     import cv2
     import numpy as np
 
     from affect_jax.config import validate
     from affect_jax.tasks import build_task
 
-    logging.set_verbosity(logging.ERROR)  # tfds tells of every file
+    logging.set_verbosity(logging.ERROR)  # tfds logs every file
     try:
         validate(CONFIG.value)
         task = build_task(CONFIG.value)
-        rows = task.augmented_samples(task.open_split("train"), PICTURES.value, DRAWS.value)
+        rows = task.augmented_samples(task.open_split("train"), IMAGES.value, DRAWS.value)
     except (ValueError, FileNotFoundError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
     framed = np.pad(rows, [(0, 0), (0, 0), (1, 1), (1, 1), (0, 0)])
@@ -41,8 +41,8 @@ def main(argv):
     sheet = cv2.resize(sheet, None, fx=scale, fy=scale, interpolation=interpolation)
     sheet = sheet.reshape(*sheet.shape[:2], rows.shape[-1])  # OpenCV drops a single channel
     if not cv2.imwrite(OUT.value, sheet if sheet.shape[-1] == 1 else sheet[..., ::-1]):
-        sys.exit(f"{OUT.value}: could not be written; is its folder there, and does it end in .png or .jpg?")
-    print(f"{OUT.value}: {PICTURES.value} pictures, each as it is and changed {DRAWS.value} times")
+        sys.exit(f"{OUT.value}: could not be written; the folder must exist and the name must end in .png or .jpg")
+    print(f"{OUT.value}: {IMAGES.value} images, each original followed by {DRAWS.value} augmented versions")
 
 
 if __name__ == "__main__":

@@ -99,11 +99,11 @@ def test_second_run_compiles_nothing_gives_the_same_metrics_and_its_checkpoint_i
 
 
 def test_sheet_of_augmentations_shows_each_picture_as_it_is_and_changed(tmp_path):
-    done = run("show_augmentations", DEMO, f"--out={tmp_path / 'sheet.png'}", "--pictures=3", "--draws=4")
+    done = run("show_augmentations", DEMO, f"--out={tmp_path / 'sheet.png'}", "--images=3", "--draws=4")
     assert done.returncode == 0, done.stderr
     assert cv2.imread(str(tmp_path / "sheet.png")).shape == (3 * 50 * 2, 5 * 50 * 2, 3)
     scenes = "--config=configs/widerface_rcnn.py:demo"
-    done = run("show_augmentations", scenes, f"--out={tmp_path / 'scenes.png'}", "--pictures=2", "--draws=2")
+    done = run("show_augmentations", scenes, f"--out={tmp_path / 'scenes.png'}", "--images=2", "--draws=2")
     assert done.returncode == 0, done.stderr
     assert cv2.imread(str(tmp_path / "scenes.png")).shape == (2 * 258 * 2, 3 * 322 * 2, 3)
 

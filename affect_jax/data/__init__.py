@@ -3,8 +3,8 @@
 import importlib
 from pathlib import Path
 
-# A name is imported when it is asked for, so that a set's own needs burden nobody else. An entry is a builder, prepared
-# once by scripts/prepare_data.py, or a class made when asked for, as `attribute(split, **options)`.
+# A module is imported when its data set is used. An entry is a builder, prepared once by scripts/prepare_data.py, or a
+# class `attribute(split, **options)` whose examples are generated.
 DATASETS = {
     "affectnet": "affect_jax.data.affectnet:Affectnet",
     "coco_json": "affect_jax.data.coco_json:CocoJson",
@@ -21,7 +21,7 @@ SPLITS = ("train", "val", "test")
 
 
 def find_dataset(name: str) -> type:
-    """The class behind `name`; ValueError on an unknown name."""
+    """Return the class of the data set `name`; ValueError on an unknown name."""
     if name not in DATASETS:
         raise ValueError(f"unknown data set {name!r}; known are {', '.join(sorted(DATASETS))}")
     module, attribute = DATASETS[name].split(":")
@@ -29,19 +29,20 @@ def find_dataset(name: str) -> type:
 
 
 def open_split(name: str, split: str, data_dir: str | Path = "data", **options):
-    """The split "train", "val" or "test" of the set called `name`.
+    """Return the split "train", "val" or "test" of the data set `name`.
 
-    A set of faces in classes has `class_names`, `image_shape` (H, W, C), `len`, `labels()` int32 [N], and
-    `read(indices)` -> dict of arrays: image uint8 [B, H, W, C] (RGB), label int32 [B], and where the set has them votes
-    float32 [B, K] (sum 1) and valence_arousal float32 [B, 2].
+    A split for classification has `class_names`, `image_shape` (H, W, C), `len`, `labels()` int32 [N], and
+    `read(indices)` -> dict of arrays: image uint8 [B, H, W, C] (RGB), label int32 [B]; some data sets add votes
+    float32 [B, K] (sum 1) or valence_arousal float32 [B, 2].
 
-    A set of P pictures with boxes has `class_names`, `len`, `sizes()` int32 [P, 2] (height, width), `box_counts()`
-    int32 [P], `places(indices)` -> names, `boxes(index)` float32 [N, 4], `annotations(index)` -> dict of boxes, label
-    int32 [N] (places in class_names) and ignore bool [N] (evaluation neither counts nor punishes such a box), and
-    `read_image(index)` -> these and image uint8 [H, W, 3] (RGB, of its own size). It pickles.
+    A split of P images with boxes has `class_names`, `len`, `sizes()` int32 [P, 2] (height, width), `box_counts()`
+    int32 [P], `places(indices)` -> names of the images, `boxes(index)` float32 [N, 4], `annotations(index)` -> dict of
+    boxes, label int32 [N] (positions in class_names) and ignore bool [N] (evaluation counts such a box neither as found
+    nor as missed), and `read_image(index)` -> the same and image uint8 [H, W, 3] (RGB, original size). It can be
+    pickled.
 
-    An option given as a mapping from splits holds a value for each. ValueError on an
-    unknown name, FileNotFoundError, with the command to run, on a set not prepared.
+    An option may be a mapping from split to value. ValueError on an unknown name; FileNotFoundError, with the command
+    to run, if the data set is not prepared.
     """
     dataset = find_dataset(name)
     if split not in SPLITS:

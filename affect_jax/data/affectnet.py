@@ -1,7 +1,8 @@
-"""AffectNet: faces of the web in eight classes, with valence and arousal (Mollahosseini et al. 2017, arXiv:1708.03985).
+"""AffectNet: web faces in eight classes, with valence and arousal (Mollahosseini et al. 2017, arXiv:1708.03985).
 
-Read in both layouts of its publishers: `train_set|val_set/images/ID.jpg` with `annotations/ID_{exp,val,aro,lnd}.npy`,
-faces cut out already, and the older `training.csv`, `validation.csv` beside the folders of whole pictures.
+Two layouts of the publishers are accepted: `train_set|val_set/images/ID.jpg` with
+`annotations/ID_{exp,val,aro,lnd}.npy`, which has cropped faces; and the older layout of `training.csv`,
+`validation.csv` and folders of whole images.
 """
 
 import csv
@@ -32,16 +33,16 @@ COLUMNS = (
 
 TRAINING_COUNTS = dict(zip(labels.AFFECTNET, (74874, 134415, 25459, 14090, 6378, 3803, 24882, 3750), strict=True))
 VALIDATION_COUNT = 500
-"""A class; the layout with .npy files has 499 of contempt."""
+"""Images of each class; the layout with .npy files has 499 of contempt."""
 
 
 class Affectnet(PreparedBuilder):
     """AffectNet's manually annotated faces, in 8 classes or 7 (without contempt), RGB squares of `image_size` pixels.
 
-    The publishers' validation set is `test`: it is what everybody reports. `val`, to select on, is `val_per_class`
-    faces of each class of the training set, chosen by a checksum of their names, the same on every machine. `margin` is
-    what the older layout's face boxes are grown by, as a fraction of their side. Pictures labelled none, uncertain or
-    non-face are left out and counted.
+    The validation set of the publishers is `test`, as in published results. `val`, for selection, has `val_per_class`
+    faces of each class of the training set; a checksum of their names chooses them, so they are the same on every
+    machine. `margin` is the growth of the older layout's face boxes, as a fraction of their side. Images labelled none,
+    uncertain or non-face are left out and counted.
     """
 
     OPTIONS = (
@@ -51,7 +52,7 @@ class Affectnet(PreparedBuilder):
         Option("val_per_class", int, "images of each class moved from training to val"),
     )
     DESCRIPTION = "AffectNet, faces in eight or seven classes with valence and arousal (Mollahosseini et al., 2017)."
-    LICENCE = "AffectNet: for research alone, under an agreement with its publishers"
+    LICENCE = "AffectNet: for research only, under an agreement with its publishers"
 
     def __init__(
         self,
@@ -70,20 +71,20 @@ class Affectnet(PreparedBuilder):
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The publishers' order."""
+        """Class names in the order of the publishers."""
         return self.names
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """Square, in color."""
+        """(H, W, C) of the prepared images: square, in color."""
         return (self.size, self.size, 3)
 
     def extra_features(self) -> dict[str, tfds.features.FeatureConnector]:
-        """Valence and arousal within -1 and 1."""
+        """Return the feature of valence and arousal, each in [-1, 1]."""
         return {"valence_arousal": tfds.features.Tensor(shape=(2,), dtype=np.float32)}
 
     def read_source(self, bad_rows: BadRows) -> Iterator[dict]:
-        """Every face with an expression, val before what stays of train."""
+        """Read every face with an expression."""
         source = Path(self.source)
         self.left_out, self.published = Counter(), {"train": Counter(), "test": Counter()}
         if all((source / name).is_dir() for name in NPY_FOLDERS):
@@ -94,8 +95,8 @@ class Affectnet(PreparedBuilder):
             raise BadInput(
                 source,
                 None,
-                "neither layout of AffectNet",
-                "it holds train_set/ and val_set/, or training.csv and validation.csv with the pictures' folder",
+                "not one of the two layouts of AffectNet",
+                "give a folder with train_set/ and val_set/, or with training.csv, validation.csv and the images",
             )
         examples = []
         for expression, example in rows:
@@ -107,7 +108,7 @@ class Affectnet(PreparedBuilder):
         yield from self._with_val(examples)
 
     def _with_val(self, examples: list[dict]) -> Iterator[dict]:
-        """The examples, `val_per_class` of each class of train turned into val: those of the lowest checksums."""
+        """Move `val_per_class` examples of each class from train to val: those with the lowest checksums."""
         by_checksum = sorted(
             (index for index, example in enumerate(examples) if example["split"] == "train"),
             key=lambda index: (zlib.crc32(f"{examples[index]['file']} {examples[index]['row']}".encode()), index),
@@ -122,10 +123,10 @@ class Affectnet(PreparedBuilder):
 
     def _read_npy(self, source: Path, bad_rows: BadRows) -> Iterator[tuple[int, dict]]:
         for folder, split in NPY_FOLDERS.items():
-            pictures = sorted((source / folder / "images").glob("*.jpg"), key=lambda path: (len(path.stem), path.stem))
-            if not pictures:
-                raise BadInput(source / folder / "images", None, "no *.jpg", "unpack the publishers' archive whole")
-            for path in pictures:
+            images = sorted((source / folder / "images").glob("*.jpg"), key=lambda path: (len(path.stem), path.stem))
+            if not images:
+                raise BadInput(source / folder / "images", None, "no *.jpg", "unpack the complete archive")
+            for path in images:
                 annotations = path.parent.parent / "annotations"
                 try:
                     expression, valence, arousal = (
@@ -164,7 +165,7 @@ class Affectnet(PreparedBuilder):
                     yield target[0], example
 
     def check(self, counts: dict[str, Counter], skipped: int) -> list[str]:
-        """Against the published counts, before val was taken out; always tells what was left out."""
+        """Compare with the published counts, before val was taken from train; always report what was left out."""
         remarks = [f"{count:,} faces left out: {name}" for name, count in sorted(self.left_out.items())]
         train = {name: TRAINING_COUNTS[name] for name in self.names}
         missing = Counter(train)
@@ -175,35 +176,35 @@ class Affectnet(PreparedBuilder):
         if test_is_whole and min(missing.values()) >= 0 and sum(missing.values()) <= skipped:
             return remarks
         found = ", ".join(
-            f"{name} {self.published['train'][name]:,} for {train[name]:,} and {self.published['test'][name]} for"
-            f" {VALIDATION_COUNT}"
+            f"{name} {self.published['train'][name]:,} instead of {train[name]:,} and {self.published['test'][name]}"
+            f" instead of {VALIDATION_COUNT}"
             for name in self.names
         )
-        problem = f"training and validation counts are not the published ones: {found}"
+        problem = f"training and validation counts differ from the published counts: {found}"
         if not self.allow_other_counts:
-            remedy = "take the publishers' whole set, or accept another with --allow_other_counts"
+            remedy = "use the complete data set, or accept other counts with --allow_other_counts"
             raise BadInput(self.source, None, problem, remedy)
         return [*remarks, problem]
 
 
 def parse_target(expression: str, valence: str, arousal: str) -> tuple[int, np.ndarray]:
-    """Expression 0 to 10 and [valence, arousal] float32; ValueError, with the reason alone, where they cannot be.
+    """Parse expression 0 to 10 and [valence, arousal] float32; ValueError with only the reason if not valid.
 
-    Both are -2 where there is no expression.
+    Both values are -2 where there is no expression.
     """
     if not (expression.isascii() and expression.isdigit() and int(expression) < len(labels.AFFECTNET + NO_EXPRESSION)):
-        raise ValueError(f"expression is {expression!r}, not one of 0 to 10")
+        raise ValueError(f"expression is {expression!r}, not 0 to 10")
     try:
         values = np.array([valence, arousal], np.float32)
     except ValueError:
         raise ValueError(f"valence {valence!r} and arousal {arousal!r} are not numbers") from None
     if int(expression) < len(labels.AFFECTNET) and not (np.abs(values) <= 1).all():
-        raise ValueError(f"valence {valence} and arousal {arousal} are not within -1 and 1")
+        raise ValueError(f"valence {valence} and arousal {arousal} are not between -1 and 1")
     return int(expression), values
 
 
 def parse_box(x: str, y: str, width: str, height: str) -> tuple[float, float, float, float] | None:
-    """[x1, y1, x2, y2]; None where the file has NULL; ValueError, with the reason alone, on what is no box."""
+    """Parse a box to [x1, y1, x2, y2], None where the file has NULL; ValueError with only the reason if not valid."""
     if "NULL" in (x, y, width, height):
         return None
     try:
@@ -216,7 +217,7 @@ def parse_box(x: str, y: str, width: str, height: str) -> tuple[float, float, fl
 
 
 def _read_number(path: Path) -> str:
-    """The one value of a .npy file, as text: the publishers store text, and others have converted it to numbers."""
+    """Return the single value of a .npy file as text; the publishers store text, some copies store numbers."""
     try:
         value = np.load(path).reshape(-1)
     except FileNotFoundError:
@@ -224,12 +225,12 @@ def _read_number(path: Path) -> str:
     except (OSError, EOFError, ValueError) as reason:
         raise ValueError(f"{path.name} cannot be read ({reason})") from None
     if len(value) != 1:
-        raise ValueError(f"{path.name} holds {len(value)} values where one belongs")
+        raise ValueError(f"{path.name} holds {len(value)} values instead of one")
     return str(value[0])
 
 
 def read_face(path: Path, box: tuple[float, float, float, float] | None, margin: float, size: int) -> np.ndarray:
-    """The face of the picture, or the whole picture, RGB [size, size, 3]; ValueError where it cannot be read."""
+    """Read the face in `box`, or the whole image, as RGB [size, size, 3]; ValueError if it cannot be read."""
     try:
         image = read_image(path)
     except ValueError as reason:

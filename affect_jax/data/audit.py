@@ -1,6 +1,6 @@
-"""What makes figures on a data set doubtful: copies across splits, copies with different labels, pictures of nothing.
+"""Problems of a data set: copies across splits, copies with different labels, constant images.
 
-N images of a split, D bits of a hash (64), T side of a thumbnail.
+N images of a split, T side of a thumbnail.
 """
 
 import hashlib
@@ -17,14 +17,15 @@ THUMBNAIL = 48
 READ_BATCH = 2048
 COMPARED_AT_ONCE = 1 << 22
 
-# Looked at on FER2013: of the 28 pairs next above .9, 26 show one photograph (other crop, grain or watermark), of 42
-# pairs further up all do, at .85 half show two people. Hashes over 10 bits apart bring a thousand candidates for each.
+# Chosen by looking at FER2013. Of the 28 pairs just above a correlation of 0.9, 26 show the same photograph with a
+# different crop, grain or watermark; all of 42 pairs with a higher correlation do; at 0.85 half of the pairs show two
+# people. A distance above 10 bits gives a thousand candidates for each image.
 MAX_DISTANCE = 10
 MIN_CORRELATION = 0.9
 
 
 class Fingerprints(NamedTuple):
-    """What an audit keeps of a split: 2 KB an image, whatever the images' size."""
+    """Fingerprints of a split: 2 KB for each image, independent of its size."""
 
     digests: list[bytes]
     hashes: np.ndarray  # uint64 [N], difference hash
@@ -34,11 +35,12 @@ class Fingerprints(NamedTuple):
 
 
 def audit(splits: Mapping[str, object]) -> dict:
-    """Copies, conflicting labels and constant images of the splits of one data set, as a JSON-able dict.
+    """Find copies, conflicting labels and constant images in the splits of a data set; return a dict for JSON.
 
-    Images are identical where all pixels are; nearly so, across splits only, where the 64-bit difference hashes are
-    within MAX_DISTANCE and the gray thumbnails correlate by MIN_CORRELATION or more. Constant means a standard
-    deviation below one gray level; such images are no copies of each other.
+    Images are identical if all pixels are equal. Images of different splits are nearly identical if their 64-bit
+    difference hashes differ by at most MAX_DISTANCE bits and their gray thumbnails have a correlation of at least
+    MIN_CORRELATION. An image is constant if its standard deviation is below one gray level; constant images do not
+    count as copies.
     """
     prints = {name: fingerprints(split, name) for name, split in splits.items()}
     exact = exact_groups(prints)
@@ -46,7 +48,7 @@ def audit(splits: Mapping[str, object]) -> dict:
     class_names = next(iter(splits.values())).class_names
 
     def image(split: str, index: int) -> dict:
-        """One image, for a reader."""
+        """Describe one image."""
         places = getattr(splits[split], "places", None)
         return {
             "split": split,
@@ -75,7 +77,7 @@ def audit(splits: Mapping[str, object]) -> dict:
 
 
 def fingerprints(split, name: str) -> Fingerprints:
-    """One pass over a split."""
+    """Compute the fingerprints of a split in one pass."""
     digests, hashes, thumbnails, labels, constant = [], [], [], [], []
     for start in tqdm(range(0, len(split), READ_BATCH), desc=f"reading {name}", delay=2, leave=False):
         batch = split.read(np.arange(start, min(start + READ_BATCH, len(split))))
@@ -92,13 +94,13 @@ def fingerprints(split, name: str) -> Fingerprints:
 
 
 def difference_hash(gray: np.ndarray) -> np.uint64:
-    """64 bits of uint8 [H, W]: in an 8x9 thumbnail, which pixels are darker than their right neighbour."""
+    """Return the 64-bit difference hash of uint8 [H, W]: pixels of an 8x9 thumbnail darker than the next in the row."""
     cells = cv2.resize(gray, (9, 8), interpolation=cv2.INTER_AREA)
     return np.packbits(cells[:, 1:] > cells[:, :-1]).view(np.uint64)[0]
 
 
 def exact_groups(prints: Mapping[str, Fingerprints]) -> list[list[tuple[str, int]]]:
-    """Groups of two or more identical images, each as (split, index), constant ones left out."""
+    """Return groups of two or more identical images as (split, index), without constant images."""
     groups = defaultdict(list)
     for name, split in prints.items():
         for index, digest in enumerate(split.digests):
@@ -108,7 +110,7 @@ def exact_groups(prints: Mapping[str, Fingerprints]) -> list[list[tuple[str, int
 
 
 def near_pairs(first: Fingerprints, second: Fingerprints) -> list[tuple[int, int, int, float]]:
-    """(index in first, in second, distance in bits, correlation) of images that are nearly the same, not quite."""
+    """Return (index in first, index in second, distance in bits, correlation) of nearly identical images."""
     pairs = []
     rows = max(1, COMPARED_AT_ONCE // len(first.hashes))
     for start in tqdm(range(0, len(second.hashes), rows), desc="comparing", delay=2, leave=False):
@@ -123,7 +125,7 @@ def near_pairs(first: Fingerprints, second: Fingerprints) -> list[tuple[int, int
 
 
 def correlation(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Pearson's correlation of the pixels, float32 [N], of uint8 [N, T, T] each; 0 where one of the two is constant."""
+    """Return Pearson's correlation of the pixels of two uint8 [N, T, T], float32 [N]; 0 where an image is constant."""
     first, second = (images.reshape(len(images), THUMBNAIL**2).astype(np.float32) for images in (first, second))
     first -= first.mean(1, keepdims=True)
     second -= second.mean(1, keepdims=True)
@@ -132,7 +134,7 @@ def correlation(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def summarize(prints: Mapping[str, Fingerprints], exact: list, near: dict) -> dict[str, dict]:
-    """Images of each split that are concerned; `nearly_identical_to` counts those without an identical one there."""
+    """Count affected images by split; `nearly_identical_to` excludes images with an identical image there."""
     identical = {name: defaultdict(set) for name in prints}
     similar = {name: defaultdict(set) for name in prints}
     conflicting = defaultdict(set)

@@ -1,7 +1,7 @@
-"""Your own boxes: COCO's json (Lin et al. 2014, arXiv:1405.0312), any classes.
+"""Your own boxes in COCO's JSON format (Lin et al. 2014, arXiv:1405.0312), any classes.
 
-`DIR/train.json`, `DIR/val.json` and perhaps `DIR/test.json`, with the pictures at their `file_name` below DIR. A box is
-`[x, y, width, height]`; what is `iscrowd` is ignored in evaluation.
+The source has `train.json`, `val.json` and optionally `test.json`; `file_name` of an image is relative to that folder.
+A box is `[x, y, width, height]`. Boxes with `iscrowd` are ignored in evaluation.
 """
 
 import json
@@ -13,14 +13,14 @@ from affect_jax.data.prepared_boxes import BoxesBuilder, Entry
 from affect_jax.data.source import BadInput, BadRows
 
 SPLITS = ("train", "val", "test")
-LAYOUT = "it holds train.json and val.json, and the pictures that they name"
+LAYOUT = "give a folder with train.json, val.json and the images that they name"
 
 
 class CocoJson(BoxesBuilder):
-    """Pictures with boxes as COCO's json describes them; classes are its categories, by their ids."""
+    """Images with boxes in COCO's JSON format; the classes are its categories, ordered by id."""
 
     REQUIRED_SPLITS = ("train", "val")
-    DESCRIPTION = "Pictures with boxes, from COCO's json."
+    DESCRIPTION = "Images with boxes in COCO's JSON format."
 
     def __init__(self, **kwargs):
         source = Path(kwargs.get("source") or "")
@@ -32,11 +32,11 @@ class CocoJson(BoxesBuilder):
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The categories' names, by id."""
+        """Names of the categories, ordered by id."""
         return tuple(self.categories.values())
 
     def read_source(self, bad_rows: BadRows) -> Iterator[dict]:
-        """Every picture, in the order of the files."""
+        """Read every image, in the order of the files."""
         label_of = {category: label for label, category in enumerate(self.categories)}
         for split, content in self.contents.items():
             path = Path(self.source) / f"{split}.json"
@@ -47,18 +47,18 @@ class CocoJson(BoxesBuilder):
                     yield example
 
     def _has_size(self, example: dict, image: dict, path: Path) -> bool:
-        """Whether the picture is of the size for which its boxes were drawn; else reported."""
+        """Return True if the image has the size in the file; report it otherwise."""
         height, width = example["size"].tolist()
-        told = (image.get("height", height), image.get("width", width))
-        if told == (height, width):
+        stated = (image.get("height", height), image.get("width", width))
+        if stated == (height, width):
             return True
-        reason = f"{image['file_name']} is {width}x{height} as EXIF turns it, the file says {told[1]}x{told[0]}"
+        reason = f"{image['file_name']} has {width}x{height} pixels upright, the file states {stated[1]}x{stated[0]}"
         self.bad_rows.report(path, None, reason)
         return False
 
 
 def find(source: Path, split: str) -> bool:
-    """Whether the split has a file; BadInput where it needs one."""
+    """Return True if the split has a file; BadInput if a required file is missing."""
     exists = (source / f"{split}.json").is_file()
     if not exists and split in CocoJson.REQUIRED_SPLITS:
         raise BadInput(source, None, f"no {split}.json", LAYOUT)
@@ -66,39 +66,42 @@ def find(source: Path, split: str) -> bool:
 
 
 def read_json(path: Path) -> dict:
-    """The file's contents; BadInput where its three lists are not what COCO's are."""
+    """Read the file; BadInput if its three lists do not have COCO's format."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as reason:  # of the encoding too
-        raise BadInput(path, None, f"no json ({reason})", "write it anew") from None
+    except ValueError as reason:  # also raised by the encoding
+        raise BadInput(path, None, f"not valid JSON ({reason})", "write the file again") from None
     for name, fields in (
         ("images", ("id", "file_name")),
         ("annotations", ("image_id",)),
         ("categories", ("id", "name")),
     ):
-        some = content.get(name) if isinstance(content, dict) else None
-        if not isinstance(some, list) or not all(isinstance(one, dict) and set(fields) <= set(one) for one in some):
-            remedy = f"{name} is a list of objects, with {' and '.join(fields)} each"
-            raise BadInput(path, None, f"{name} is not as in COCO's json", remedy)
+        objects = content.get(name) if isinstance(content, dict) else None
+        if not isinstance(objects, list) or not all(isinstance(o, dict) and set(fields) <= set(o) for o in objects):
+            remedy = f"{name} must be a list of objects, each with {' and '.join(fields)}"
+            raise BadInput(path, None, f"{name} does not have COCO's format", remedy)
     return content
 
 
 def same_categories(contents: dict[str, dict], source: Path) -> dict[int, str]:
-    """Name by id, in order of ids; BadInput where the splits differ, or have none."""
-    found = {split: {one["id"]: one["name"] for one in content["categories"]} for split, content in contents.items()}
+    """Return the names by id, ordered by id; BadInput if the splits differ or have none."""
+    found = {
+        split: {category["id"]: category["name"] for category in content["categories"]}
+        for split, content in contents.items()
+    }
     for split, categories in found.items():
         if categories != found["train"]:
             reason = f"its categories are {categories}, those of train.json {found['train']}"
-            raise BadInput(source / f"{split}.json", None, reason, "give all files the same")
+            raise BadInput(source / f"{split}.json", None, reason, "use the same categories in all files")
     if not found["train"]:
-        raise BadInput(source / "train.json", None, "no categories", "a detector needs one class at least")
+        raise BadInput(source / "train.json", None, "no categories", "a detector needs at least one class")
     if len(set(found["train"].values())) < len(found["train"]):
-        raise BadInput(source / "train.json", None, "two categories of one name", "name them differently")
+        raise BadInput(source / "train.json", None, "two categories have the same name", "name them differently")
     return dict(sorted(found["train"].items()))
 
 
 def read_annotations(path: Path, content: dict, label_of: dict, bad_rows: BadRows) -> dict[int, list[Entry]]:
-    """The boxes of every picture, by its id; bad ones are reported by their number in the list, from 1."""
+    """Return the boxes of every image by its id; bad boxes are reported with their id or position, from 1."""
     images = {image["id"] for image in content["images"]}
     entries = defaultdict(list)
     for number, annotation in enumerate(content["annotations"], start=1):

@@ -1,7 +1,7 @@
 """DARK FACE: faces on streets at night (Yang et al. 2020, "Advancing image understanding in poor visibility
-environments", arXiv:1904.04474), as its publishers ship it: `image/N.png`, `label/N.txt`.
+environments", arXiv:1904.04474), in the original layout: `image/N.png`, `label/N.txt`.
 
-A label's first line is the number of faces, each further line `x1 y1 x2 y2` in pixels.
+The first line of a label file is the number of faces; each further line is `x1 y1 x2 y2` in pixels.
 """
 
 from collections.abc import Iterator
@@ -18,16 +18,16 @@ SPLIT_FILE = Path(__file__).with_name("darkface_split.txt")
 
 @cache
 def val_numbers() -> frozenset[int]:
-    """The numbers N of the labelled pictures that are val, from the committed list; the rest of 1 to 6000 is train."""
+    """Return the numbers N of the val images, from the committed list; the rest of 1 to 6000 is train."""
     lines = SPLIT_FILE.read_text(encoding="ascii").splitlines()
     return frozenset(int(number) for line in lines if not line.startswith("#") for number in line.split())
 
 
 class Darkface(BoxesBuilder):
-    """DARK FACE's labelled pictures, 5,400 train and 600 val; parts of them are taken too.
+    """The labelled images of DARK FACE, 5,400 train and 600 val; a subset of them is accepted.
 
-    The publishers' test server is closed, so the 600 are what is reported, and `test` opens them as well: report on it
-    only what was selected on nothing, or say so. `as_split` puts all pictures into one split, whatever the list says.
+    The test server of the publishers is closed, so results are reported on the 600 images, and `test` opens val: a
+    result on it is unbiased only if nothing was selected on val. `as_split` puts all images into the given split.
     """
 
     OPTIONS = (Option("as_split", str, "put all images into this split, train or val"),)
@@ -44,26 +44,27 @@ class Darkface(BoxesBuilder):
         super().__init__(**kwargs)
 
     def published(self) -> dict[str, int]:
-        """By the committed list."""
+        """Return the counts of the committed list."""
         if self.as_split:
             return {}
         return {"train": NUM_LABELLED - len(val_numbers()), "val": len(val_numbers())}
 
     def read_source(self, bad_rows: BadRows) -> Iterator[dict]:
-        """Every labelled picture, by number."""
+        """Read every labelled image, by number."""
         source = Path(self.source)
         if missing := [name for name in ("image", "label") if not (source / name).is_dir()]:
-            raise BadInput(source, None, f"no folder {' and '.join(missing)}", "it holds image/N.png and label/N.txt")
-        pictures = {path.stem for path in (source / "image").glob("*.png")}
+            remedy = "give a folder with image/N.png and label/N.txt"
+            raise BadInput(source, None, f"no folder {' and '.join(missing)}", remedy)
+        images = {path.stem for path in (source / "image").glob("*.png")}
         labels = {path.stem for path in (source / "label").glob("*.txt")}
-        for stem in sorted(pictures | labels, key=lambda stem: (len(stem), stem)):
+        for stem in sorted(images | labels, key=lambda stem: (len(stem), stem)):
             image, label = source / "image" / f"{stem}.png", source / "label" / f"{stem}.txt"
             if stem not in labels:
                 bad_rows.report(image, None, f"no label/{label.name}")
-            elif stem not in pictures:
+            elif stem not in images:
                 bad_rows.report(label, None, f"no image/{image.name}")
             elif not (stem.isascii() and stem.isdigit() and 1 <= int(stem) <= NUM_LABELLED):
-                bad_rows.report(image, None, f"its name is no number from 1 to {NUM_LABELLED}")
+                bad_rows.report(image, None, f"its name is not a number from 1 to {NUM_LABELLED}")
             elif (entries := read_label(label, bad_rows)) is not None:
                 split = self.as_split or ("val" if int(stem) in val_numbers() else "train")
                 if example := self.make_example(split, f"image/{image.name}", label, None, entries):
@@ -71,13 +72,13 @@ class Darkface(BoxesBuilder):
 
 
 def read_label(path: Path, bad_rows: BadRows) -> list[Entry] | None:
-    """The faces of a label file, bad lines left out; None where its count does not hold."""
+    """Read the faces of a label file without its bad lines; None if the header does not match the number of lines."""
     lines = path.read_text(encoding="ascii", errors="replace").rstrip().split("\n")
     if not lines[0].strip().isdigit():
         bad_rows.report(path, 1, f"the number of faces is {lines[0].strip()!r}")
         return None
     if int(lines[0]) != len(lines) - 1:
-        bad_rows.report(path, 1, f"it tells of {int(lines[0])} faces, {len(lines) - 1} lines follow")
+        bad_rows.report(path, 1, f"the header announces {int(lines[0])} faces, the file has {len(lines) - 1}")
         return None
     entries = []
     for row, line in enumerate(lines[1:], start=2):

@@ -1,8 +1,8 @@
-"""Drawn faces: an endless, deterministic source of labelled pictures for demos and tests, drawn at any size.
+"""Drawn faces: an unlimited, deterministic source of labelled images of any size, for demos and tests.
 
-A face is drawn from parameters: who (Identity), which muscles move (Actions, after Ekman and Friesen's action units),
-how it is held and lit (View). Lengths are in units of half the head's height: x to the right, y down, the head's centre
-at 0, its top at -1 and its chin at 1. Tones are gray values from 0 to 255.
+The parameters of a face are the person (Identity), the facial movements (Actions, after the action units of Ekman and
+Friesen), and pose, light and camera (View). The unit of length is half the height of the head: x to the right, y down,
+the centre of the head at 0, its top at -1 and its chin at 1. Tones are gray values from 0 to 255.
 """
 
 from dataclasses import dataclass, fields
@@ -19,7 +19,7 @@ SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class Actions:
-    """How far each movement goes, 0 at rest to about 1; the number of the action unit beside it."""
+    """Strength of each movement, from 0 at rest to about 1; the comment is the number of the action unit."""
 
     inner_brow_raise: float = 0.0  # 1
     outer_brow_raise: float = 0.0  # 2
@@ -45,7 +45,7 @@ EXPRESSIONS = {
     "surprise": Actions(inner_brow_raise=1.0, outer_brow_raise=1.0, lid_raise=0.9, jaw_drop=1.0),
     "neutral": Actions(),
 }
-"""The prototype of each expression."""
+"""Prototype of each expression."""
 
 VALENCE_AROUSAL = {
     "angry": (-0.6, 0.7),
@@ -56,12 +56,12 @@ VALENCE_AROUSAL = {
     "surprise": (0.2, 0.8),
     "neutral": (0.0, 0.0),
 }
-"""Where each lies on the circumplex of affect, roughly as drawn by Russell (1980), figure 2."""
+"""Approximate position of each on the circumplex of affect, Russell (1980), figure 2."""
 
 
 @dataclass(frozen=True)
 class Identity:
-    """What stays the same from one expression of a person to the next."""
+    """Properties of a person that are independent of the expression."""
 
     head_width: float
     jaw_width: float
@@ -84,27 +84,27 @@ class Identity:
 
 @dataclass(frozen=True)
 class View:
-    """How the face is held, lit, covered and photographed."""
+    """Pose, background, light, occlusion and camera."""
 
-    centre: tuple[float, float]  # of the head, in fractions of the picture
-    scale: float  # half the head's height, in fractions of the picture
+    centre: tuple[float, float]  # of the head, in fractions of the image
+    scale: float  # half the head's height, in fractions of the image
     roll: float  # radians
-    yaw: float  # -1 to 1: the features' shift against the head's outline
+    yaw: float  # -1 to 1: shift of the features relative to the outline of the head
     pitch: float
     background: tuple[float, float]  # tones of its gradient
-    clutter: tuple[tuple[float, ...], ...]  # x, y, size and tone of each ellipse behind the head
-    light: tuple[float, float]  # its change across the picture, along x and y
+    clutter: tuple[tuple[float, ...], ...]  # x, y, size and tone of each ellipse in the background
+    light: tuple[float, float]  # change of the light across the image, along x and y
     gain: float
     offset: float
-    cover: tuple[float, ...]  # x, y, half width, half height, tone of a patch in front, or ()
-    blur: float  # sigma in fractions of the picture
+    cover: tuple[float, ...]  # x, y, half width, half height and tone of an occluding patch, or ()
+    blur: float  # sigma in fractions of the image
     noise: float  # tones
     noise_seed: int
 
 
 @dataclass(frozen=True)
 class FaceParameters:
-    """All of a drawn face."""
+    """All parameters of a drawn face."""
 
     identity: Identity
     actions: Actions
@@ -112,12 +112,12 @@ class FaceParameters:
 
 
 def face_parameters(rng: np.random.Generator, expression: str) -> FaceParameters:
-    """A random person in a random view, with the expression at a random strength."""
+    """Draw a random person in a random view, with the expression at a random strength."""
     return FaceParameters(random_identity(rng), random_actions(rng, expression), random_view(rng))
 
 
 def random_actions(rng: np.random.Generator, expression: str) -> Actions:
-    """The expression's prototype at 75 to 120 %, each movement a little off, and small movements that mean nothing."""
+    """Draw the expression's prototype at 75 to 120 %, with noise on each movement."""
     strength = rng.uniform(0.75, 1.2)
     wanted = {field.name: getattr(EXPRESSIONS[expression], field.name) for field in fields(Actions)}
     return Actions(
@@ -129,7 +129,7 @@ def random_actions(rng: np.random.Generator, expression: str) -> Actions:
 
 
 def random_identity(rng: np.random.Generator) -> Identity:
-    """A random person."""
+    """Draw a random person."""
     skin = rng.uniform(80, 225)
     hair = rng.uniform(10, 200) if rng.random() < 0.4 else rng.uniform(10, 70)
     return Identity(
@@ -154,12 +154,12 @@ def random_identity(rng: np.random.Generator) -> Identity:
 
 
 def random_view(rng: np.random.Generator) -> View:
-    """A random pose, background, light, cover and camera."""
+    """Draw a random pose, background, light, occlusion and camera."""
     clutter = tuple(
         (*rng.uniform(0, 1, 2), rng.uniform(0.05, 0.35), rng.uniform(0, 255)) for _ in range(rng.integers(0, 5))
     )
     cover = ()
-    if rng.random() < 0.2:  # a hand, a lock, a frame: at the side, so that the expression can still be told
+    if rng.random() < 0.2:  # a hand, hair, a frame: at the side, so that the expression remains recognizable
         side = rng.choice((-1.0, 1.0))
         cover = (side * rng.uniform(0.55, 0.8), *(rng.uniform(low, high) for low, high in COVER_RANGES))
     return View(
@@ -181,11 +181,11 @@ def random_view(rng: np.random.Generator) -> View:
 
 
 COVER_RANGES = ((-0.8, 0.8), (0.1, 0.3), (0.1, 0.45), (0, 255))
-"""y, half width, half height and tone of a cover."""
+"""Ranges of y, half width, half height and tone of an occluding patch."""
 
 
 def render_face(parameters: FaceParameters, size: int) -> np.ndarray:
-    """The picture, gray values uint8 [size, size]."""
+    """Draw the face as gray values uint8 [size, size]."""
     identity, actions, view = parameters.identity, parameters.actions, parameters.view
     canvas = Canvas(size * SUPERSAMPLING, view)
     draw_background(canvas, view)
@@ -198,31 +198,31 @@ def render_face(parameters: FaceParameters, size: int) -> np.ndarray:
     if view.cover:
         x, y, width, height, tone = view.cover
         canvas.ellipse((x, y), (width, height), tone)
-    picture = cv2.resize(canvas.pixels, (size, size), interpolation=cv2.INTER_AREA).astype(np.float32)
-    return photograph(picture, view)
+    image = cv2.resize(canvas.pixels, (size, size), interpolation=cv2.INTER_AREA).astype(np.float32)
+    return photograph(image, view)
 
 
 def head_mask(parameters: FaceParameters, size: int) -> np.ndarray:
-    """How far (0 to 255) each pixel of the picture is the head's: uint8 [size, size]."""
+    """Return the mask of the head, 0 to 255: uint8 [size, size]."""
     canvas = Canvas(size * SUPERSAMPLING, parameters.view)
     canvas.polygon(head_outline(parameters.identity), 255)
     return cv2.resize(canvas.pixels, (size, size), interpolation=cv2.INTER_AREA)
 
 
-def photograph(picture: np.ndarray, view: View) -> np.ndarray:
-    """The drawing [size, size] as a camera takes it in the view's light: uint8."""
-    size = len(picture)
+def photograph(image: np.ndarray, view: View) -> np.ndarray:
+    """Return the drawing [size, size] with the view's light, blur and noise: uint8."""
+    size = len(image)
     ramp = np.linspace(-1, 1, size, dtype=np.float32)
     light = 1 + view.light[0] * ramp[None, :] + view.light[1] * ramp[:, None]
-    picture = picture * light * np.float32(view.gain) + np.float32(view.offset)
+    image = image * light * np.float32(view.gain) + np.float32(view.offset)
     if view.blur * size > 0.15:
-        picture = cv2.GaussianBlur(picture, (0, 0), view.blur * size)
+        image = cv2.GaussianBlur(image, (0, 0), view.blur * size)
     noise = np.random.default_rng(view.noise_seed).standard_normal((size, size), np.float32)
-    return np.clip(picture + view.noise * noise, 0, 255).astype(np.uint8)
+    return np.clip(image + view.noise * noise, 0, 255).astype(np.uint8)
 
 
 class Canvas:
-    """A square picture that is drawn on in units of the face."""
+    """A square image with drawing functions in units of the face."""
 
     def __init__(self, size: int, view: View):
         self.pixels = np.zeros((size, size), np.uint8)
@@ -231,25 +231,25 @@ class Canvas:
         cos, sin = np.cos(view.roll), np.sin(view.roll)
         self._turn = self.unit * np.array([[cos, sin], [-sin, cos]])
         self._centre = np.array(view.centre) * size
-        # features lie before the outline, so that turning the head moves them across it and narrows them
+        # features are in front of the outline, so turning the head moves them across it and makes them narrower
         self._shift = np.array([0.16 * view.yaw, 0.1 * view.pitch])
         self._narrow = np.array([1 - 0.12 * abs(view.yaw), 1.0])
 
     def on_face(self, points: np.ndarray) -> np.ndarray:
-        """Where the head's turn takes features."""
+        """Move points of the features by the turn of the head."""
         return np.asarray(points) * self._narrow + self._shift
 
     def polygon(self, points, tone: float) -> None:
-        """Fill."""
+        """Fill the shape."""
         cv2.fillPoly(self.pixels, [self._fixed(points)], tone, cv2.LINE_AA, SUBPIXEL_BITS)
 
     def line(self, points, width: float, tone: float) -> None:
-        """Draw through the points."""
+        """Draw a line through the points."""
         thickness = max(1, round(width * self.unit))
         cv2.polylines(self.pixels, [self._fixed(points)], False, tone, thickness, cv2.LINE_AA, SUBPIXEL_BITS)
 
     def ellipse(self, centre, radii, tone: float) -> None:
-        """Fill."""
+        """Fill the shape."""
         self.polygon(np.asarray(centre) + CIRCLE * radii, tone)
 
     def _fixed(self, points) -> np.ndarray:
@@ -264,14 +264,14 @@ _T = np.linspace(0, 1, 9)[:, None]
 
 
 def arc(start, middle, end) -> np.ndarray:
-    """Nine points of the parabola through start, middle (halfway) and end."""
+    """Return nine points of the parabola through start, middle (halfway) and end."""
     start, middle, end = np.asarray(start), np.asarray(middle), np.asarray(end)
     control = 2 * middle - (start + end) / 2
     return (1 - _T) ** 2 * start + 2 * _T * (1 - _T) * control + _T**2 * end
 
 
 def draw_background(canvas: Canvas, view: View) -> None:
-    """A gradient and ellipses on it."""
+    """Draw a gradient and ellipses on it."""
     first, last = view.background
     canvas.pixels[:] = np.linspace(first, last, canvas.size).astype(np.uint8)[:, None]
     for x, y, size, tone in view.clutter:
@@ -282,7 +282,7 @@ def draw_background(canvas: Canvas, view: View) -> None:
 
 
 def head_outline(identity: Identity) -> np.ndarray:
-    """The head without ears and hair: an ellipse that narrows towards the chin."""
+    """Return the outline of the head without ears and hair: an ellipse that is narrower at the chin."""
     outline = CIRCLE * (identity.head_width, 1.0)
     below = outline[:, 1] > 0
     outline[below, 0] *= 1 - (1 - identity.jaw_width) * outline[below, 1]
@@ -290,7 +290,7 @@ def head_outline(identity: Identity) -> np.ndarray:
 
 
 def draw_head(canvas: Canvas, identity: Identity) -> None:
-    """Long hair, neck, ears and the head, bearded or not."""
+    """Draw long hair, neck, ears, head and beard."""
     width, skin, outline = identity.head_width, identity.skin, head_outline(identity)
     if identity.hair_style == 2:
         canvas.ellipse((0, 0.1), (width * 1.25, 1.15), identity.hair)
@@ -304,7 +304,7 @@ def draw_head(canvas: Canvas, identity: Identity) -> None:
 
 
 def draw_eyes(canvas: Canvas, identity: Identity, actions: Actions) -> None:
-    """Almond whites, iris and pupil, and the lids' lines."""
+    """Draw the whites, iris, pupil and lids of the eyes."""
     size = identity.eye_size
     up = size * (0.55 + 0.45 * actions.lid_raise - 0.3 * actions.lid_tighten - 0.4 * actions.lid_droop)
     down = size * (0.45 + 0.15 * actions.lid_raise - 0.25 * actions.lid_tighten - 0.25 * actions.corner_pull)
@@ -312,7 +312,7 @@ def draw_eyes(canvas: Canvas, identity: Identity, actions: Actions) -> None:
     dark = identity.skin * 0.3
     for side in (-1, 1):
         x = side * identity.eye_distance
-        # a drooping lid falls at its outer end
+        # a drooping lid is lower at its outer end
         inner, outer = (x - side * size, -0.12), (x + side * size, -0.12 + 0.05 * actions.lid_droop)
         upper = canvas.on_face(arc(inner, (x, -0.12 - up), outer))
         lower = canvas.on_face(arc(outer, (x, -0.12 + down), inner))
@@ -325,7 +325,7 @@ def draw_eyes(canvas: Canvas, identity: Identity, actions: Actions) -> None:
 
 
 def draw_brows(canvas: Canvas, identity: Identity, actions: Actions) -> None:
-    """Each a bent line: its inner and outer end rise, the inner one lowers and draws in."""
+    """Draw each brow as a curved line whose ends move with the actions."""
     tone = min(identity.hair, identity.skin * 0.55)
     base = -0.12 - identity.brow_height
     inner_y = base - 0.17 * actions.inner_brow_raise + 0.19 * actions.brow_lower + 0.08 * actions.nose_wrinkle
@@ -342,7 +342,7 @@ def draw_brows(canvas: Canvas, identity: Identity, actions: Actions) -> None:
 
 
 def draw_nose(canvas: Canvas, identity: Identity, actions: Actions) -> None:
-    """Its side and its base; wrinkles across its root and folds beside it where it wrinkles."""
+    """Draw side and base of the nose, wrinkles across its root and the folds to the mouth."""
     shade = identity.skin * 0.62
     tip = -0.05 + identity.nose_length - 0.05 * actions.nose_wrinkle
     width = identity.nose_width * (1 + 0.25 * actions.nose_wrinkle)
@@ -359,7 +359,7 @@ def draw_nose(canvas: Canvas, identity: Identity, actions: Actions) -> None:
 
 
 def draw_mouth(canvas: Canvas, identity: Identity, actions: Actions) -> None:
-    """Lips between two corners, which pull, depress and stretch; an opening where the jaw drops or the lip rises."""
+    """Draw the lips between the two corners of the mouth, and an opening where the jaw drops or the lip rises."""
     width = identity.mouth_width * (
         1 + 0.35 * actions.corner_pull + 0.4 * actions.lip_stretch - 0.12 * actions.lip_press - 0.25 * actions.jaw_drop
     )
@@ -384,7 +384,7 @@ def draw_mouth(canvas: Canvas, identity: Identity, actions: Actions) -> None:
 
 
 def draw_hair_and_glasses(canvas: Canvas, identity: Identity) -> None:
-    """Hair over the forehead; round frames."""
+    """Draw hair over the forehead, and round glasses."""
     width = identity.head_width
     if identity.hair_style:
         skull = TOP_HALF * (width * 1.06, 1.08)
@@ -398,10 +398,10 @@ def draw_hair_and_glasses(canvas: Canvas, identity: Identity) -> None:
 
 
 class DrawnFaces:
-    """A split of drawn faces: example i of a split and seed is always the same picture; splits share none."""
+    """A split of drawn faces. Example i of a split and seed is always the same image; splits have no common images."""
 
     class_names = labels.FER2013
-    LICENCE = "drawn by affect_jax: no data of anybody's"
+    LICENCE = "drawn by affect_jax: no data of other people"
 
     def __init__(self, split: str, num_examples: int, seed: int = 0, image_size: tuple[int, int] = (48, 48)):
         if split not in SPLITS:
@@ -415,11 +415,11 @@ class DrawnFaces:
         return self.num_examples
 
     def labels(self) -> np.ndarray:
-        """All labels, which take turns."""
+        """Return all labels; the classes alternate."""
         return np.arange(self.num_examples, dtype=np.int32) % len(self.class_names)
 
     def read(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-        """image uint8 [B, H, W, 1], label int32 [B] and valence_arousal float32 [B, 2] of the faces at `indices`."""
+        """Return image uint8 [B, H, W, 1], label int32 [B] and valence_arousal float32 [B, 2]."""
         indices = np.asarray(indices)
         outside = (indices < 0) | (indices >= self.num_examples)
         if outside.any():

@@ -1,7 +1,7 @@
 """Drawn scenes: drawn faces of many sizes on cluttered backgrounds, by day or in the dark, for demos and tests.
 
-N faces, (H, W) of a scene, P scenes of a split, S side of a face's canvas. What stands behind the faces has their
-colors and their roundness too, so that neither tells a face.
+N faces, (H, W) of a scene, P scenes of a split, S side of a face's canvas. The background also contains round shapes
+and skin colors, so that neither alone identifies a face.
 """
 
 from dataclasses import replace
@@ -14,17 +14,17 @@ from affect_jax.data.drawn_faces import EXPRESSIONS, SPLITS, face_parameters, he
 from affect_jax.data.transforms import gaussian_blur, low_light, random_low_light
 
 MIN_HEIGHT, MAX_HEIGHT = 8, 128
-HEAD_SCALE = 0.42  # half a head's height in fractions of its canvas: no roll takes it out
+HEAD_SCALE = 0.42  # half the height of the head in fractions of its canvas: it stays inside at any roll
 EMPTY_SHARE = 0.1
 MAX_FACES = 8
 MAX_COVERED = 0.35  # of the smaller of two heads
 ATTEMPTS = 20
 LAYOUT, BACKGROUND, DARKNESS, FACES = range(1, 5)
-"""Draws that do not depend on one another."""
+"""Independent random streams of a scene."""
 
 
 class Place(NamedTuple):
-    """Where a face's square canvas lies in its scene."""
+    """Position and size of a face's square canvas in its scene."""
 
     x: int
     y: int
@@ -32,13 +32,13 @@ class Place(NamedTuple):
 
 
 class DrawnScenes:
-    """A split of drawn scenes: example i of a split and seed is always the same picture; splits share none.
+    """A split of drawn scenes. Example i of a split and seed is always the same image; splits have no common images.
 
-    With `dark` the scenes are the same, and little light falls on them.
+    With `dark`, the same scenes are shown in low light.
     """
 
     class_names = ("face",)
-    LICENCE = "drawn by affect_jax: no data of anybody's"
+    LICENCE = "drawn by affect_jax: no data of other people"
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class DrawnScenes:
         if split not in SPLITS:
             raise ValueError(f"unknown split {split!r}; known are {', '.join(SPLITS)}")
         if min(image_size) < 4 * MIN_HEIGHT:
-            raise ValueError(f"image_size is {tuple(image_size)}; a scene needs {4 * MIN_HEIGHT} pixels each way")
+            raise ValueError(f"image_size is {tuple(image_size)}; each side needs at least {4 * MIN_HEIGHT} pixels")
         self.split, self.num_examples, self.seed, self.dark = split, num_examples, seed, dark
         self.image_size = tuple(image_size)
 
@@ -59,28 +59,28 @@ class DrawnScenes:
         return self.num_examples
 
     def sizes(self) -> np.ndarray:
-        """(height, width) of every scene: int32 [P, 2]."""
+        """Return (height, width) of every scene, int32 [P, 2]."""
         return np.tile(np.array(self.image_size, np.int32), (self.num_examples, 1))
 
     def box_counts(self) -> np.ndarray:
-        """The number of faces of every scene: int32 [P]."""
+        """Return the number of faces of every scene, int32 [P]."""
         return np.array([len(self._places(index)) for index in range(self.num_examples)], np.int32)
 
     def places(self, indices: np.ndarray) -> list[str]:
-        """What each scene is called."""
+        """Return the name of each scene."""
         return [f"drawn_scenes, {self.split} {index}" for index in indices]
 
     def boxes(self, index: int) -> np.ndarray:
-        """The heads' boxes, float32 [N, 4], without drawing the scene."""
+        """Return the boxes of the heads, float32 [N, 4], without drawing the scene."""
         return self.annotations(index)["boxes"]
 
     def annotations(self, index: int) -> dict[str, np.ndarray]:
-        """boxes float32 [N, 4], label int32 [N] and ignore bool [N]."""
+        """Return boxes float32 [N, 4], label int32 [N] and ignore bool [N]."""
         heads = [(place, head_mask(self._face(index, n), place.size)) for n, place in enumerate(self._places(index))]
         return annotate([tight_box(mask, place) for place, mask in heads])
 
     def read_image(self, index: int) -> dict[str, np.ndarray]:
-        """image uint8 [H, W, 3] (RGB) and what `annotations` gives."""
+        """Return image uint8 [H, W, 3] (RGB) and the arrays of `annotations`."""
         scene = cluttered_background(self._rng(index, BACKGROUND), self.image_size)
         boxes = []
         for number, place in enumerate(self._places(index)):
@@ -103,14 +103,14 @@ class DrawnScenes:
         return random_places(self._rng(index, LAYOUT), self.image_size)
 
     def _face(self, index: int, number: int):
-        """Its parameters, the head in the middle of its canvas."""
+        """Return the parameters of a face whose head is in the middle of its canvas."""
         rng = self._rng(index, FACES, number)
         face = face_parameters(rng, str(rng.choice(list(EXPRESSIONS))))
         return replace(face, view=replace(face.view, centre=(0.5, 0.5), scale=HEAD_SCALE))
 
 
 def annotate(boxes: list[np.ndarray]) -> dict[str, np.ndarray]:
-    """boxes, label and ignore of a scene's heads."""
+    """Return boxes, label and ignore of the heads of a scene."""
     return {
         "boxes": np.array(boxes, np.float32).reshape(-1, 4),
         "label": np.zeros(len(boxes), np.int32),
@@ -119,7 +119,7 @@ def annotate(boxes: list[np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def random_places(rng: np.random.Generator, image_size: tuple[int, int]) -> list[Place]:
-    """Where the faces are: heads of log-uniform height, few of them overlapping, sometimes none, far ones first."""
+    """Draw the places of the faces: log-uniform heights, little overlap, sometimes none; small faces first."""
     if rng.random() < EMPTY_SHARE:
         return []
     highest = min(MAX_HEIGHT, 0.6 * min(image_size))
@@ -136,27 +136,27 @@ def random_places(rng: np.random.Generator, image_size: tuple[int, int]) -> list
 
 
 def covered(a: Place, b: Place) -> float:
-    """The common part of two canvases, as a fraction of the smaller."""
+    """Return the intersection of two canvases as a fraction of the smaller canvas."""
     width = min(a.x + a.size, b.x + b.size) - max(a.x, b.x)
     height = min(a.y + a.size, b.y + b.size) - max(a.y, b.y)
     return max(0, width) * max(0, height) / min(a.size, b.size) ** 2
 
 
 def tight_box(mask: np.ndarray, place: Place) -> np.ndarray:
-    """The box, in the scene, of what is mostly the head's in a canvas."""
+    """Return the box of the head in the scene: pixels whose mask is above one half."""
     ys, xs = np.nonzero(mask > 127)
     return np.array([xs.min() + place.x, ys.min() + place.y, xs.max() + 1 + place.x, ys.max() + 1 + place.y])
 
 
 def paste(scene: np.ndarray, face: np.ndarray, mask: np.ndarray, place: Place) -> None:
-    """Put the face [S, S, 3] into the scene as far as the mask goes."""
+    """Blend the face [S, S, 3] into the scene by its mask."""
     region = scene[place.y : place.y + place.size, place.x : place.x + place.size]
     share = mask[..., None].astype(np.float32) / 255
     region[:] = np.clip(np.rint(face * share + region * (1 - share)), 0, 255).astype(np.uint8)
 
 
 def skin_tint(rng: np.random.Generator) -> np.ndarray:
-    """Gains on red, green and blue: skin of some kind in light of some kind."""
+    """Draw gains on red, green and blue for a skin color in a light."""
     warmth = rng.uniform(0.05, 0.25)
     return np.array([1 + warmth, 1 - 0.2 * warmth, 1 - warmth], np.float32) * rng.uniform(0.95, 1.05, 3).astype(
         np.float32
@@ -164,19 +164,19 @@ def skin_tint(rng: np.random.Generator) -> np.ndarray:
 
 
 def cluttered_background(rng: np.random.Generator, image_size: tuple[int, int]) -> np.ndarray:
-    """A gradient with forms of all sizes, a third of them of skin's color, and grain: RGB uint8 [H, W, 3]."""
+    """Draw a gradient with shapes of all sizes, a third of them in skin colors, and grain: RGB uint8 [H, W, 3]."""
     height, width = image_size
     corners = rng.uniform(0, 255, (2, 2, 3)).astype(np.float32)
     scene = cv2.resize(corners, (width, height), interpolation=cv2.INTER_LINEAR).astype(np.uint8)
     for _ in range(rng.integers(10, 50)):
-        draw_form(scene, rng)
+        draw_shape(scene, rng)
     scene = gaussian_blur(scene, rng.uniform(0.3, 1.5))
     grain = rng.standard_normal(scene.shape, np.float32) * np.float32(rng.uniform(1, 6))
     return np.clip(np.rint(scene + grain), 0, 255).astype(np.uint8)
 
 
-def draw_form(scene: np.ndarray, rng: np.random.Generator) -> None:
-    """An ellipse, a polygon, a bar or a line somewhere."""
+def draw_shape(scene: np.ndarray, rng: np.random.Generator) -> None:
+    """Draw a random ellipse, polygon, rectangle or line."""
     height, width = scene.shape[:2]
     centre = rng.uniform(0, (width, height))
     radius = np.exp(rng.uniform(np.log(3), np.log(min(height, width) / 3)))

@@ -1,6 +1,6 @@
 """FER2013: 35,887 faces of 48x48 gray pixels in seven classes, of the ICML 2013 challenge (Goodfellow et al., 2013).
 
-Read as users have it: the challenge's `fer2013.csv`, its later form `icml_face_data.csv` (other column order, spaces in
+Accepted sources: the challenge's `fer2013.csv`, its later form `icml_face_data.csv` (other column order, spaces in
 the header), or folders `train|validation|test/<class>/*.png|jpg`.
 """
 
@@ -29,13 +29,13 @@ CLASS_COUNTS = {
     "test": dict(zip(labels.FER2013, (491, 55, 528, 879, 594, 416, 626), strict=True)),
 }
 
-# Looking a pixel's text up is as fast as converting it and takes nothing but the 256 values.
+# Looking up the text of a pixel is as fast as converting it, and accepts only the 256 values.
 _PIXELS = {str(value): value for value in range(256)}
 _LABELS = {str(label): label for label in range(len(labels.FER2013))}
 
 
 class Face(NamedTuple):
-    """One example: image uint8 [48, 48], label in the order of labels.FER2013, its split and where it came from."""
+    """One example: image uint8 [48, 48], label in the order of labels.FER2013, its split and its origin."""
 
     image: np.ndarray
     label: int
@@ -45,7 +45,7 @@ class Face(NamedTuple):
 
 
 def read_faces(source: str | Path, bad_rows: BadRows) -> Iterator[Face]:
-    """The faces of `source`, a CSV file or a folder, in the order of the file (a folder: of the sorted names)."""
+    """Read the faces of `source`: a CSV file in its order, or a folder in the order of its sorted names."""
     source = Path(source)
     if source.is_dir():
         yield from _read_folder(source, bad_rows)
@@ -54,10 +54,10 @@ def read_faces(source: str | Path, bad_rows: BadRows) -> Iterator[Face]:
 
 
 def read_csv(path: str | Path, bad_rows: BadRows) -> Iterator[Face | None]:
-    """One Face for every data row of the challenge's file; None in the place of a bad row that was skipped."""
+    """Return one Face for every data row of the challenge's file, None for a skipped bad row."""
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; give the challenge's fer2013.csv")
+        raise FileNotFoundError(f"{path}: no such file; give the fer2013.csv of the challenge")
     for row, fields in read_rows(path, ("emotion", "pixels", "Usage"), bad_rows):
         face = None
         if fields is not None:
@@ -69,9 +69,9 @@ def read_csv(path: str | Path, bad_rows: BadRows) -> Iterator[Face | None]:
 
 
 def read_rows(path: Path, columns: tuple[str, ...], bad_rows: BadRows) -> Iterator[tuple[int, list[str] | None]]:
-    """(row, fields in the order of `columns`) of a CSV with these columns in any order; fields are None in a bad row.
+    """Read a CSV with these columns in any order: (row, fields in the order of `columns`), fields None for a bad row.
 
-    A byte order mark, CRLF, blanks round a name or value and empty lines mean nothing. BadInput without the columns.
+    A byte order mark, CRLF, blanks around values and empty lines are ignored. BadInput if columns are missing.
     """
     with open(path, newline="", encoding="utf-8-sig", errors="replace") as lines:
         reader = csv.reader(lines)
@@ -95,26 +95,26 @@ def read_rows(path: Path, columns: tuple[str, ...], bad_rows: BadRows) -> Iterat
             if not fields:
                 continue
             if len(fields) != len(columns):
-                bad_rows.report(path, row, f"{len(fields)} columns where the header has {len(columns)}")
+                bad_rows.report(path, row, f"{len(fields)} columns, the header has {len(columns)}")
                 yield row, None
                 continue
             yield row, [fields[place].strip() for place in places]
 
 
 def _parse_face(emotion: str, pixels: str, usage: str, file: str, row: int) -> Face:
-    """ValueError, with the reason alone, on anything that is not a face of the challenge."""
+    """Parse one face; ValueError with only the reason if a field is not valid."""
     if emotion not in _LABELS:
         raise ValueError(f"emotion is {emotion!r}, not one of 0 to {len(_LABELS) - 1}")
     if usage not in USAGES:
         raise ValueError(f"Usage is {usage!r}, not one of {', '.join(USAGES)}")
     values = pixels.split()
     if len(values) != NUM_PIXELS:
-        raise ValueError(f"{len(values):,} pixels where {NUM_PIXELS:,} make a face")
+        raise ValueError(f"{len(values):,} pixels instead of {NUM_PIXELS:,}")
     try:
         image = bytes(map(_PIXELS.__getitem__, values))
     except KeyError as error:
         number = values.index(error.args[0]) + 1
-        raise ValueError(f"pixel {number:,} is {error.args[0]!r}, not a whole number of 0 to 255") from None
+        raise ValueError(f"pixel {number:,} is {error.args[0]!r}, not an integer from 0 to 255") from None
     return Face(np.frombuffer(image, np.uint8).reshape(IMAGE_SIZE), _LABELS[emotion], USAGES[usage], file, row)
 
 
@@ -126,7 +126,7 @@ def _read_folder(source: Path, bad_rows: BadRows) -> Iterator[Face]:
             None,
             f"no folder {', '.join(absent)}",
             "the layout is train|validation|test/<class>/*.png|jpg, validation PublicTest and test PrivateTest "
-            "(a copy without validation has merged them: take the challenge's fer2013.csv)",
+            "(a copy without validation has merged the two: use fer2013.csv of the challenge)",
         )
     for name, split in FOLDERS.items():
         for folder in sorted(path for path in (source / name).iterdir() if path.is_dir()):
@@ -136,9 +136,9 @@ def _read_folder(source: Path, bad_rows: BadRows) -> Iterator[Face]:
             for path in sorted(path for path in folder.iterdir() if path.suffix.lower() in (".png", ".jpg", ".jpeg")):
                 image = _decode(path)
                 if image is None:
-                    bad_rows.report(path, None, "not a readable picture")
+                    bad_rows.report(path, None, "not a readable image")
                 elif image.shape != IMAGE_SIZE:
-                    bad_rows.report(path, None, f"{image.shape[0]}x{image.shape[1]} pixels where a face has 48x48")
+                    bad_rows.report(path, None, f"{image.shape[0]}x{image.shape[1]} pixels instead of 48x48")
                 else:
                     yield Face(image, label, split, path.relative_to(source).as_posix(), 0)
 
@@ -149,7 +149,7 @@ def _decode(path: Path) -> np.ndarray | None:
 
 
 class Fer2013(PreparedBuilder):
-    """FER2013 by its own labels; PublicTest is val, PrivateTest is test."""
+    """FER2013 with its original labels; PublicTest is val, PrivateTest is test."""
 
     CLASS_NAMES = labels.FER2013
     DESCRIPTION = (
@@ -158,10 +158,10 @@ class Fer2013(PreparedBuilder):
     LICENCE = "FER2013: no open licence; data of the ICML 2013 challenge, for research"
 
     def read_source(self, bad_rows: BadRows) -> Iterator[dict]:
-        """Every face."""
+        """Read every face."""
         for face in read_faces(self.source, bad_rows):
             yield face._asdict()
 
     def check(self, counts: dict[str, Counter], skipped: int) -> list[str]:
-        """Against the published counts."""
+        """Compare with the published counts."""
         return check_counts(self.source, counts, CLASS_COUNTS, skipped, self.allow_other_counts)

@@ -1,6 +1,6 @@
-"""FER+: the faces of FER2013 labelled anew by ten people each, in eight classes (Barsoum et al., 2016).
+"""FER+: the faces of FER2013, each labelled again by ten people, in eight classes (Barsoum et al., 2016).
 
-Microsoft's `fer2013new.csv` holds the votes, row by row beside the challenge's `fer2013.csv`.
+Row i of Microsoft's `fer2013new.csv` has the votes for row i of the challenge's `fer2013.csv`.
 """
 
 from collections import Counter
@@ -21,9 +21,9 @@ VOTE_COLUMNS = (
     *("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt"),
     *("unknown", "NF"),
 )
-"""The file's ten columns of votes: the classes in the order of labels.FERPLUS, then `unknown` and `NF` (no face)."""
+"""The ten vote columns of the file: the classes in the order of labels.FERPLUS, then `unknown` and `NF` (no face)."""
 
-# What the official rule keeps of the published votes.
+# Counts after the official rule was applied to the published votes.
 CLASS_COUNTS = {
     "train": dict(zip(labels.FERPLUS, (8740, 7287, 3149, 3014, 2100, 119, 532, 119), strict=True)),
     "val": dict(zip(labels.FERPLUS, (1182, 865, 415, 351, 287, 24, 62, 13), strict=True)),
@@ -40,9 +40,9 @@ class VoteRow(NamedTuple):
 
 
 def majority_label(counts: np.ndarray) -> int | None:
-    """The class that ten vote counts agree on, by the official rule; None where it drops the face.
+    """Return the class with the majority of ten votes by the official rule, or None if the rule drops the face.
 
-    Single votes count as outliers and fall away; the leader needs more than half of the votes that remain, and must be
+    Single votes are outliers and removed. The leader needs more than half of the remaining votes, and must be
     a class, not `unknown` or `NF` (github.com/microsoft/FERPlus, mode "majority").
     """
     kept = without_outliers(counts)
@@ -51,21 +51,21 @@ def majority_label(counts: np.ndarray) -> int | None:
 
 
 def soft_votes(counts: np.ndarray) -> np.ndarray:
-    """The votes as a distribution over the classes, float32 [8]: single votes, `unknown` and `NF` left out."""
+    """Return the votes as a distribution over the classes, float32 [8], without single votes, `unknown` and `NF`."""
     kept = without_outliers(counts)[: len(labels.FERPLUS)].astype(np.float32)
     return kept / kept.sum()
 
 
 def without_outliers(counts: np.ndarray) -> np.ndarray:
-    """The counts with every single vote set to zero."""
+    """Return the counts with every single vote set to zero."""
     return np.where(counts > 1, counts, 0)
 
 
 def read_votes(path: str | Path, bad_rows: BadRows) -> Iterator[VoteRow | None]:
-    """One VoteRow for every data row of fer2013new.csv; None in the place of a bad row that was skipped."""
+    """Return one VoteRow for every data row of fer2013new.csv, None for a skipped bad row."""
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; give FER+'s fer2013new.csv (github.com/microsoft/FERPlus)")
+        raise FileNotFoundError(f"{path}: no such file; give fer2013new.csv of FER+ (github.com/microsoft/FERPlus)")
     for row, fields in read_rows(path, ("Usage", "Image name", *VOTE_COLUMNS), bad_rows):
         votes = None
         if fields is not None:
@@ -87,9 +87,9 @@ def _parse_votes(fields: list[str], row: int) -> VoteRow:
 
 
 class Ferplus(PreparedBuilder):
-    """FER+ by the official majority rule, with the votes; PublicTest is val, PrivateTest is test.
+    """FER+ labels by the official majority rule, and the votes; PublicTest is val, PrivateTest is test.
 
-    `votes` is the path of fer2013new.csv, `source` the challenge's CSV file: rows belong together by their order.
+    `votes` is the path of fer2013new.csv, `source` the CSV file of the challenge. Rows are matched by their order.
     """
 
     OPTIONS = (Option("votes", str, "path of fer2013new.csv"),)
@@ -104,16 +104,16 @@ class Ferplus(PreparedBuilder):
         super().__init__(**kwargs)
 
     def extra_features(self) -> dict[str, tfds.features.FeatureConnector]:
-        """The ten counts as published, and the distribution over the classes that comes of them."""
+        """Return the features of the ten published counts and of the distribution over the classes."""
         return {
             "vote_counts": tfds.features.Tensor(shape=(len(VOTE_COLUMNS),), dtype=np.int32),
             "votes": tfds.features.Tensor(shape=(len(labels.FERPLUS),), dtype=np.float32),
         }
 
     def read_source(self, bad_rows: BadRows) -> Iterator[dict]:
-        """The faces on which a majority agrees."""
+        """Read the faces that have a majority label."""
         if self.votes is None:
-            raise ValueError("FER+ needs the votes too; give --votes=PATH of fer2013new.csv")
+            raise ValueError("FER+ also needs the votes; give --votes=PATH of fer2013new.csv")
         self.num_dropped = 0
         for face, votes in self._pairs(bad_rows):
             label = majority_label(votes.counts)
@@ -124,28 +124,26 @@ class Ferplus(PreparedBuilder):
             yield {**face._replace(label=label)._asdict(), **extra}
 
     def _pairs(self, bad_rows: BadRows) -> Iterator[tuple[Face, VoteRow]]:
-        remedy = "both files must be the published ones, whole and in their order"
+        remedy = "use both published files, complete and in their original order"
         pairs = zip_longest(read_csv(self.source, bad_rows), read_votes(self.votes, bad_rows), fillvalue=False)
         for number, (face, votes) in enumerate(pairs):
             if face is False or votes is False:
                 short, long = (self.source, self.votes) if face is False else (self.votes, self.source)
-                raise BadInput(
-                    short, number + 2, f"the file ends here, with {number:,} rows, and {long} goes on", remedy
-                )
+                raise BadInput(short, number + 2, f"the file ends after {number:,} rows, {long} has more", remedy)
             if face is None or votes is None:
                 continue
             if face.split != votes.split:
                 usages = {split: usage for usage, split in USAGES.items()}
-                reason = f"Usage is {usages[votes.split]}, and {usages[face.split]} in {self.source}, row {face.row}"
+                reason = f"Usage is {usages[votes.split]}, but {usages[face.split]} in {self.source}, row {face.row}"
                 raise BadInput(self.votes, votes.row, reason, remedy)
             yield face, votes
 
     def check(self, counts: dict[str, Counter], skipped: int) -> list[str]:
-        """Against what the rule keeps of the published votes; always tells how many faces it dropped."""
+        """Compare with the counts after the rule; always report how many faces the rule dropped."""
         differences = check_counts(self.source, counts, CLASS_COUNTS, skipped, self.allow_other_counts)
-        return [f"{self.num_dropped:,} faces without a majority for a class, left out by FER+'s rule", *differences]
+        return [f"{self.num_dropped:,} faces without a majority class are dropped by the FER+ rule", *differences]
 
     @classmethod
     def prepare_command(cls, data_dir: str | Path) -> str:
-        """The command line that prepares this set."""
+        """Return the command that prepares this data set."""
         return f"{super().prepare_command(data_dir)} --votes=PATH"

@@ -1,6 +1,6 @@
-"""Your own faces: folders of pictures, one folder a class, any number of classes.
+"""Your own faces: folders of images, one folder for each class, any number of classes.
 
-`DIR/<split>/<class>/*` with splits train, val and test, or `DIR/<class>/*`, which is split here by person.
+The layout is `DIR/<split>/<class>/*` with splits train, val and test, or `DIR/<class>/*`, which is split by person.
 """
 
 import re
@@ -25,27 +25,28 @@ LAYOUT = "the layout is DIR/<split>/<class>/* with splits train, val, test, or D
 
 
 def split_by_person(persons: list[str], shares: dict[str, float], seed: int) -> dict[str, str]:
-    """Person -> split, so that nobody is in two: in a drawn order, each to the split that is furthest from its share.
+    """Return the split of each person: in random order, each goes to the split that is furthest below its share.
 
-    `persons` names the person of every picture; `shares` are fractions of the pictures, by split.
+    `persons` has the person of every image; `shares` are fractions of the images, by split.
     """
-    pictures = Counter(persons)
-    order = np.random.default_rng(seed).permutation(sorted(pictures))
+    images = Counter(persons)
+    order = np.random.default_rng(seed).permutation(sorted(images))
     wanted = {split: share * len(persons) for split, share in shares.items()}
     split_of = {}
     for person in map(str, order):
         split = max(wanted, key=wanted.get)
-        wanted[split] -= pictures[person]
+        wanted[split] -= images[person]
         split_of[person] = split
     return split_of
 
 
 class Folder(PreparedBuilder):
-    """Faces in folders. Classes are the folders' names, sorted; pictures become `image_size` squares.
+    """Faces in folders. The sorted folder names are the classes; images become squares of `image_size` pixels.
 
-    `channels` 1 is gray. `identity` is a regex whose first group, searched in a picture's path below `source`, names
-    the person; without it every picture is a person. `val_share` and `test_share` are fractions of the pictures, drawn
-    by `split_seed` where the folders do not name the split; where they name train and no val, val is drawn from train.
+    `channels` 1 is gray. `identity` is a regular expression whose first group, searched in the path of an image below
+    `source`, is the person; without it every image is a person. `val_share` and `test_share` are fractions of the
+    images, drawn with `split_seed` if the folders do not name the splits. If they name train and not val, val is drawn
+    from train.
     """
 
     OPTIONS = (
@@ -57,7 +58,7 @@ class Folder(PreparedBuilder):
         Option("split_seed", int, "seed of the random split"),
     )
     REQUIRED_SPLITS = ("train", "val")
-    DESCRIPTION = "Faces from folders, one a class."
+    DESCRIPTION = "Faces from folders, one folder for each class."
 
     def __init__(
         self,
@@ -75,11 +76,11 @@ class Folder(PreparedBuilder):
         if image_size < 8:
             raise ValueError(f"image_size is {image_size}; a face needs at least 8 pixels")
         if not (val_share > 0 and test_share >= 0 and val_share + test_share < 1):
-            raise ValueError(f"val_share {val_share} and test_share {test_share} leave nothing to train on")
+            raise ValueError(f"val_share {val_share} and test_share {test_share} leave no images for training")
         try:
             self.identity = re.compile(identity) if identity else None
         except re.error as error:
-            raise ValueError(f"identity {identity!r} is no regex: {error}") from None
+            raise ValueError(f"identity {identity!r} is not a valid regular expression: {error}") from None
         if self.identity and not self.identity.groups:
             raise ValueError(f"identity {identity!r} has no group; put the part that names the person in parentheses")
         self.size, self.channels, self.split_seed = image_size, channels, split_seed
@@ -92,17 +93,17 @@ class Folder(PreparedBuilder):
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The class folders' names, sorted."""
+        """Sorted names of the class folders."""
         return self.names
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """Square."""
+        """(H, W, C) of the prepared images, square."""
         return (self.size, self.size, self.channels)
 
     def read_source(self, bad_rows: BadRows) -> Iterator[dict]:
-        """Every picture, by split folder, class and name."""
-        found = list(self._pictures(bad_rows))
+        """Read every image, by split folder, class and name."""
+        found = list(self._images(bad_rows))
         split_of = self._draw_splits(found)
         for split, label, path, person in found:
             yield {
@@ -113,8 +114,8 @@ class Folder(PreparedBuilder):
                 "row": 0,
             }
 
-    def _pictures(self, bad_rows: BadRows) -> Iterator[tuple[str | None, int, Path, str]]:
-        """Split (None where no folder names it), label, path and person of every picture."""
+    def _images(self, bad_rows: BadRows) -> Iterator[tuple[str | None, int, Path, str]]:
+        """Return split (None if no folder names it), label, path and person of every image."""
         for folder, split in self.split_of_folder.items():
             for label, name in enumerate(self.names):
                 for path in sorted((folder / name).rglob("*")):
@@ -128,19 +129,19 @@ class Folder(PreparedBuilder):
                     yield split, label, path, match.group(1) if match else relative
 
     def _draw_splits(self, found: list[tuple[str | None, int, Path, str]]) -> dict[str, str]:
-        """Person -> split, of those whose folders leave it open."""
+        """Return the split of each person whose folder does not name it."""
         given = {split for split, *_ in found}
         if None in given:
-            shares, open_ones = self.shares, found
+            shares, undecided = self.shares, found
         elif "val" not in given:
             val = self.shares["val"]
-            shares, open_ones = {"train": 1 - val, "val": val}, [one for one in found if one[0] == "train"]
+            shares, undecided = {"train": 1 - val, "val": val}, [image for image in found if image[0] == "train"]
         else:
             return {}
         if self.identity:
-            return split_by_person([person for *_, person in open_ones], shares, self.split_seed)
-        by_class = defaultdict(list)  # each picture a person: then every class can have its share in every split
-        for _, label, _, person in open_ones:
+            return split_by_person([person for *_, person in undecided], shares, self.split_seed)
+        by_class = defaultdict(list)  # every image is a person, so every class can have its share in every split
+        for _, label, _, person in undecided:
             by_class[label].append(person)
         drawn = {}
         for persons in by_class.values():
@@ -148,39 +149,39 @@ class Folder(PreparedBuilder):
         return drawn
 
     def check(self, counts: dict[str, Counter], skipped: int) -> list[str]:
-        """Nothing is published to hold them against; tells of what may surprise."""
+        """Return remarks on splits without some class and on images of one person in two splits."""
         remarks = [
             f"{split} has no {', '.join(missing)}"
             for split in counts
             if counts[split] and (missing := [name for name in self.names if not counts[split][name]])
         ]
         if not counts["test"]:
-            remarks.append("no test split: no folder names it")
+            remarks.append("no test split: no folder has this name")
         if not self.identity:
             remarks.append(
-                "no --identity given: pictures of one person may be in two splits, and results will look too good"
+                "no --identity given: images of one person may be in two splits, and results will be too high"
             )
         return remarks
 
 
 def find_classes(source: Path) -> tuple[dict[Path, str | None], tuple[str, ...]]:
-    """The folders that hold class folders, with the split that each is (None: to be drawn), and the classes' names."""
+    """Return the folders of class folders with their split (None: to be drawn), and the class names."""
     folders = {path.name: path for path in sorted(source.iterdir()) if path.is_dir() and path.name[0] != "."}
     splits = {path: SPLIT_FOLDERS[name.lower()] for name, path in folders.items() if name.lower() in SPLIT_FOLDERS}
     if splits and len(splits) < len(folders):
         others = ", ".join(name for name in folders if name.lower() not in SPLIT_FOLDERS)
-        raise BadInput(source, None, f"folders of splits and others stand side by side: {others}", LAYOUT)
+        raise BadInput(source, None, f"there are other folders next to the split folders: {others}", LAYOUT)
     if len(set(splits.values())) < len(splits):
-        raise BadInput(source, None, f"two folders for one split among {', '.join(folders)}", LAYOUT)
+        raise BadInput(source, None, f"two folders for the same split among {', '.join(folders)}", LAYOUT)
     if splits and "train" not in splits.values():
         raise BadInput(source, None, "no folder train", LAYOUT)
     parents = splits or {source: None}
     names = sorted({path.name for parent in parents for path in parent.iterdir() if path.is_dir()} - {".", ".."})
     if len(names) < 2:
-        raise BadInput(source, None, f"{len(names)} class folders where two are the least", LAYOUT)
+        raise BadInput(source, None, f"{len(names)} class folders; at least two are needed", LAYOUT)
     return parents, tuple(names)
 
 
 def read_face(path: Path, size: int, channels: int) -> np.ndarray:
-    """The picture as a square of `size` pixels, [H, W] or RGB [H, W, 3]; ValueError where it cannot be read."""
+    """Read an image as a square of `size` pixels, [H, W] or RGB [H, W, 3]; ValueError if it cannot be read."""
     return to_channels(fit(read_image(path), (size, size)), channels)

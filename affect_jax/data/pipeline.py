@@ -1,7 +1,7 @@
-"""From a split to batches: the order of examples, streaming, whole splits in memory, padded batches for evaluation.
+"""Batches from a split: the order of examples, streaming, splits in memory, padded batches for evaluation.
 
-B batch. A batch is a dict of arrays with B in front: `image` uint8 [B, H, W, C], `label` int32 [B], `index` int32 [B]
-(the example's place in its split) and what else the split has.
+B batch. A batch is a dict of arrays whose first axis is B: `image` uint8 [B, H, W, C], `label` int32 [B], `index`
+int32 [B] (the position of the example in its split) and further arrays of the split.
 """
 
 import multiprocessing
@@ -18,14 +18,14 @@ Batch = dict[str, np.ndarray]
 
 
 def epoch_order(seed: int, epoch: int, num_examples: int) -> np.ndarray:
-    """The order in which pass number `epoch` visits the examples: int32 [num_examples]."""
+    """Return the order of the examples in an epoch, int32 [num_examples]."""
     return np.random.default_rng((seed, epoch)).permutation(num_examples).astype(np.int32)
 
 
 def balanced_epoch_order(seed: int, epoch: int, labels: np.ndarray) -> np.ndarray:
-    """An order of as many visits in which every class of labels [N] has the same share: int32 [N].
+    """Return an order of N examples, int32 [N], in which every class of labels [N] has the same share.
 
-    Within a class no example comes again before all others came.
+    No example of a class is repeated before all others of the class were visited.
     """
     rng = np.random.default_rng((seed, epoch))
     classes = np.unique(labels)
@@ -39,16 +39,16 @@ def balanced_epoch_order(seed: int, epoch: int, labels: np.ndarray) -> np.ndarra
 
 
 class BatchIndices:
-    """Indices int32 [B] of training batch number `step`; batches run on across the border of two passes.
+    """Random-access source for grain: indices int32 [B] of training batch number `step`; a batch may span two epochs.
 
-    A random-access source for grain. Drawing whole batches costs a slice each, where drawing examples one by one costs
-    more than augmenting them. With `labels` int [N] the classes come equally often, else every example once a pass.
+    Whole batches are drawn because each costs one slice; drawing single examples costs more than augmenting them. With
+    `labels` int [N] all classes are equally frequent, otherwise every example is visited once in an epoch.
     """
 
     def __init__(self, num_examples: int, batch_size: int, num_steps: int, seed: int, labels: np.ndarray | None = None):
         self.num_examples, self.batch_size, self.num_steps, self.seed = num_examples, batch_size, num_steps, seed
         self.labels = labels
-        self._orders: dict[int, np.ndarray] = {}  # of the last passes asked for
+        self._orders: dict[int, np.ndarray] = {}  # the epochs that were last asked for
 
     def __len__(self) -> int:
         return self.num_steps
@@ -74,7 +74,7 @@ class BatchIndices:
 
 
 class ReadBatch(grain.transforms.Map):
-    """Indices of a batch to this process' rows of it, read from `split`."""
+    """Read this process's rows of a batch of indices from `split`."""
 
     def __init__(self, split, process_index: int, process_count: int):
         self.split, self.process_index, self.process_count = split, process_index, process_count
@@ -87,7 +87,7 @@ class ReadBatch(grain.transforms.Map):
 
 
 class TakeRows(grain.transforms.Map):
-    """Takes this process's rows of the indices of a batch."""
+    """Take this process's rows of a batch of indices."""
 
     def __init__(self, process_index: int, process_count: int):
         self.process_index, self.process_count = process_index, process_count
@@ -110,13 +110,16 @@ def index_iterator(source: BatchIndices, process_index: int = 0, process_count: 
 def stream_iterator(
     source: BatchIndices, split, num_workers: int, process_index: int = 0, process_count: int = 1
 ) -> grain.DatasetIterator:
-    """Iterator over this process' rows of a run's batches: the order of `index_iterator`, whatever the workers."""
+    """Return an iterator over this process's rows of the batches, in the order of `index_iterator`.
+
+    The batches are the same for any number of workers.
+    """
     batches = grain.MapDataset.source(source).map(ReadBatch(split, process_index, process_count))
     return read_ahead(batches, num_workers)
 
 
 def read_ahead(batches: grain.MapDataset, num_workers: int) -> grain.DatasetIterator:
-    """Iterator over the batches, read in a thread, or in `num_workers` processes where there are to be some."""
+    """Return an iterator over the batches, read in a thread, or in `num_workers` processes if that is not 0."""
     batches = batches.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4))
     if num_workers:
         options = grain.MultiprocessingOptions(num_workers=num_workers, per_worker_buffer_size=4)
@@ -125,7 +128,7 @@ def read_ahead(batches: grain.MapDataset, num_workers: int) -> grain.DatasetIter
 
 
 def end_with_parent(worker: int, num_workers: int) -> None:
-    """Have this worker end when the process that started it does, and not before: Ctrl-C reaches both."""
+    """End this worker when its parent process ends, and not before: Ctrl-C is sent to both."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
 
@@ -137,7 +140,7 @@ def end_with_parent(worker: int, num_workers: int) -> None:
 
 
 class InMemorySplit:
-    """A split read once and kept: `arrays` holds every example of it."""
+    """A split in memory; `arrays` has all of its examples."""
 
     def __init__(self, split, name: str):
         self.class_names, self.image_shape = split.class_names, split.image_shape
@@ -149,21 +152,24 @@ class InMemorySplit:
         return len(self.arrays["label"])
 
     def labels(self) -> np.ndarray:
-        """All labels."""
+        """Return all labels."""
         return self.arrays["label"]
 
     def read(self, indices: np.ndarray) -> Batch:
-        """The examples at `indices`."""
+        """Return the examples at `indices`."""
         return {key: array[indices] for key, array in self.arrays.items()}
 
 
 def size_in_bytes(split) -> int:
-    """Bytes of the split's pictures in memory."""
+    """Return the size of the split's images in memory, in bytes."""
     return len(split) * int(np.prod(split.image_shape))
 
 
 def padded_batches(split, batch_size: int) -> Iterator[Batch]:
-    """Every example once, in order, in batches of one size; the last repeats its first row where `mask` [B] is 0."""
+    """Yield every example once, in order, in batches of one size.
+
+    The last batch repeats its first row where `mask` float32 [B] is 0.
+    """
     for start in range(0, len(split), batch_size):
         indices = np.arange(start, min(start + batch_size, len(split)), dtype=np.int32)
         mask = np.arange(batch_size) < len(indices)

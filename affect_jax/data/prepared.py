@@ -1,4 +1,4 @@
-"""Sets prepared once with tfds, as array_record files, and read back without TensorFlow; sets of faces in classes.
+"""Data sets prepared once with tfds as array_record files, read without TensorFlow; classification data sets.
 
 B batch, H W C image, K classes.
 """
@@ -21,16 +21,15 @@ from tqdm import tqdm
 
 from affect_jax.data.source import BadInput, BadRows, place
 
-# array_record compresses too, and tighter: deflated pictures take more room there and longer to read.
+# array_record compresses as well, and better: compressed PNG would take more space in it and longer to read.
 STORED = (cv2.IMWRITE_PNG_COMPRESSION, 0)
 
-
 TARGETS = ("votes", "valence_arousal")
-"""What an example may be held against beside its label."""
+"""Optional targets of an example, in addition to its label."""
 
 
 class Preparation(NamedTuple):
-    """What came of a preparation: counts[split][class], and what a user should know about the source."""
+    """Result of a preparation: counts[split][class], and remarks about the source."""
 
     directory: Path
     counts: dict[str, dict[str, int]]
@@ -47,11 +46,11 @@ class Option(NamedTuple):
 
 
 class SourceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Base of all prepared sets: the source is read and checked, then written whole or not at all.
+    """Base of all prepared data sets: the source is read and checked, then written completely or not at all.
 
-    `source` is the publishers' file or folder, `on_bad_row` "fail" or "skip"; `allow_other_counts` takes a source whose
-    counts are not the published ones. Only preparing needs them. All is read and checked before anything is written;
-    pictures with a file of their own are read while they are written, so that a large set need not fit in memory.
+    `source` is the file or folder of the publishers, `on_bad_row` is "fail" or "skip", `allow_other_counts` accepts
+    other counts than the published ones. Only `prepare` needs them. The source is checked before anything is written.
+    Image files are read while they are written, so a large data set does not have to fit in memory.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -61,12 +60,12 @@ class SourceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     CLASS_NAMES: ClassVar[tuple[str, ...]]
     DESCRIPTION: ClassVar[str]
     LICENCE: ClassVar[str] = ""
-    """What its publishers allow, as an exported model tells it; "" where only the user knows."""
+    """Terms of the publishers, repeated in exported models; "" if only the user can know them."""
     UNIT: ClassVar[str] = "faces"
-    """What an example is called."""
+    """Word for an example in messages."""
     CONFIG: ClassVar[str] = "fer_vgg"
-    """The config that a first run on the set may start from."""
-    url_infos = None  # nothing is downloaded, and to look for addresses tfds needs a package that it does not declare
+    """Name of the config for a first run on this data set."""
+    url_infos = None  # nothing is downloaded, and tfds would need an undeclared package to look for URLs
 
     def __init__(
         self,
@@ -82,44 +81,44 @@ class SourceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """In the order of their integer labels."""
+        """Class names in the order of their integer labels."""
         return self.CLASS_NAMES
 
     def read_source(self, bad_rows: BadRows) -> Iterator[dict]:
-        """Examples in the source's order: split, file (below the source) and what else the features need."""
+        """Read examples in the order of the source: split, file (below the source) and the features."""
         raise NotImplementedError
 
     def features(self) -> dict[str, tfds.features.FeatureConnector]:
-        """What of an example is stored."""
+        """Return the stored features of an example."""
         raise NotImplementedError
 
     def labels_of(self, example: dict) -> Iterable[int]:
-        """The labels that the example adds to the counts."""
+        """Return the labels that the example adds to the counts."""
         raise NotImplementedError
 
     def review(self, examples: dict[str, list[dict]], counts: dict[str, Counter]) -> list[str]:
-        """BadInput where the examples by split, or their counts by class, cannot be; else remarks for the user."""
+        """Check the examples by split and their counts by class; return remarks. BadInput if they are not valid."""
         raise NotImplementedError
 
     def encode(self, example: dict) -> dict:
-        """The example as its features store it; ValueError, with the reason alone, on an unreadable picture."""
+        """Encode the example for its features; ValueError with only the reason on an unreadable image."""
         raise NotImplementedError
 
-    def write_beside(self, directory: Path) -> None:
-        """Write what the set has beside its records; often nothing."""
+    def write_extra_files(self, directory: Path) -> None:
+        """Write files in addition to the records, if the data set has any."""
 
     @cached_property
     def examples(self) -> dict[str, list[dict]]:
-        """The whole source by split, checked."""
+        """All examples of the source by split, checked."""
         examples = {"train": [], "val": [], "test": []}
         for example in tqdm(
             self.read_source(self.bad_rows), desc=f"reading {self.source}", unit=f" {self.UNIT}", delay=2
         ):
             examples[example.pop("split")].append(example)
         if empty := [split for split in self.REQUIRED_SPLITS if not examples[split]]:
-            raise BadInput(self.source, None, f"no {self.UNIT} for {', '.join(empty)}", "this split needs some")
+            raise BadInput(self.source, None, f"no {self.UNIT} for {', '.join(empty)}", "this split must not be empty")
         if not any(examples.values()):
-            raise BadInput(self.source, None, f"no {self.UNIT} at all", "one split at least needs some")
+            raise BadInput(self.source, None, f"no {self.UNIT}", "at least one split must not be empty")
         counts = {
             split: Counter(self.class_names[label] for example in some for label in self.labels_of(example))
             for split, some in examples.items()
@@ -133,10 +132,10 @@ class SourceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             builder=self,
             description=self.DESCRIPTION,
             features=tfds.features.FeaturesDict(self.features()),
-            # Example i of a split is its i-th row in the source.
+            # example i of a split is its i-th row in the source
             disable_shuffling=True,
         )
-        info.initialize_from_bucket = lambda: None  # it asks the network for a set of this name, and leaves a folder
+        info.initialize_from_bucket = lambda: None  # it would search the network for this name and leave a folder
         return info
 
     def _split_generators(self, dl_manager) -> dict[str, Iterator]:
@@ -155,16 +154,16 @@ class SourceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             written += 1
             yield index, stored
         if not written:
-            raise BadInput(self.source, None, f"no readable picture for {split}", "every split needs some")
+            raise BadInput(self.source, None, f"no readable image for {split}", "a split must not be empty")
 
     @classmethod
     def directory(cls, data_dir: str | Path) -> Path:
-        """Where this version of the set lies in `data_dir`."""
+        """Return the folder of this version of the data set in `data_dir`."""
         return Path(data_dir) / cls.name / str(cls.VERSION)
 
     @classmethod
     def prepared_directory(cls, data_dir: str | Path) -> Path:
-        """Where the set lies; FileNotFoundError, with the command to run, where it is not prepared."""
+        """Return the folder of the data set; FileNotFoundError, with the command to run, if it is not prepared."""
         directory = cls.directory(data_dir)
         if not directory.is_dir():
             raise FileNotFoundError(f"{directory}: {cls.name} is not prepared; run\n  {cls.prepare_command(data_dir)}")
@@ -172,25 +171,26 @@ class SourceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     @classmethod
     def prepare(cls, data_dir: str | Path, overwrite: bool = False, **options) -> Preparation:
-        """Read the source and write the set into `data_dir`, whole or not at all; options are the builder's own.
+        """Read the source and write the data set into `data_dir`, completely or not at all.
 
-        BadInput on a source that cannot be used, FileExistsError where the set is prepared and not to be replaced.
+        `options` are arguments of the builder. BadInput on an unusable source, FileExistsError if the data set is
+        already prepared and `overwrite` is False.
         """
         target = Path(data_dir) / cls.name
         if target.exists() and not overwrite:
-            raise FileExistsError(f"{target}: already prepared; prepare it anew with --overwrite")
+            raise FileExistsError(f"{target}: already prepared; replace it with --overwrite")
         temporary = target.with_name(f".{cls.name}.{os.getpid()}")
         builder = cls(data_dir=temporary, **options)
-        _ = builder.examples  # before the first folder is made
+        _ = builder.examples  # checks the source before the first folder is made
         tfds.disable_progress_bar()
         try:
-            with contextlib.redirect_stdout(None):  # tfds tells of the temporary folder, in color
+            with contextlib.redirect_stdout(None):  # tfds prints the temporary folder
                 builder.download_and_prepare(
                     download_dir=temporary / "downloads",
                     download_config=tfds.download.DownloadConfig(try_download_gcs=False),
                     file_format="array_record",
                 )
-            builder.write_beside(cls.directory(temporary))
+            builder.write_extra_files(cls.directory(temporary))
             if target.exists():
                 target.rename(temporary / "replaced")
             (temporary / cls.name).rename(target)
@@ -200,37 +200,37 @@ class SourceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     @classmethod
     def prepare_command(cls, data_dir: str | Path) -> str:
-        """The command line that prepares this set."""
+        """Return the command that prepares this data set."""
         return f"python scripts/prepare_data.py {cls.name} --source=PATH --data_dir={data_dir}"
 
 
 class PreparedBuilder(SourceBuilder, skip_registration=True):
-    """Base of the sets of faces: a subclass names its classes and reads its source; the rest is here."""
+    """Base of classification data sets: a subclass declares its classes and reads its source."""
 
     IMAGE_SHAPE: ClassVar[tuple[int, int, int]] = (48, 48, 1)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(H, W, C) of the prepared pictures."""
+        """(H, W, C) of the prepared images."""
         return self.IMAGE_SHAPE
 
     def read_source(self, bad_rows: BadRows) -> Iterator[dict]:
-        """Examples in the source's order: split, image, label, file, row and what extra_features names.
+        """Read examples in the order of the source: split, image, label, file, row and the extra features.
 
-        An image is uint8 [H, W] or RGB [H, W, 3], or a function that reads it, with ValueError where it cannot.
+        An image is uint8 [H, W] or RGB [H, W, 3], or a function that reads it and raises ValueError on failure.
         """
         raise NotImplementedError
 
     def check(self, counts: dict[str, Counter], skipped: int) -> list[str]:
-        """BadInput where counts by split and class are not those of the set; else remarks for the user, often none."""
+        """Check the counts by split and class; return remarks. BadInput if they are not those of the data set."""
         raise NotImplementedError
 
     def extra_features(self) -> dict[str, tfds.features.FeatureConnector]:
-        """Features that this set has beside image, label, file and row."""
+        """Return features in addition to image, label, file and row."""
         return {}
 
     def features(self) -> dict[str, tfds.features.FeatureConnector]:
-        """The picture as PNG, its label, and where it came from."""
+        """Return the features: the image as PNG, its label and its origin."""
         return {
             "image": tfds.features.Image(shape=self.image_shape, encoding_format="png"),
             "label": tfds.features.ClassLabel(names=self.class_names),
@@ -240,15 +240,15 @@ class PreparedBuilder(SourceBuilder, skip_registration=True):
         }
 
     def labels_of(self, example: dict) -> Iterable[int]:
-        """Its one label."""
+        """Return the label of the example, in a list."""
         return [example["label"]]
 
     def review(self, examples: dict[str, list[dict]], counts: dict[str, Counter]) -> list[str]:
-        """The set's own check of its counts."""
+        """Check the counts."""
         return self.check(counts, len(self.bad_rows.skipped))
 
     def encode(self, example: dict) -> dict:
-        """The picture becomes PNG."""
+        """Encode the image as PNG."""
         image = example["image"]() if callable(example["image"]) else example["image"]
         if image.ndim == 3:
             image = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
@@ -256,12 +256,12 @@ class PreparedBuilder(SourceBuilder, skip_registration=True):
 
     @classmethod
     def open_split(cls, split: str, data_dir: str | Path) -> "PreparedSplit":
-        """The split as `prepare` wrote it; FileNotFoundError, with the command to run, where it has not."""
+        """Open a prepared split; FileNotFoundError, with the command to run, if it is not prepared."""
         return PreparedSplit(cls.prepared_directory(data_dir), split)
 
 
 class Records:
-    """The records of a split of a prepared set, and its `features`; ValueError on a split that it does not have."""
+    """The records of a prepared split, and its `features`; ValueError if the data set has no such split."""
 
     def __init__(self, directory: str | Path, split: str):
         builder = tfds.builder_from_directory(directory)
@@ -270,7 +270,7 @@ class Records:
         self.features = builder.info.features
         self._files = [str(file) for file in builder.info.splits[split].filepaths]
         self._ends = np.cumsum(builder.info.splits[split].shard_lengths)
-        # tfds decodes example by example, at a quarter of the speed; the source below pickles without its builder.
+        # decoding by tfds, one example at a time, was four times slower; this source is pickled without its builder
         raw = tfds.decode.DeserializeMethod.RAW_BYTES
         self._source = builder.as_data_source(split, deserialize_method=raw).data_source
 
@@ -278,18 +278,18 @@ class Records:
         return len(self._source)
 
     def read(self, indices: np.ndarray) -> list[Mapping]:
-        """The stored features of the examples at `indices`, one mapping from names each.
+        """Return the stored features of the examples at `indices`, a mapping from names for each.
 
-        OSError that names the file where one is gone, cut or damaged.
+        OSError with the file name if a file is missing, truncated or damaged.
         """
         if not len(indices):
             return []
         indices = np.asarray(indices).tolist()
         try:
             found = self._source.__getitems__(indices)
-        except RuntimeError as error:  # array_record's only one
+        except RuntimeError as error:  # the only error of array_record
             raise self._unreadable(indices) from error
-        if not all(found):  # what a cut file lacks, array_record leaves out without a word
+        if not all(found):  # array_record returns nothing for the missing part of a truncated file
             raise self._unreadable(indices)
         return [tf_example_pb2.Example.FromString(record).features.feature for record in found]
 
@@ -302,14 +302,16 @@ class Records:
                 reason = str(error)
             if reason:
                 file = self._files[np.searchsorted(self._ends, index, side="right")]
-                return OSError(f"{file} cannot be read: {reason}; bring it back, or prepare the set anew (--overwrite)")
-        return OSError(f"{', '.join(self._files)} could not be read a moment ago; the same command goes on")
+                return OSError(
+                    f"{file} cannot be read: {reason}; restore it, or prepare the data set again with --overwrite"
+                )
+        return OSError(f"{', '.join(self._files)} could not be read, but can be read now; rerun the command to resume")
 
 
 class PreparedSplit:
-    """One split of a prepared set, read from its files batch by batch; it pickles, and reopens them where it lands.
+    """A prepared split for classification, read in batches; it can be pickled, and then opens its files again.
 
-    `class_names`, `image_shape` (H, W, C), and the number of examples as `len`.
+    It has `class_names`, `image_shape` (H, W, C), and `len`.
     """
 
     def __init__(self, directory: str | Path, split: str):
@@ -323,9 +325,9 @@ class PreparedSplit:
         return len(self._records)
 
     def read(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-        """image uint8 [B, H, W, C] (RGB), label int32 [B], and what of TARGETS the set has, float32 each.
+        """Return image uint8 [B, H, W, C] (RGB), label int32 [B], and those of TARGETS that the data set has, float32.
 
-        votes [B, K] (sum 1), valence_arousal [B, 2] within -1 and 1.
+        votes [B, K] (sum 1), valence_arousal [B, 2] in [-1, 1].
         """
         examples = self._records.read(indices)
         batch = {
@@ -342,7 +344,7 @@ class PreparedSplit:
         return batch
 
     def labels(self) -> np.ndarray:
-        """The label of every example, int32 [N]."""
+        """Return the label of every example, int32 [N]."""
         pieces = np.array_split(np.arange(len(self)), max(1, len(self) // 2048))
         return np.concatenate(
             [
@@ -352,7 +354,7 @@ class PreparedSplit:
         ).astype(np.int32)
 
     def places(self, indices: np.ndarray) -> list[str]:
-        """Where in the source each example came from: `fer2013.csv, row 17`."""
+        """Return the origin of each example in the source, for example `fer2013.csv, row 17`."""
         return [
             place(example["file"].bytes_list.value[0].decode(), example["row"].int64_list.value[0])
             for example in self._records.read(indices)

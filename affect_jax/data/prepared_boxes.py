@@ -1,7 +1,7 @@
-"""Sets of pictures with boxes, prepared once: pictures as their own encoded bytes, boxes beside them.
+"""Data sets of images with boxes, prepared once: encoded image files and an index of their boxes.
 
-N boxes of a picture, P pictures of a split, H W picture. Boxes are [x1, y1, x2, y2], float32, absolute pixels of the
-picture turned as EXIF says, half-open.
+N boxes of an image, P images of a split, H W image. Boxes are [x1, y1, x2, y2], float32, absolute pixels of the
+upright image, half-open.
 """
 
 from collections import Counter
@@ -19,48 +19,48 @@ from affect_jax.data.source import BadInput, BadRows, place
 
 
 class Entry(NamedTuple):
-    """A box as its source has it."""
+    """A box of the source."""
 
     box: tuple[float, float, float, float]
     label: int
     ignore: bool
-    """Evaluation neither counts nor punishes it."""
+    """Evaluation counts it neither as found nor as missed."""
     row: int | None
-    """Its line in the file that has it."""
+    """Line in its file."""
     name: str = ""
-    """What it is called where it has no line."""
+    """Name in messages, for a box without a line."""
 
 
 class BoxesBuilder(SourceBuilder, skip_registration=True):
-    """Base of the sets of pictures with boxes: a subclass names its classes and reads its source; the rest is here.
+    """Base of data sets of images with boxes: a subclass declares its classes and reads its source.
 
-    Parts of a published set are taken, and remarked on. Boxes that reach beyond their picture are cut at its border,
-    and counted; boxes without area, or wholly outside, are bad rows.
+    A subset of a published data set is accepted with a remark. Boxes that reach outside their image are clipped at its
+    border and counted; boxes without area or completely outside are bad rows.
     """
 
     REQUIRED_SPLITS = ()
-    UNIT = "pictures"
+    UNIT = "images"
     CONFIG = "widerface_rcnn"
     TEST_IS_VAL: ClassVar[bool] = False
-    """The publishers' evaluation pictures are one half, that selection and the report must share."""
+    """True if the published images have no test split, so that `test` opens val."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
-        self.cut: list[str] = []
+        self.clipped: list[str] = []
         self.stored_files: set[str] = set()
 
     def read_source(self, bad_rows: BadRows) -> Iterator[dict]:
-        """Examples, from `make_example`, in the source's order."""
+        """Read examples, made by `make_example`, in the order of the source."""
         raise NotImplementedError
 
     def published(self) -> dict[str, int]:
-        """The number of pictures in each split of the whole set, where that is known."""
+        """Return the number of images in each split of the complete data set, if it is known."""
         return {}
 
     def make_example(self, split: str, file: str, annotations: Path, row: int | None, entries: Iterable[Entry]):
-        """The example of picture `file` (below the source), or None where it cannot be used.
+        """Return the example of image `file` (below the source), or None if it is not usable.
 
-        `annotations`, at `row`, is where the picture is named. Bad pictures and boxes are reported there.
+        Bad images and boxes are reported for file `annotations` and `row`, where the image is named.
         """
         try:
             size = read_image_size(Path(self.source) / file)
@@ -78,23 +78,23 @@ class BoxesBuilder(SourceBuilder, skip_registration=True):
         }
 
     def _fit_box(self, entry: Entry, size: tuple[int, int], annotations: Path) -> np.ndarray | None:
-        """The box within its picture; None, and reported, where nothing of it is."""
+        """Return the box clipped at the border of the image; report it and return None if nothing remains."""
         box, (height, width) = np.array(entry.box, np.float64), size
-        called = f"{entry.name}: " if entry.name else ""
+        prefix = f"{entry.name}: " if entry.name else ""
         if not np.isfinite(box).all() or (box[2:] <= box[:2]).any():
-            self.bad_rows.report(annotations, entry.row, f"{called}the box {list(entry.box)} has no area")
+            self.bad_rows.report(annotations, entry.row, f"{prefix}the box {list(entry.box)} has no area")
             return None
         inside = np.clip(box, 0, (width, height, width, height))
         if (inside[2:] <= inside[:2]).any():
-            reason = f"{called}the box {list(entry.box)} is outside its {width}x{height} picture"
+            reason = f"{prefix}the box {list(entry.box)} is outside its {width}x{height} image"
             self.bad_rows.report(annotations, entry.row, reason)
             return None
         if (inside != box).any():
-            self.cut.append(place(annotations, entry.row) + (f", {entry.name}" if entry.name else ""))
+            self.clipped.append(place(annotations, entry.row) + (f", {entry.name}" if entry.name else ""))
         return inside
 
     def features(self) -> dict[str, tfds.features.FeatureConnector]:
-        """The picture's own bytes, where it came from, and its boxes."""
+        """Return the features: the encoded image, its origin and its boxes."""
         return {
             "image": tfds.features.Image(shape=(None, None, 3)),
             "file": tfds.features.Text(),
@@ -105,37 +105,37 @@ class BoxesBuilder(SourceBuilder, skip_registration=True):
         }
 
     def labels_of(self, example: dict) -> Iterable[int]:
-        """One a box."""
+        """Return the labels of the boxes."""
         return example["label"]
 
     def review(self, examples: dict[str, list[dict]], counts: dict[str, Counter]) -> list[str]:
-        """BadInput where a split has more pictures than are published; remarks on what each split holds."""
+        """Return remarks on each split; BadInput if a split has more images than the published data set."""
         remarks = [remark for split, some in examples.items() if some for remark in describe(split, some)]
         for split, published in self.published().items():
             found = len(examples[split])
-            problem = f"{split} has {found:,} pictures, published are {published:,}"
+            problem = f"{split} has {found:,} images, the published set has {published:,}"
             if found > published and not self.allow_other_counts:
-                remedy = "take the publishers' set, or accept another with --allow_other_counts"
+                remedy = "use the published data set, or accept other counts with --allow_other_counts"
                 raise BadInput(self.source, None, problem, remedy)
             if found != published:
                 remarks.append(problem)
-        if self.cut:
-            problem = "boxes reach beyond their picture and were cut at its border"
-            remarks.append(f"{len(self.cut):,} {problem}; the first: {self.cut[0]}")
+        if self.clipped:
+            problem = "boxes reach outside their image and were clipped at its border"
+            remarks.append(f"{len(self.clipped):,} {problem}; the first: {self.clipped[0]}")
         return remarks
 
     def encode(self, example: dict) -> dict:
-        """The picture's bytes as they are, once they have been decoded to what its header told."""
+        """Return the encoded image unchanged, after checking that it can be decoded to the size in its header."""
         encoded = read_encoded(Path(self.source) / example["file"])
         height, width = decode_image(encoded).shape[:2]
         if (height, width) != tuple(example["size"]):
             found = "x".join(map(str, example["size"][::-1]))
-            raise ValueError(f"its header tells of {found} pixels, it has {width}x{height}")
+            raise ValueError(f"the header announces {found} pixels, the image has {width}x{height}")
         self.stored_files.add(example["file"])
         return {**example, "image": BytesIO(encoded)}
 
-    def write_beside(self, directory: Path) -> None:
-        """An index of each split: to know sizes and boxes, no picture need be read through."""
+    def write_extra_files(self, directory: Path) -> None:
+        """Write an index of each split with sizes and boxes, so that no image has to be read for them."""
         for split, examples in self.examples.items():
             stored = [example for example in examples if example["file"] in self.stored_files]
             np.savez_compressed(
@@ -150,32 +150,32 @@ class BoxesBuilder(SourceBuilder, skip_registration=True):
 
     @classmethod
     def open_split(cls, split: str, data_dir: str | Path) -> "PreparedBoxesSplit":
-        """The split as `prepare` wrote it; FileNotFoundError, with the command to run, where it has not."""
+        """Open a prepared split; FileNotFoundError, with the command to run, if it is not prepared."""
         directory = cls.prepared_directory(data_dir)
         return PreparedBoxesSplit(directory, "val" if split == "test" and cls.TEST_IS_VAL else split)
 
 
 def index_file(directory: Path, split: str) -> Path:
-    """Where the index of a split lies."""
+    """Return the path of the index of a split."""
     return directory / f"boxes_{split}.npz"
 
 
 def describe(split: str, examples: Sequence[dict]) -> list[str]:
-    """What a user should know about a split before training on it."""
+    """Return remarks on a split: its counts, images without boxes, ignored boxes."""
     numbers = np.array([len(example["boxes"]) for example in examples])
     ignored = sum(int(example["ignore"].sum()) for example in examples)
-    remarks = [f"{split}: {len(examples):,} pictures, {numbers.sum():,} boxes, at most {numbers.max():,} in a picture"]
+    remarks = [f"{split}: {len(examples):,} images, {numbers.sum():,} boxes, at most {numbers.max():,} in an image"]
     if (numbers == 0).any():
-        remarks.append(f"{split}: {(numbers == 0).sum():,} pictures without boxes are kept")
+        remarks.append(f"{split}: {(numbers == 0).sum():,} images without boxes are kept")
     if ignored:
         remarks.append(f"{split}: {ignored:,} boxes are ignored in evaluation")
     return remarks
 
 
 class PreparedBoxesSplit:
-    """One split of a prepared set of pictures with boxes; it pickles, and reopens its files where it lands.
+    """A prepared split of images with boxes; it can be pickled, and then opens its files again.
 
-    `class_names`, and the number of pictures as `len`.
+    It has `class_names` and `len`.
     """
 
     def __init__(self, directory: str | Path, split: str):
@@ -189,30 +189,30 @@ class PreparedBoxesSplit:
         return len(self._records)
 
     def sizes(self) -> np.ndarray:
-        """(height, width) of every picture: int32 [P, 2]."""
+        """Return (height, width) of every image, int32 [P, 2]."""
         return self._index["size"]
 
     def box_counts(self) -> np.ndarray:
-        """The number of boxes of every picture: int32 [P]."""
+        """Return the number of boxes of every image, int32 [P]."""
         return self._index["num_boxes"]
 
     def places(self, indices: np.ndarray) -> list[str]:
-        """Where in the source each picture is."""
+        """Return the path of each image in the source."""
         return self._index["files"][np.asarray(indices, int)].tolist()
 
     def boxes(self, index: int) -> np.ndarray:
-        """The boxes of a picture, float32 [N, 4], without reading it."""
+        """Return the boxes of an image, float32 [N, 4], without reading the image."""
         return self.annotations(index)["boxes"]
 
     def annotations(self, index: int) -> dict[str, np.ndarray]:
-        """boxes float32 [N, 4], label int32 [N] (places in class_names), ignore bool [N]; the picture is not read."""
+        """Return boxes float32 [N, 4], label int32 [N] (positions in class_names) and ignore bool [N]."""
         if not 0 <= index < len(self):
-            raise IndexError(f"index {index} of {len(self)} pictures")
+            raise IndexError(f"index {index} of {len(self)} images")
         own = slice(self._ends[index] - self._index["num_boxes"][index], self._ends[index])
         return {name: self._index[name][own].copy() for name in ("boxes", "label", "ignore")}
 
     def read_image(self, index: int) -> dict[str, np.ndarray]:
-        """image uint8 [H, W, 3] (RGB, its own size) and what `annotations` gives."""
+        """Return image uint8 [H, W, 3] (RGB, original size) and the arrays of `annotations`."""
         annotations = self.annotations(index)
         (record,) = self._records.read(np.array([index]))
         return {"image": decode_image(record["image"].bytes_list.value[0]), **annotations}

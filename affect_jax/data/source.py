@@ -1,4 +1,4 @@
-"""Reading other people's files: where an input is wrong, and what becomes of its bad rows."""
+"""Errors in input files: where an input is wrong, and what to do with bad rows."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 class BadInput(ValueError):
-    """An input that cannot be used: `FILE, row N: reason; what to do`, rows counted as lines of the file from 1."""
+    """An unusable input: `FILE, row N: reason; what to do`. Rows are lines of the file, counted from 1."""
 
     def __init__(self, file: str | Path, row: int | None, reason: str, remedy: str):
         self.file, self.row, self.reason = str(file), row, reason
@@ -14,12 +14,12 @@ class BadInput(ValueError):
 
 
 def place(file: str | Path, row: int | None) -> str:
-    """Where an example came from: `FILE, row N`, or `FILE` where it is a file of its own (row 0 or None)."""
+    """Return the origin of an example: `FILE, row N`, or `FILE` if it is a whole file (row 0 or None)."""
     return f"{file}, row {row}" if row else str(file)
 
 
 class BadRows:
-    """What to do about rows that cannot be used: `fail` raises the first one, `skip` keeps them in `skipped`."""
+    """Policy for unusable rows: "fail" raises an error at the first row, "skip" collects the errors in `skipped`."""
 
     def __init__(self, policy: str = "fail"):
         if policy not in ("fail", "skip"):
@@ -28,8 +28,8 @@ class BadRows:
         self.skipped: list[BadInput] = []
 
     def report(self, file: str | Path, row: int | None, reason: str):
-        """Raise BadInput, or keep it."""
-        error = BadInput(file, row, reason, "mend it, or leave such rows out with --on_bad_row=skip")
+        """Raise BadInput, or collect it."""
+        error = BadInput(file, row, reason, "fix it, or skip bad rows with --on_bad_row=skip")
         if self.policy == "fail":
             raise error
         self.skipped.append(error)
@@ -42,10 +42,10 @@ def check_counts(
     skipped: int = 0,
     allow_other_counts: bool = False,
 ) -> list[str]:
-    """Hold counts by split and class against the published ones; gives the differences where they are allowed.
+    """Compare counts by split and class with the published counts; return the differences if they are allowed.
 
-    With rows skipped as bad, as many examples may be missing, and none may be too many. val and test in each other's
-    place are an error whatever is allowed: a model would be selected on the half that its report is about.
+    As many examples may be missing as rows were skipped; none may be surplus. Swapped val and test are always an error,
+    because a model would be selected on the split that is reported.
     """
     if counts["val"] == published["test"] and counts["test"] == published["val"]:
         raise BadInput(
@@ -61,9 +61,9 @@ def check_counts(
     if min(shortfalls) >= 0 and sum(shortfalls) <= skipped:
         return []
     differences = [
-        f"{split} has {sum(counts[split].values()):,} faces, published are {sum(published[split].values()):,} ("
+        f"{split} has {sum(counts[split].values()):,} faces, the published set has {sum(published[split].values()):,} ("
         + ", ".join(
-            f"{name} {counts[split][name]:,} for {published[split][name]:,}" for name in classes if classes[name]
+            f"{name} {counts[split][name]:,} instead of {published[split][name]:,}" for name in classes if classes[name]
         )
         + ")"
         for split, classes in missing.items()
@@ -71,5 +71,5 @@ def check_counts(
     ]
     if allow_other_counts:
         return differences
-    remedy = "take the publishers' whole file, or accept another set with --allow_other_counts"
+    remedy = "use the complete file of the publishers, or accept other counts with --allow_other_counts"
     raise BadInput(file, None, "; ".join(differences), remedy)

@@ -1,8 +1,8 @@
-"""WIDER FACE: 32,203 pictures of people at 61 kinds of event (Yang et al. 2016, arXiv:1511.06523).
+"""WIDER FACE: 32,203 images of people at 61 kinds of event (Yang et al. 2016, arXiv:1511.06523).
 
-Read as its publishers ship it: `WIDER_{train,val}/images/EVENT/NAME.jpg` and `wider_face_split/*_bbx_gt.txt`, where a
-picture's name is followed by the number of its faces and a line each: `x1 y1 w h blur expression illumination invalid
-occlusion pose`; where the number is 0, one line of zeros follows.
+The original layout is `WIDER_{train,val}/images/EVENT/NAME.jpg` and `wider_face_split/*_bbx_gt.txt`. There the name of
+an image is followed by the number of its faces and one line for each face: `x1 y1 w h blur expression illumination
+invalid occlusion pose`. If the number is 0, a line of zeros follows.
 """
 
 from collections.abc import Iterator
@@ -16,10 +16,10 @@ INVALID, NUM_FIELDS = 7, 10
 
 
 class Widerface(BoxesBuilder):
-    """WIDER FACE's training and validation pictures; parts of them are taken too.
+    """The training and validation images of WIDER FACE; a subset of them is accepted.
 
-    The labels of its test pictures are not published: its validation half is `val`, and what `test` opens. Faces that
-    the publishers call invalid are ignored in evaluation.
+    The labels of the test images are not published, so `test` opens val. Faces marked invalid by the publishers are
+    ignored in evaluation.
     """
 
     CLASS_NAMES = ("face",)
@@ -28,28 +28,28 @@ class Widerface(BoxesBuilder):
     TEST_IS_VAL = True
 
     def published(self) -> dict[str, int]:
-        """By its publishers."""
+        """Return the counts of the publishers."""
         return {"train": 12_880, "val": 3_226}
 
     def read_source(self, bad_rows: BadRows) -> Iterator[dict]:
-        """Every picture, in the order of the lists."""
+        """Read every image, in the order of the lists."""
         source = Path(self.source)
         lists = {split: source / "wider_face_split" / f"wider_face_{split}_bbx_gt.txt" for split in SPLITS}
         if not any(path.is_file() for path in lists.values()):
-            remedy = "it holds WIDER_train/images, WIDER_val/images and wider_face_split/"
+            remedy = "give a folder with WIDER_train/images, WIDER_val/images and wider_face_split/"
             raise BadInput(source, None, "no wider_face_split/wider_face_*_bbx_gt.txt", remedy)
         for split, path in lists.items():
             if not path.is_file():
                 continue
-            for row, name, lines in pictures_of(path, bad_rows):
+            for row, name, lines in images_of(path, bad_rows):
                 entries = read_faces(path, row, name, lines, bad_rows)
                 file = f"WIDER_{split}/images/{name}"
                 if entries is not None and (example := self.make_example(split, file, path, row, entries)):
                     yield example
 
 
-def pictures_of(path: Path, bad_rows: BadRows) -> Iterator[tuple[int, str, list[str]]]:
-    """Row and name of each picture of a list, and the lines up to the next name."""
+def images_of(path: Path, bad_rows: BadRows) -> Iterator[tuple[int, str, list[str]]]:
+    """Return row and name of each image of a list, and the lines up to the next name."""
     row, name, lines = 0, "", []
     for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").rstrip().split("\n"), start=1):
         line = line.strip()
@@ -60,21 +60,21 @@ def pictures_of(path: Path, bad_rows: BadRows) -> Iterator[tuple[int, str, list[
         elif name:
             lines.append(line)
         else:
-            bad_rows.report(path, number, f"{line!r} comes before the first picture")
+            bad_rows.report(path, number, f"{line!r} comes before the first image")
     if name:
         yield row, name, lines
 
 
 def read_faces(path: Path, row: int, name: str, lines: list[str], bad_rows: BadRows) -> list[Entry] | None:
-    """The faces of the picture named at `row`, bad lines left out; None where its count does not hold."""
+    """Read the faces of the image named at `row` without bad lines; None if their number does not match."""
     if not lines or not lines[0].isdigit():
-        bad_rows.report(path, row + 1, f"no number of faces follows {name}")
+        bad_rows.report(path, row + 1, f"no number of faces after {name}")
         return None
     number, faces = int(lines[0]), lines[1:]
     if number == 0 and [set(line.split()) for line in faces] in ([], [{"0"}]):
         return []
     if number != len(faces):
-        bad_rows.report(path, row + 1, f"{name}: it tells of {number} faces, {len(faces)} lines follow")
+        bad_rows.report(path, row + 1, f"{name}: the list announces {number} faces, {len(faces)} lines follow")
         return None
     entries = []
     for at, line in enumerate(faces, start=row + 2):

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def smooth_faces(count, seed):
-    """Pictures with the large shapes that faces have: uint8 [N, 48, 48, 1]."""
+    """Return images with large shapes, as in faces: uint8 [N, 48, 48, 1]."""
     noise = np.random.default_rng(seed).normal(size=(count, 6, 6)).astype(np.float32)
     large = np.stack([cv2.resize(one, (48, 48), interpolation=cv2.INTER_CUBIC) for one in noise])
     return np.clip(128 + 50 * large, 0, 255).astype(np.uint8)[..., None]
@@ -36,7 +36,7 @@ class Faces:
 
 @pytest.fixture
 def planted():
-    """train, val and test of 20, 10 and 10 unlike faces, but for what is planted."""
+    """Return train, val and test of 20, 10 and 10 different images, with planted copies."""
     train, val, test = np.split(smooth_faces(40, 0), [20, 30])
     train[3] = train[2]
     test[1] = train[5]
@@ -54,7 +54,7 @@ def names(group):
     return [(image["split"], image["index"]) for image in group]
 
 
-def test_an_audit_finds_what_was_planted_and_nothing_else(planted):
+def test_an_audit_finds_exactly_the_planted_problems(planted):
     found = json.loads(json.dumps(audit(planted)))
     assert [names(group) for group in found["identical"]] == [
         [("train", 2), ("train", 3)],
@@ -74,7 +74,7 @@ def test_an_audit_finds_what_was_planted_and_nothing_else(planted):
     assert [summary[split]["conflicting_labels"] for split in summary] == [1, 1, 0]
 
 
-def test_identical_groups_are_those_that_comparing_all_pixels_gives():
+def test_identical_groups_equal_a_comparison_of_all_pixels():
     palette = smooth_faces(12, 1)
     rng = np.random.default_rng(2)
     splits = {name: Faces(palette[rng.integers(0, 12, 15)], np.zeros(15)) for name in ("train", "val", "test")}
@@ -85,7 +85,7 @@ def test_identical_groups_are_those_that_comparing_all_pixels_gives():
     assert together == equal and equal
 
 
-def test_correlation_is_pearsons(planted):
+def test_correlation_equals_pearsons(planted):
     first, second = (planted[name].read(np.arange(10))["image"][..., 0] for name in ("val", "test"))
     got = correlation(first, second)
     for i in range(10):
@@ -97,7 +97,7 @@ def run(*arguments):
     return subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True)
 
 
-def test_the_scripts_prepare_a_set_with_bad_rows_and_audit_it(sheet, write_csv, tmp_path):
+def test_the_scripts_prepare_a_data_set_with_bad_rows_and_audit_it(sheet, write_csv, tmp_path):
     rows = sheet.rows()
     rows[4][0] = "9"
     rows[11][1] = rows[0][1]
@@ -110,7 +110,7 @@ def test_the_scripts_prepare_a_set_with_bad_rows_and_audit_it(sheet, write_csv, 
 
     done = run(*prepare, "--allow_other_counts", "--on_bad_row=skip")
     assert done.returncode == 0, done.stderr
-    assert "1 bad rows left out:" in done.stdout and f"{source}, row 6: emotion is '9'" in done.stdout
+    assert "1 bad rows skipped:" in done.stdout and f"{source}, row 6: emotion is '9'" in done.stdout
     assert str(tmp_path / "fer2013" / "1.0.0") in done.stdout
 
     out = tmp_path / "audit.json"

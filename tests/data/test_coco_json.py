@@ -12,11 +12,11 @@ CATEGORIES = [{"id": 7, "name": "hat"}, {"id": 3, "name": "face"}]
 
 
 def content(split: str) -> dict:
-    """Two pictures: one with a face, a hat and a crowd of faces, one with nothing."""
+    """Write two images: one with a face, a hat and a crowd of faces, one without boxes."""
     return {
         "images": [
-            {"id": 12, "file_name": f"pictures/{split}_a.png", "height": 40, "width": 50},
-            {"id": 11, "file_name": f"pictures/{split}_b.png"},
+            {"id": 12, "file_name": f"images/{split}_a.png", "height": 40, "width": 50},
+            {"id": 11, "file_name": f"images/{split}_b.png"},
         ],
         "annotations": [
             {"id": 1, "image_id": 12, "category_id": 3, "bbox": [3, 4, 10.5, 16], "iscrowd": 0},
@@ -30,11 +30,11 @@ def content(split: str) -> dict:
 @pytest.fixture
 def source(tmp_path):
     root = tmp_path / "own"
-    (root / "pictures").mkdir(parents=True)
+    (root / "images").mkdir(parents=True)
     for split in ("train", "val"):
         write(root, split, content(split))
         for name in "ab":
-            cv2.imwrite(str(root / "pictures" / f"{split}_{name}.png"), np.full((40, 50, 3), 90, np.uint8))
+            cv2.imwrite(str(root / "images" / f"{split}_{name}.png"), np.full((40, 50, 3), 90, np.uint8))
     return root
 
 
@@ -42,14 +42,14 @@ def write(root, split: str, contents: dict):
     (root / f"{split}.json").write_text(json.dumps(contents))
 
 
-def test_boxes_of_any_classes_come_back_by_name(tmp_path, source):
+def test_boxes_of_any_classes_are_read_back_by_name(tmp_path, source):
     done = CocoJson.prepare(tmp_path / "data", source=source)
     assert done.counts["val"] == {"face": 2, "hat": 1}
     split = open_split("coco_json", "val", tmp_path / "data")
     assert split.class_names == ("face", "hat") and len(split) == 2
-    picture = split.read_image(0)
-    np.testing.assert_array_equal(picture["boxes"], np.float32([[3, 4, 13.5, 20], [3, 1, 13, 5], [20, 4, 50, 20]]))
-    assert picture["label"].tolist() == [0, 1, 0] and picture["ignore"].tolist() == [False, False, True]
+    image = split.read_image(0)
+    np.testing.assert_array_equal(image["boxes"], np.float32([[3, 4, 13.5, 20], [3, 1, 13, 5], [20, 4, 50, 20]]))
+    assert image["label"].tolist() == [0, 1, 0] and image["ignore"].tolist() == [False, False, True]
     assert split.box_counts().tolist() == [3, 0]
     with pytest.raises(ValueError, match="has no split test"):
         open_split("coco_json", "test", tmp_path / "data")
@@ -68,7 +68,7 @@ BAD_ROWS = {
         spoil("annotations", 1, bbox=[3, 1]),
         r"annotation 2: bbox is \[3, 1\], not \[x, y, width, height\]",
     ),
-    "outside": (spoil("annotations", 0, bbox=[60, 1, 2, 4]), "annotation 1: the box .* is outside its 50x40 picture"),
+    "outside": (spoil("annotations", 0, bbox=[60, 1, 2, 4]), "annotation 1: the box .* is outside its 50x40 image"),
     "no image": (spoil("annotations", 0, image_id=99), "annotation 1: no image has the id 99"),
     "no category": (spoil("annotations", 0, category_id=1), "annotation 1: no category has the id 1"),
     "no file": (spoil("images", 1, file_name="lost.png"), "train.json: lost.png: no such file"),
@@ -80,7 +80,7 @@ BAD_ROWS = {
 
 
 @pytest.mark.parametrize(("change", "message"), BAD_ROWS.values(), ids=BAD_ROWS)
-def test_bad_entries_are_named_and_can_be_skipped(tmp_path, source, change, message):
+def test_bad_entries_are_reported_and_can_be_skipped(tmp_path, source, change, message):
     contents = content("train")
     change(contents)
     write(source, "train", contents)
@@ -89,18 +89,18 @@ def test_bad_entries_are_named_and_can_be_skipped(tmp_path, source, change, mess
     assert len(CocoJson.prepare(tmp_path / "data", source=source, on_bad_row="skip").skipped) == 1
 
 
-def test_files_that_are_not_cocos_are_told_in_words(tmp_path, source):
-    def refused(message: str):
+def test_files_in_another_format_have_clear_errors(tmp_path, source):
+    def assert_error(message: str):
         with pytest.raises((BadInput, FileNotFoundError), match=message):
             CocoJson.prepare(tmp_path / "data", source=source)
 
     write(source, "val", {**content("val"), "categories": CATEGORIES[:1]})
-    refused("val.json: its categories are {7: 'hat'}, those of train.json")
+    assert_error("val.json: its categories are {7: 'hat'}, those of train.json")
     write(source, "val", {**content("val"), "images": [{"id": 1}]})
-    refused("val.json: images is not as in COCO's json; images is a list of objects, with id and file_name each")
+    assert_error("val.json: images is not as in COCO's json; images is a list of objects, with id and file_name each")
     (source / "val.json").write_text("{")
-    refused("val.json: no json")
+    assert_error("val.json: no json")
     (source / "val.json").unlink()
-    refused("no val.json; it holds train.json and val.json")
+    assert_error("no val.json; it holds train.json and val.json")
     with pytest.raises(FileNotFoundError, match="no such folder"):
         CocoJson.prepare(tmp_path / "data", source=tmp_path / "absent")

@@ -16,7 +16,7 @@ LABELS = {IN_VAL: "2\n3 4 13 20\n30 10 40 22\n", IN_TRAIN: "0\n", 1: "1\n5 5 9 1
 
 @pytest.fixture
 def source(tmp_path):
-    """Three pictures of noise in the publishers' layout."""
+    """Write three noise images in the original layout."""
     root = tmp_path / "dark_face"
     (root / "image").mkdir(parents=True)
     (root / "label").mkdir()
@@ -34,13 +34,13 @@ def test_the_committed_list_is_the_600_names_of_lowest_sha256():
     assert sorted(val_numbers()) == sorted(sorted(range(1, NUM_LABELLED + 1), key=digest)[:600])
 
 
-def test_pictures_come_back_with_their_boxes_in_the_split_of_the_list(tmp_path, source):
+def test_images_are_read_back_with_their_boxes_in_the_split_of_the_list(tmp_path, source):
     done = Darkface.prepare(tmp_path / "data", source=source)
     assert done.counts == {"train": {"face": 1}, "val": {"face": 2}, "test": {"face": 0}}
     for remark in (
-        "train: 2 pictures, 1 boxes, at most 1 in a picture",
-        "train: 1 pictures without boxes are kept",
-        "train has 2 pictures, published are 5,400",
+        "train: 2 images, 1 boxes, at most 1 in an image",
+        "train: 1 images without boxes are kept",
+        "train has 2 images, published are 5,400",
     ):
         assert remark in done.remarks
     train, val = (open_split("darkface", split, tmp_path / "data") for split in ("train", "val"))
@@ -50,10 +50,10 @@ def test_pictures_come_back_with_their_boxes_in_the_split_of_the_list(tmp_path, 
     expected = np.array([[3, 4, 13, 20], [30, 10, 40, 22]], np.float32)
     np.testing.assert_array_equal(val.boxes(0), expected)
     for split in (val, pickle.loads(pickle.dumps(val)), open_split("darkface", "test", tmp_path / "data")):
-        picture = split.read_image(0)
-        np.testing.assert_array_equal(picture["image"][..., ::-1], cv2.imread(str(source / "image" / f"{IN_VAL}.png")))
-        np.testing.assert_array_equal(picture["boxes"], expected)
-        assert {name: (array.dtype, array.shape) for name, array in picture.items()} == {
+        image = split.read_image(0)
+        np.testing.assert_array_equal(image["image"][..., ::-1], cv2.imread(str(source / "image" / f"{IN_VAL}.png")))
+        np.testing.assert_array_equal(image["boxes"], expected)
+        assert {name: (array.dtype, array.shape) for name, array in image.items()} == {
             "image": (np.uint8, (40, 50, 3)),
             "boxes": (np.float32, (2, 4)),
             "label": (np.int32, (2,)),
@@ -66,7 +66,7 @@ def test_pictures_come_back_with_their_boxes_in_the_split_of_the_list(tmp_path, 
             train.read_image(index)
 
 
-def test_records_hold_the_files_own_bytes_and_what_the_index_has(tmp_path, source):
+def test_records_have_the_original_bytes_and_the_boxes_of_the_index(tmp_path, source):
     Darkface.prepare(tmp_path / "data", source=source)
     val = open_split("darkface", "val", tmp_path / "data")
     (record,) = val._records.read(np.array([0]))
@@ -75,7 +75,7 @@ def test_records_hold_the_files_own_bytes_and_what_the_index_has(tmp_path, sourc
     assert list(record["size"].int64_list.value) == val.sizes()[0].tolist()
 
 
-def test_all_pictures_go_to_one_split_where_that_is_asked_for(tmp_path, source):
+def test_all_images_go_to_the_requested_split(tmp_path, source):
     done = Darkface.prepare(tmp_path / "data", source=source, as_split="val")
     assert done.counts["val"] == {"face": 3} and not any("published" in remark for remark in done.remarks)
     assert len(open_split("darkface", "test", tmp_path / "data")) == 3
@@ -86,18 +86,18 @@ def test_all_pictures_go_to_one_split_where_that_is_asked_for(tmp_path, source):
 
 
 BAD = {
-    "count": ("3\n3 4 13 20\n", r"label/234.txt, row 1: it tells of 3 faces, 1 lines follow", 0),
+    "count": ("3\n3 4 13 20\n", r"label/234.txt, row 1: the header announces 3 faces, the file has 1", 0),
     "no count": ("3 4 13 20\n", r"label/234.txt, row 1: the number of faces is '3 4 13 20'", 0),
     "empty file": ("", r"label/234.txt, row 1: the number of faces is ''", 0),
     "three numbers": ("2\n3 4 13 20\n1 2 3\n", r"label/234.txt, row 3: '1 2 3' is not x1 y1 x2 y2", 1),
     "no area": ("2\n9 4 9 20\n3 4 13 20\n", r"label/234.txt, row 2: the box \[9.0, 4.0, 9.0, 20.0\] has no area", 1),
     "nan": ("2\n9 4 nan 20\n3 4 13 20\n", r"label/234.txt, row 2: the box .*nan.* has no area", 1),
-    "outside": ("2\n3 4 13 20\n50 4 59 20\n", r"label/234.txt, row 3: the box .* is outside its 50x40 picture", 1),
+    "outside": ("2\n3 4 13 20\n50 4 59 20\n", r"label/234.txt, row 3: the box .* is outside its 50x40 image", 1),
 }
 
 
 @pytest.mark.parametrize(("label", "message", "faces"), BAD.values(), ids=BAD)
-def test_bad_lines_are_named_and_can_be_skipped(tmp_path, source, label, message, faces):
+def test_bad_lines_are_reported_and_can_be_skipped(tmp_path, source, label, message, faces):
     (source / "label" / f"{IN_VAL}.txt").write_text(label)
     with pytest.raises(BadInput, match=message + ".*--on_bad_row=skip"):
         Darkface.prepare(tmp_path / "data", source=source)
@@ -105,17 +105,17 @@ def test_bad_lines_are_named_and_can_be_skipped(tmp_path, source, label, message
     assert len(done.skipped) == 1 and done.counts["val"] == {"face": faces}
 
 
-def test_a_box_beyond_the_border_is_cut_and_remarked_on(tmp_path, source):
+def test_a_box_outside_the_border_is_clipped_with_a_remark(tmp_path, source):
     (source / "label" / f"{IN_VAL}.txt").write_text("1\n-3 4 13 48\n")
     done = Darkface.prepare(tmp_path / "data", source=source)
     np.testing.assert_array_equal(open_split("darkface", "val", tmp_path / "data").boxes(0), [[0, 4, 13, 40]])
     assert any(remark.startswith("1 boxes reach") and "234.txt, row 2" in remark for remark in done.remarks)
 
 
-def test_lonely_and_broken_pictures_are_named_and_left_out_of_records_and_index(tmp_path, source):
+def test_unpaired_and_broken_images_are_reported_and_left_out_of_records_and_index(tmp_path, source):
     broken = source / "image" / "1.png"
     broken.write_bytes(broken.read_bytes()[:1500])
-    with pytest.raises(BadInput, match=r"image/1.png: not a readable picture"):
+    with pytest.raises(BadInput, match=r"image/1.png: not a readable image"):
         Darkface.prepare(tmp_path / "data", source=source)
     assert list((tmp_path / "data").iterdir()) == []
     (source / "label" / "77.txt").write_text("0\n")
@@ -129,14 +129,14 @@ def test_lonely_and_broken_pictures_are_named_and_left_out_of_records_and_index(
     assert len(train) == len(train.sizes()) == 1 and train.places([0]) == [f"image/{IN_TRAIN}.png"]
 
 
-def test_a_folder_of_something_else_is_told_in_words(tmp_path, source):
-    with pytest.raises(BadInput, match=r"no folder image and label; it holds image/N\.png and"):
+def test_a_wrong_folder_has_a_clear_error(tmp_path, source):
+    with pytest.raises(BadInput, match=r"no folder image and label; give a folder with image/N\.png and"):
         Darkface.prepare(tmp_path / "data", source=source / "image")
     with pytest.raises(FileNotFoundError, match=r"not prepared; run\n  python scripts/prepare_data\.py darkface"):
         open_split("darkface", "val", tmp_path / "data")
 
 
-def test_the_real_pictures_come_back_with_the_boxes_known_of_them(tmp_path, shared_data):
+def test_the_real_images_are_read_back_with_their_known_boxes(tmp_path, shared_data):
     folder = shared_data / "dark_face"
     if not folder.is_dir():
         pytest.skip(f"no real data: {folder} is absent")
@@ -145,7 +145,7 @@ def test_the_real_pictures_come_back_with_the_boxes_known_of_them(tmp_path, shar
     split = open_split("darkface", "val", tmp_path)
     assert split.places(range(4)) == [f"image/{number}.png" for number in (234, 252, 1482, 2850)]
     for index, place in enumerate(split.places(range(4))):
-        picture = split.read_image(index)
-        assert picture["image"].shape == (720, 1080, 3)
+        image = split.read_image(index)
+        assert image["image"].shape == (720, 1080, 3)
         x, y, width, height = np.array(known[place.removeprefix("image/")]["boxes"]).T
-        np.testing.assert_array_equal(picture["boxes"], np.stack([x, y, x + width, y + height], axis=1))
+        np.testing.assert_array_equal(image["boxes"], np.stack([x, y, x + width, y + height], axis=1))

@@ -12,7 +12,7 @@ from affect_jax.data.drawn_faces import DrawnFaces, face_parameters, head_mask, 
 from affect_jax.labels import FER2013
 
 
-def test_example_is_its_index_whatever_the_order_the_object_or_a_copy():
+def test_an_example_depends_only_on_its_index():
     faces = DrawnFaces("train", 100)
     whole = faces.read(np.arange(20))
     order = np.random.default_rng(0).permutation(20)
@@ -22,13 +22,13 @@ def test_example_is_its_index_whatever_the_order_the_object_or_a_copy():
         np.testing.assert_array_equal(shuffled["label"], whole["label"][order])
 
 
-def test_no_two_splits_or_seeds_share_a_face():
+def test_splits_and_seeds_have_no_common_faces():
     sources = [DrawnFaces(split, 50, seed) for split in ("train", "val", "test") for seed in (0, 1)]
     images = np.concatenate([source.read(np.arange(50))["image"] for source in sources])
     assert len({image.tobytes() for image in images}) == len(images) == 300
 
 
-def test_split_is_what_the_pipelines_read_and_its_labels_are_balanced():
+def test_a_split_has_the_expected_arrays_and_balanced_labels():
     split = open_split("drawn_faces", "val", "unused", num_examples={"train": 5, "val": 70})
     batch = split.read(np.arange(len(split)))
     assert (batch["image"].shape, batch["image"].dtype) == ((70, 48, 48, 1), np.uint8)
@@ -43,11 +43,11 @@ def test_drawing_is_the_same_at_any_size(expression):
     small = render_face(parameters, 48).astype(float)
     for size in (96, 192):
         large = cv2.resize(render_face(parameters, size), (48, 48), interpolation=cv2.INTER_AREA)
-        # what differs is noise, drawn anew for each pixel of either, and the width of hairlines
+        # the noise of each pixel and the width of thin lines differ
         assert np.abs(large - small).mean() < 8
 
 
-def test_mask_covers_the_head_and_nothing_far_from_it():
+def test_mask_covers_the_head_and_no_distant_pixels():
     for seed in range(10):
         parameters = face_parameters(np.random.default_rng(seed), "happy")
         view, mask = parameters.view, head_mask(parameters, 100) > 127
@@ -56,7 +56,7 @@ def test_mask_covers_the_head_and_nothing_far_from_it():
         assert mask[round(centre[1]), round(centre[0])]
         half = 100 * view.scale
         assert np.hypot(xs - centre[0], ys - centre[1]).max() <= half + 1
-        # an ellipse as high as that, two thirds to all as wide, narrower at the chin, cut by the picture's border
+        # an ellipse of that height, two thirds to all as wide, narrower at the chin, clipped at the border
         assert 0.5 * np.pi * 0.6 * half**2 < mask.sum() < np.pi * 0.9 * half**2
 
 
@@ -65,10 +65,10 @@ def test_logistic_regression_on_pixels_stays_under_sixty_percent():
     linear = make_pipeline(StandardScaler(), LogisticRegression(C=1e-3, max_iter=200))
     linear.fit(train["image"].reshape(2500, -1), train["label"])
     accuracy = linear.score(val["image"].reshape(1000, -1), val["label"])
-    assert 0.2 < accuracy < 0.6  # the demo's test shows VGG-FER above 95 %
+    assert 0.2 < accuracy < 0.6  # VGG-FER reaches 95 % in the test of the demo
 
 
-def test_what_cannot_be_drawn_is_refused():
+def test_invalid_arguments_are_errors():
     with pytest.raises(ValueError, match="unknown split 'validation'; known are train, val, test"):
         DrawnFaces("validation", 10)
     with pytest.raises(ValueError, match="drawn faces are square"):

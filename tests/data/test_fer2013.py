@@ -78,14 +78,14 @@ def without_last_newline(text):
 
 
 @pytest.mark.parametrize("change", [with_bom, with_crlf, with_empty_last_lines, without_last_newline])
-def test_what_spreadsheets_do_to_a_file_changes_nothing(sheet, write_csv, tmp_path, change):
+def test_changes_made_by_spreadsheets_have_no_effect(sheet, write_csv, tmp_path, change):
     path = write_csv(sheet.rows())
     path.write_bytes(change(path.read_bytes()))
     prepare(path, tmp_path)
     assert_is_sheet(tmp_path, sheet)
 
 
-def test_the_later_form_with_spaces_in_its_header_gives_the_same_set(sheet, write_csv, tmp_path):
+def test_the_later_format_with_spaces_in_its_header_gives_the_same_data(sheet, write_csv, tmp_path):
     rows = [[emotion, usage, pixels] for emotion, pixels, usage in sheet.rows()]
     prepare(write_csv(rows, "emotion, Usage, pixels", "icml_face_data.csv"), tmp_path)
     assert_is_sheet(tmp_path, sheet)
@@ -120,26 +120,24 @@ def add_an_unknown_class(root):
     return "test/bored: not a class of FER2013; classes are angry, "
 
 
-def cut_a_picture(root):
+def cut_a_image(root):
     path = root / "train" / "angry" / "0.png"
     path.write_bytes(path.read_bytes()[:500])
-    return "train/angry/0.png: not a readable picture; "
+    return "train/angry/0.png: not a readable image; "
 
 
-def empty_a_picture(root):
+def empty_a_image(root):
     (root / "train" / "angry" / "0.png").write_bytes(b"")
-    return "train/angry/0.png: not a readable picture; "
+    return "train/angry/0.png: not a readable image; "
 
 
-def enlarge_a_picture(root):
+def enlarge_a_image(root):
     cv2.imwrite(str(root / "train" / "angry" / "0.png"), np.zeros((48, 50), np.uint8))
     return "train/angry/0.png: 48x50 pixels where a face has 48x48; "
 
 
-@pytest.mark.parametrize(
-    "spoil", [merge_the_halves, add_an_unknown_class, cut_a_picture, empty_a_picture, enlarge_a_picture]
-)
-def test_a_folder_that_cannot_be_used_is_an_error_that_names_the_file(sheet, tmp_path, spoil):
+@pytest.mark.parametrize("spoil", [merge_the_halves, add_an_unknown_class, cut_a_image, empty_a_image, enlarge_a_image])
+def test_an_unusable_folder_is_an_error_that_names_the_file(sheet, tmp_path, spoil):
     reason = spoil(folder_source(tmp_path / "faces", sheet))
     with pytest.raises(BadInput, match=reason):
         prepare(tmp_path / "faces", tmp_path / "data")
@@ -177,7 +175,7 @@ BAD_ROWS = {
 
 
 @pytest.mark.parametrize(("change", "reason"), BAD_ROWS.values(), ids=BAD_ROWS)
-def test_a_bad_row_is_an_error_that_names_file_row_and_reason_and_leaves_nothing(
+def test_a_bad_row_is_an_error_with_file_row_and_reason_and_nothing_is_written(
     sheet, write_csv, tmp_path, change, reason
 ):
     rows = sheet.rows()
@@ -190,7 +188,7 @@ def test_a_bad_row_is_an_error_that_names_file_row_and_reason_and_leaves_nothing
     assert not (tmp_path / "data").exists()
 
 
-def test_skipping_leaves_out_the_bad_rows_alone_and_counts_them(sheet, write_csv, tmp_path):
+def test_skipping_removes_only_the_bad_rows_and_counts_them(sheet, write_csv, tmp_path):
     rows, bad = sheet.rows(), (1, 7, 10)
     for index, (change, _) in zip(bad, list(BAD_ROWS.values())[::4], strict=True):
         rows[index] = change(rows[index])
@@ -202,7 +200,7 @@ def test_skipping_leaves_out_the_bad_rows_alone_and_counts_them(sheet, write_csv
 
 
 @pytest.mark.parametrize("cut", [1, 14, 3000, 8000])
-def test_a_file_cut_off_in_its_last_row_is_an_error_with_that_row(sheet, write_csv, tmp_path, cut):
+def test_a_file_truncated_in_its_last_row_is_an_error_with_that_row(sheet, write_csv, tmp_path, cut):
     path = write_csv(sheet.rows())
     text = path.read_bytes().rstrip(b"\n")
     path.write_bytes(text[:-cut])
@@ -215,7 +213,7 @@ def test_a_file_cut_off_in_its_last_row_is_an_error_with_that_row(sheet, write_c
     ("content", "reason"),
     [(b"", "row 1: the file is empty"), (b"0,1 2 3,Training\n", "row 1: the header is '0, 1 2 3, Training'")],
 )
-def test_an_empty_file_and_one_without_header_are_errors(tmp_path, content, reason):
+def test_an_empty_file_and_a_file_without_header_are_errors(tmp_path, content, reason):
     path = tmp_path / "fer2013.csv"
     path.write_bytes(content)
     with pytest.raises(BadInput, match=f"{reason}; the first line must name the columns emotion, pixels, Usage"):
@@ -223,9 +221,9 @@ def test_an_empty_file_and_one_without_header_are_errors(tmp_path, content, reas
     assert not (tmp_path / "data").exists()
 
 
-def test_other_counts_than_the_published_ones_need_leave(sheet, write_csv, tmp_path):
+def test_counts_that_differ_from_the_published_counts_need_permission(sheet, write_csv, tmp_path):
     path = write_csv(sheet.rows())
-    with pytest.raises(BadInput, match=r"train has 6 faces, published are 28,709 \(angry 1 for 3,995"):
+    with pytest.raises(BadInput, match=r"train has 6 faces, the published set has 28,709 \(angry 1 instead of 3,995"):
         Fer2013.prepare(tmp_path / "data", source=path)
     assert not (tmp_path / "data").exists()
     assert len(Fer2013.prepare(tmp_path / "data", source=path, allow_other_counts=True).remarks) == 3
@@ -237,25 +235,25 @@ def test_a_split_without_faces_is_an_error(sheet, write_csv, tmp_path):
     assert not (tmp_path / "data").exists()
 
 
-def test_swapped_halves_are_an_error_even_where_other_counts_are_allowed():
+def test_swapped_splits_are_an_error_even_if_other_counts_are_allowed():
     counts = {"train": Counter(), "val": Counter(CLASS_COUNTS["test"]), "test": Counter(CLASS_COUNTS["val"])}
     with pytest.raises(BadInput, match="the halves are swapped"):
         check_counts("fer2013.csv", counts, CLASS_COUNTS, allow_other_counts=True)
 
 
-def test_rows_skipped_as_bad_excuse_as_many_missing_faces_and_no_more():
+def test_skipped_rows_excuse_only_as_many_missing_faces():
     counts = {split: Counter(classes) for split, classes in CLASS_COUNTS.items()}
     assert check_counts("f", counts, CLASS_COUNTS) == []
     counts["train"]["happy"] -= 2
     assert check_counts("f", counts, CLASS_COUNTS, skipped=2) == []
-    with pytest.raises(BadInput, match=r"happy 7,213 for 7,215"):
+    with pytest.raises(BadInput, match=r"happy 7,213 instead of 7,215"):
         check_counts("f", counts, CLASS_COUNTS, skipped=1)
     counts["train"]["sad"] += 2
-    with pytest.raises(BadInput, match=r"sad 4,832 for 4,830"):
+    with pytest.raises(BadInput, match=r"sad 4,832 instead of 4,830"):
         check_counts("f", counts, CLASS_COUNTS, skipped=2)
 
 
-def test_a_prepared_set_is_replaced_only_when_asked_and_only_by_a_whole_one(sheet, write_csv, tmp_path):
+def test_a_prepared_data_set_is_replaced_only_on_request_and_only_by_a_complete_one(sheet, write_csv, tmp_path):
     prepare(write_csv(sheet.rows()), tmp_path)
     mirrored = sheet._replace(images=sheet.images[:, :, ::-1])
     with pytest.raises(FileExistsError, match="--overwrite"):
@@ -282,7 +280,7 @@ def test_a_failure_while_writing_leaves_no_files(sheet, write_csv, tmp_path, mon
     assert list((tmp_path / "data").iterdir()) == []
 
 
-def test_unknown_and_unprepared_sets_say_what_to_do(tmp_path):
+def test_errors_on_unknown_and_unprepared_data_sets_say_what_to_do(tmp_path):
     with pytest.raises(ValueError, match=r"unknown data set 'fer2014'; known are .*fer2013, ferplus"):
         open_split("fer2014", "train", tmp_path)
     with pytest.raises(ValueError, match="unknown split 'valid'; known are train, val, test"):

@@ -30,12 +30,12 @@ VOTES_AND_LABELS = [
 
 
 @pytest.mark.parametrize(("votes", "name"), VOTES_AND_LABELS)
-def test_the_majority_rule_on_votes_worked_by_hand(votes, name):
+def test_the_majority_rule_on_votes_computed_by_hand(votes, name):
     label = majority_label(np.array(votes))
     assert (None if label is None else labels.FERPLUS[label]) == name
 
 
-def test_soft_votes_leave_out_single_votes_and_what_is_no_class():
+def test_soft_votes_exclude_single_votes_and_votes_for_no_class():
     np.testing.assert_allclose(soft_votes(np.array([0, 0, 4, 1, 0, 0, 2, 0, 3, 0])), [0, 0, 4 / 6, 0, 0, 0, 2 / 6, 0])
 
 
@@ -60,7 +60,7 @@ def test_the_official_rule_keeps_the_published_counts_of_the_real_votes(shared_d
     np.testing.assert_array_equal(votes.argmax(1), [label for _, label in kept])
 
 
-def test_the_real_votes_lie_beside_the_challenges_rows(shared_data):
+def test_the_real_votes_match_the_rows_of_the_challenge(shared_data):
     with open(shared_data / "fer2013" / "rows.csv", newline="") as lines:
         usages = [row["Usage"] for row in csv.DictReader(lines)]
     split = {"Training": "train", "PublicTest": "val", "PrivateTest": "test"}
@@ -79,7 +79,7 @@ def prepare(source, votes, data_dir, **options):
     return Ferplus.prepare(data_dir, source=source, votes=votes, allow_other_counts=True, **options)
 
 
-def test_a_prepared_set_has_the_kept_faces_their_labels_and_all_votes(sheet, write_csv, tmp_path):
+def test_a_prepared_data_set_has_the_kept_faces_their_labels_and_all_votes(sheet, write_csv, tmp_path):
     done = prepare(write_csv(sheet.rows()), write_csv(vote_rows(sheet), HEADER, "fer2013new.csv"), tmp_path)
     assert done.remarks[0].startswith("5 faces without a majority")
     for split, usage in {"train": "Training", "val": "PublicTest", "test": "PrivateTest"}.items():
@@ -97,11 +97,11 @@ def test_a_prepared_set_has_the_kept_faces_their_labels_and_all_votes(sheet, wri
 
 
 def drop_the_last(rows):
-    return rows[:-1], "fer2013new.csv, row 13: the file ends here, with 11 rows, and .*fer2013.csv goes on"
+    return rows[:-1], "fer2013new.csv, row 13: the file ends after 11 rows, .*fer2013.csv has more"
 
 
 def repeat_the_last(rows):
-    return [*rows, rows[-1]], "fer2013.csv, row 14: the file ends here, with 12 rows, and .*fer2013new.csv goes on"
+    return [*rows, rows[-1]], "fer2013.csv, row 14: the file ends after 12 rows, .*fer2013new.csv has more"
 
 
 def exchange_two(rows):
@@ -120,7 +120,7 @@ def cut_a_row(rows):
 
 
 @pytest.mark.parametrize("spoil", [drop_the_last, repeat_the_last, exchange_two, spoil_a_vote, cut_a_row])
-def test_votes_that_do_not_fit_are_an_error_with_the_first_row_that_differs(sheet, write_csv, tmp_path, spoil):
+def test_votes_that_do_not_match_are_an_error_with_the_first_different_row(sheet, write_csv, tmp_path, spoil):
     rows, reason = spoil(vote_rows(sheet))
     votes = write_csv(rows, HEADER, "fer2013new.csv")
     with pytest.raises(BadInput, match=reason):
@@ -128,7 +128,7 @@ def test_votes_that_do_not_fit_are_an_error_with_the_first_row_that_differs(shee
     assert not (tmp_path / "data").exists()
 
 
-def test_a_skipped_row_of_either_file_takes_its_partner_along(sheet, write_csv, tmp_path):
+def test_a_skipped_row_of_one_file_removes_the_row_of_the_other(sheet, write_csv, tmp_path):
     faces, votes = sheet.rows(), vote_rows(sheet)
     faces[0][0], votes[1][2] = "7", "x"
     votes_csv = write_csv(votes, HEADER, "fer2013new.csv")
@@ -139,6 +139,6 @@ def test_a_skipped_row_of_either_file_takes_its_partner_along(sheet, write_csv, 
     np.testing.assert_array_equal(train.read(np.arange(2))["image"][..., 0], sheet.images[[3, 5]])
 
 
-def test_the_command_for_an_unprepared_set_names_the_votes(tmp_path):
+def test_the_command_for_an_unprepared_data_set_names_the_votes(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"prepare_data.py ferplus --source=PATH .*--votes=PATH"):
         open_split("ferplus", "train", tmp_path)

@@ -19,7 +19,7 @@ def faces() -> DrawnFaces:
 
 @pytest.fixture
 def folder(tmp_path, faces):
-    """DIR/<class>/personNN_K.png: twenty persons, three pictures each in each of two classes."""
+    """Write DIR/<class>/personNN_K.png: twenty persons, three images of each in both classes."""
     root = tmp_path / "faces"
     for index in range(len(faces)):
         name = ("calm", "excited")[index % 2]
@@ -34,7 +34,7 @@ def read_all(data_dir, split):
     return opened, opened.read(np.arange(len(opened))), opened.places(np.arange(len(opened)))
 
 
-def test_pictures_come_back_as_they_are_with_their_class(tmp_path, folder, faces):
+def test_images_are_read_back_unchanged_with_their_class(tmp_path, folder, faces):
     done = Folder.prepare(tmp_path / "data", source=folder)
     assert sum(sum(counts.values()) for counts in done.counts.values()) == len(faces)
     for split in ("train", "val", "test"):
@@ -47,7 +47,7 @@ def test_pictures_come_back_as_they_are_with_their_class(tmp_path, folder, faces
             np.testing.assert_array_equal(image, faces.read(np.array([index]))["image"][0])
 
 
-def test_preparing_leaves_nothing_in_the_temporary_folder(tmp_path, folder, monkeypatch):
+def test_preparing_leaves_no_temporary_files(tmp_path, folder, monkeypatch):
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     Folder.prepare(tmp_path / "data", source=folder)
@@ -55,7 +55,7 @@ def test_preparing_leaves_nothing_in_the_temporary_folder(tmp_path, folder, monk
     assert [path.name for path in (tmp_path / "data").iterdir()] == ["folder"]
 
 
-def test_nobody_is_in_two_splits_where_a_regex_names_the_person(tmp_path, folder):
+def test_no_person_is_in_two_splits_if_a_regular_expression_names_the_person(tmp_path, folder):
     done = Folder.prepare(tmp_path / "data", source=folder, identity=r"(person\d+)", val_share=0.2, test_share=0.2)
     persons = {}
     for split in ("train", "val", "test"):
@@ -68,7 +68,7 @@ def test_nobody_is_in_two_splits_where_a_regex_names_the_person(tmp_path, folder
     assert not any("identity" in remark for remark in done.remarks)
 
 
-def test_the_drawing_of_splits_follows_its_seed():
+def test_the_random_split_depends_on_its_seed():
     persons = [f"p{i % 30}" for i in range(300)]
     shares = {"train": 0.7, "val": 0.15, "test": 0.15}
     first = split_by_person(persons, shares, 0)
@@ -77,7 +77,7 @@ def test_the_drawing_of_splits_follows_its_seed():
     assert all(abs(counts[split] - 300 * share) <= 10 for split, share in shares.items())
 
 
-def test_without_a_person_every_class_has_its_share_and_a_remark_warns(tmp_path, folder):
+def test_without_persons_every_class_has_its_share_and_a_remark_warns(tmp_path, folder):
     done = Folder.prepare(tmp_path / "data", source=folder)
     assert done.counts == {
         "train": {"calm": 42, "excited": 42},
@@ -103,7 +103,7 @@ def test_named_splits_are_kept_and_a_missing_val_is_drawn_from_train(tmp_path, f
     assert all(place.startswith("testing/") for place in places)
 
 
-def test_color_and_size_are_as_asked_for(tmp_path, folder):
+def test_color_and_size_follow_the_options(tmp_path, folder):
     color = np.zeros((60, 50, 3), np.uint8)
     color[..., 2] = 250  # red, in OpenCV's order
     cv2.imwrite(str(folder / "calm" / "person99_red.png"), color)
@@ -119,11 +119,11 @@ def test_color_and_size_are_as_asked_for(tmp_path, folder):
     assert found == 1
 
 
-def test_unreadable_pictures_are_named_and_nothing_is_left_or_they_are_skipped_and_counted(tmp_path, folder):
+def test_unreadable_images_stop_the_preparation_or_are_skipped_and_counted(tmp_path, folder):
     broken = folder / "calm" / "person01_6.png"
     broken.write_bytes(broken.read_bytes()[:500])
     (folder / "excited" / "person50_empty.jpg").touch()
-    with pytest.raises(BadInput, match=r"calm/person01_6.png: not a readable picture .*--on_bad_row=skip"):
+    with pytest.raises(BadInput, match=r"calm/person01_6.png: not a readable image .*--on_bad_row=skip"):
         (folder / "excited" / "person50_empty.jpg").rename(folder / "excited" / "later.txt")
         Folder.prepare(tmp_path / "data", source=folder)
     assert list((tmp_path / "data").iterdir()) == []
@@ -147,13 +147,13 @@ def test_unreadable_pictures_are_named_and_nothing_is_left_or_they_are_skipped_a
         (lambda root: (root / "calm").rename(root.parent / "calm"), {}, "1 class folders where two are the least"),
     ],
 )
-def test_bad_folders_and_options_are_told_in_words(tmp_path, folder, change, options, message):
+def test_bad_folders_and_options_have_clear_errors(tmp_path, folder, change, options, message):
     change(folder)
     with pytest.raises(ValueError, match=message):
         Folder.prepare(tmp_path / "data", source=folder, **options)
 
 
-def test_split_that_no_folder_names_is_an_error_that_names_the_others(tmp_path, folder):
+def test_opening_a_missing_split_is_an_error_that_names_the_others(tmp_path, folder):
     Folder.prepare(tmp_path / "data", source=folder, test_share=0.0)
     with pytest.raises(ValueError, match="has no split test; it has train, val"):
         open_split("folder", "test", tmp_path / "data")

@@ -14,7 +14,7 @@ from affect_jax.data.pipeline import (
 
 
 class Numbers:
-    """A split whose example i is a picture of i."""
+    """A split whose example i is an image of the value i."""
 
     class_names, image_shape = ("even", "odd"), (2, 3, 1)
 
@@ -31,7 +31,7 @@ class Numbers:
 
 
 @pytest.mark.parametrize(("num_examples", "batch_size"), [(10, 3), (64, 16), (5, 12), (7, 7)])
-def test_every_pass_visits_every_example_once_in_an_order_of_its_own(num_examples, batch_size):
+def test_every_epoch_visits_every_example_once_in_a_different_order(num_examples, batch_size):
     passes = 6
     source = BatchIndices(num_examples, batch_size, passes * num_examples // batch_size + 1, seed=3)
     visits = np.concatenate([source[step] for step in range(len(source))])[: passes * num_examples]
@@ -40,12 +40,12 @@ def test_every_pass_visits_every_example_once_in_an_order_of_its_own(num_example
     assert len({tuple(order) for order in orders}) > 1
 
 
-def test_same_seed_gives_the_same_order_and_another_seed_another():
+def test_the_order_depends_on_the_seed():
     first, second, other = (BatchIndices(100, 16, 20, seed)[7].tolist() for seed in (0, 0, 1))
     assert first == second != other
 
 
-def test_balanced_order_gives_every_class_its_share_and_repeats_nobody_before_all_of_the_class_came():
+def test_balanced_order_has_equal_classes_and_repeats_no_example_before_all_of_its_class():
     labels = np.array([0] * 70 + [1] * 20 + [4] * 10)
     source = BatchIndices(100, 25, 12, seed=3, labels=labels)
     passes = np.concatenate([source[step] for step in range(12)]).reshape(3, 100)
@@ -60,7 +60,7 @@ def test_balanced_order_gives_every_class_its_share_and_repeats_nobody_before_al
 
 
 @pytest.mark.parametrize("num_workers", [0, 1, 2])
-def test_stream_gives_the_batches_of_the_index_order_whatever_the_workers(num_workers):
+def test_stream_has_the_order_of_the_indices_for_any_number_of_workers(num_workers):
     split = Numbers(50)
     source = BatchIndices(50, 8, num_steps=14, seed=5)
     indices = list(index_iterator(source))
@@ -72,7 +72,7 @@ def test_stream_gives_the_batches_of_the_index_order_whatever_the_workers(num_wo
         np.testing.assert_array_equal(batch["label"], split.read(expected)["label"])
 
 
-def test_rows_of_all_processes_make_up_the_batch():
+def test_rows_of_all_processes_form_the_batch():
     source = BatchIndices(50, 8, 10, 5)
     whole = list(stream_iterator(source, Numbers(50), 0))
     parts = [list(stream_iterator(source, Numbers(50), 0, process, 4)) for process in range(4)]
@@ -82,7 +82,7 @@ def test_rows_of_all_processes_make_up_the_batch():
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_iterator_set_back_to_a_state_goes_on_from_there_in_any_of_any_number_of_processes(num_workers):
+def test_iterator_resumes_from_a_saved_state_with_any_number_of_processes_and_workers(num_workers):
     def start(*processes):
         return stream_iterator(BatchIndices(50, 8, 12, 5), Numbers(50), num_workers, *processes)
 
@@ -100,14 +100,14 @@ def test_iterator_set_back_to_a_state_goes_on_from_there_in_any_of_any_number_of
 
 
 @pytest.mark.parametrize(("num_examples", "batch_size"), [(10, 4), (8, 4), (3, 4), (1, 1)])
-def test_padded_batches_hold_every_example_once_in_order_at_one_size(num_examples, batch_size):
+def test_padded_batches_have_one_size_and_every_example_once_in_order(num_examples, batch_size):
     batches = list(padded_batches(Numbers(num_examples), batch_size))
     assert {len(batch["image"]) for batch in batches} == {batch_size}
     kept = np.concatenate([batch["index"][batch["mask"] > 0] for batch in batches])
     np.testing.assert_array_equal(kept, np.arange(num_examples))
 
 
-def test_split_in_memory_reads_as_the_split_itself():
+def test_split_in_memory_equals_the_split():
     split = Numbers(5000)
     loaded = InMemorySplit(split, "numbers")
     indices = np.array([4999, 0, 17, 17])

@@ -22,7 +22,7 @@ TRAIN = """0--Parade/a.jpg
 
 @pytest.fixture
 def source(tmp_path):
-    """Three training pictures in the publishers' layout; c.jpg lies on its side, which EXIF tells; no val."""
+    """Write three training images in the original layout without val; c.jpg is rotated by its EXIF orientation."""
     root = tmp_path / "wider_face"
     rng = np.random.default_rng(0)
     for name in ("0--Parade/a", "0--Parade/b", "1--Handshaking/c"):
@@ -40,19 +40,19 @@ def write_list(source, text: str):
     (source / "wider_face_split" / "wider_face_train_bbx_gt.txt").write_text(text)
 
 
-def test_pictures_come_back_with_their_boxes_and_what_is_invalid_is_ignored(tmp_path, source):
+def test_images_are_read_back_with_their_boxes_and_invalid_faces_are_ignored(tmp_path, source):
     done = Widerface.prepare(tmp_path / "data", source=source)
     assert done.counts["train"] == {"face": 3}
-    for remark in ("train: 1 pictures without boxes are kept", "train: 1 boxes are ignored in evaluation"):
+    for remark in ("train: 1 images without boxes are kept", "train: 1 boxes are ignored in evaluation"):
         assert remark in done.remarks
     split = open_split("widerface", "train", tmp_path / "data")
-    picture = split.read_image(0)
-    np.testing.assert_array_equal(picture["boxes"], [[3, 4, 13, 20], [30, 10, 38, 22]])
-    assert picture["ignore"].tolist() == [False, True] and picture["label"].tolist() == [0, 0]
+    image = split.read_image(0)
+    np.testing.assert_array_equal(image["boxes"], [[3, 4, 13, 20], [30, 10, 38, 22]])
+    assert image["ignore"].tolist() == [False, True] and image["label"].tolist() == [0, 0]
     assert split.box_counts().tolist() == [2, 0, 1] and split.places([1]) == ["WIDER_train/images/0--Parade/b.jpg"]
 
 
-def test_sizes_and_pixels_are_those_that_opencv_reads_by_default(tmp_path, source):
+def test_sizes_and_pixels_equal_those_of_opencv(tmp_path, source):
     Widerface.prepare(tmp_path / "data", source=source)
     split = open_split("widerface", "train", tmp_path / "data")
     assert split.sizes().tolist() == [[40, 50], [40, 50], [50, 40]]
@@ -61,7 +61,7 @@ def test_sizes_and_pixels_are_those_that_opencv_reads_by_default(tmp_path, sourc
 
 
 BAD = {
-    "count": (TRAIN.replace("jpg\n2\n", "jpg\n3\n"), "gt.txt, row 2: 0--Parade/a.jpg: it tells of 3 faces, 2 lines", 1),
+    "count": (TRAIN.replace("jpg\n2\n", "jpg\n3\n"), "gt.txt, row 2: 0--Parade/a.jpg: the list announces 3 faces, 2 lines", 1),
     "no count": (TRAIN.replace("jpg\n1\n", "jpg\n"), "gt.txt, row 9: no number of faces follows 1--Hand", 2),
     "no width": (TRAIN.replace("3 4 10 16", "3 4 0 16"), r"gt.txt, row 3: the box .* has no area", 2),
     "cut line": (
@@ -69,18 +69,18 @@ BAD = {
         r"gt.txt, row 3: '3 4 10 .*' is not x1 y1 w h and 6 attr",
         2,
     ),
-    "outside": (TRAIN.replace("20 5 10", "40 5 10"), r"gt.txt, row 10: the box .* is outside its 40x50 picture", 2),
-    "no picture": (
+    "outside": (TRAIN.replace("20 5 10", "40 5 10"), r"gt.txt, row 10: the box .* is outside its 40x50 image", 2),
+    "no image": (
         TRAIN.replace("b.jpg", "d.jpg"),
         "gt.txt, row 5: WIDER_train/images/0--Parade/d.jpg: no such file",
         3,
     ),
-    "no name": ("7\n" + TRAIN, "gt.txt, row 1: '7' comes before the first picture", 3),
+    "no name": ("7\n" + TRAIN, "gt.txt, row 1: '7' comes before the first image", 3),
 }
 
 
 @pytest.mark.parametrize(("text", "message", "faces"), BAD.values(), ids=BAD)
-def test_bad_lines_are_named_and_can_be_skipped(tmp_path, source, text, message, faces):
+def test_bad_lines_are_reported_and_can_be_skipped(tmp_path, source, text, message, faces):
     write_list(source, text)
     with pytest.raises(BadInput, match=message):
         Widerface.prepare(tmp_path / "data", source=source)
@@ -88,16 +88,16 @@ def test_bad_lines_are_named_and_can_be_skipped(tmp_path, source, text, message,
     assert len(done.skipped) == 1 and done.counts["train"] == {"face": faces}
 
 
-def test_a_folder_of_something_else_is_told_in_words(tmp_path):
-    with pytest.raises(BadInput, match=r"no wider_face_split/.*it holds WIDER_train/images"):
+def test_a_wrong_folder_has_a_clear_error(tmp_path):
+    with pytest.raises(BadInput, match=r"no wider_face_split/.*give a folder with WIDER_train/images"):
         Widerface.prepare(tmp_path / "data", source=tmp_path)
 
 
-def test_the_real_pictures_have_their_counts_and_faces_of_skin_in_their_boxes(tmp_path, shared_data):
+def test_the_real_images_have_their_counts_and_skin_colors_in_their_boxes(tmp_path, shared_data):
     folder = shared_data / "wider_face"
     if not folder.is_dir():
         pytest.skip(f"no real data: {folder} is absent")
-    for name in ("WIDER_val", "WIDER_train"):  # the pictures of val alone are enough to read
+    for name in ("WIDER_val", "WIDER_train"):  # reading the images of val is enough
         (tmp_path / "part" / name).parent.mkdir(exist_ok=True)
         (tmp_path / "part" / name).symlink_to(folder / name)
     (tmp_path / "part" / "wider_face_split").mkdir()
@@ -109,9 +109,9 @@ def test_the_real_pictures_have_their_counts_and_faces_of_skin_in_their_boxes(tm
     assert len(split) == 180
     redder = []
     for index in range(0, 180, 9):
-        picture = split.read_image(index)
-        assert picture["image"].shape[:2] == tuple(split.sizes()[index])
-        for x1, y1, x2, y2 in picture["boxes"].astype(int):
-            face = picture["image"][y1:y2, x1:x2].reshape(-1, 3).mean(axis=0)
+        image = split.read_image(index)
+        assert image["image"].shape[:2] == tuple(split.sizes()[index])
+        for x1, y1, x2, y2 in image["boxes"].astype(int):
+            face = image["image"][y1:y2, x1:x2].reshape(-1, 3).mean(axis=0)
             redder.append(face[0] > face[2])
-    assert np.mean(redder) > 0.8  # as skin is, in RGB
+    assert np.mean(redder) > 0.8  # skin is redder in RGB

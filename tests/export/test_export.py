@@ -29,7 +29,7 @@ def test_exported_classifier_runs_without_the_package(classifier, tmp_path):
     command = [sys.executable, "scripts/export.py", f"--model={tmp_path / 'given.safetensors'}", f"--out={out}"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
-    assert "40 faces of drawn_faces, val" in done.stdout and "no data of anybody's" in done.stdout
+    assert "40 faces of drawn_faces, val" in done.stdout and "no data of other people" in done.stdout
     names = {"model.safetensors", "model.stablehlo", "model.onnx"}
     assert {path.name for path in out.iterdir()} == {*names, "README.md", "export.json"}
     record = json.loads((out / "export.json").read_text())

@@ -375,7 +375,7 @@ def test_data_file_that_vanishes_or_is_cut_in_a_run_is_named(
 
     monkeypatch.setattr(loop, "take_batches", take)
     reason = "open.. failed: No such file" if fault == "vanished" else "it ends before example|Invalid Riegeli"
-    with pytest.raises(OSError, match=rf"{file} cannot be read: .*({reason}).*prepare the set anew"):
+    with pytest.raises(OSError, match=rf"{file} cannot be read: .*({reason}).*prepare the data set again"):
         train_and_evaluate(config, tmp_path / "run")
 
 
