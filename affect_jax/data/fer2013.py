@@ -104,7 +104,7 @@ def read_rows(path: Path, columns: tuple[str, ...], bad_rows: BadRows) -> Iterat
 def _parse_face(emotion: str, pixels: str, usage: str, file: str, row: int) -> Face:
     """Parse one face; ValueError with only the reason if a field is not valid."""
     if emotion not in _LABELS:
-        raise ValueError(f"emotion is {emotion!r}, not one of 0 to {len(_LABELS) - 1}")
+        raise ValueError(f"emotion is {emotion!r}, not 0 to {len(_LABELS) - 1}")
     if usage not in USAGES:
         raise ValueError(f"Usage is {usage!r}, not one of {', '.join(USAGES)}")
     values = pixels.split()

@@ -55,7 +55,7 @@ class SourceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     VERSION = tfds.core.Version("1.0.0")
     OPTIONS: ClassVar[tuple[Option, ...]] = ()
-    """Options of this set, in addition to the options of all sets."""
+    """Options of this data set, in addition to the options of all data sets."""
     REQUIRED_SPLITS: ClassVar[tuple[str, ...]] = ("train", "val", "test")
     CLASS_NAMES: ClassVar[tuple[str, ...]]
     DESCRIPTION: ClassVar[str]

@@ -145,10 +145,10 @@ def test_the_error_for_an_unknown_layout_names_the_known_layouts(tmp_path):
     ("values", "message"),
     [
         (("x", "0", "0"), "expression is 'x'"),
-        (("3", "1.5", "0"), "not within -1 and 1"),
-        (("3", "-2", "-2"), "not within -1 and 1"),
+        (("3", "1.5", "0"), "not between -1 and 1"),
+        (("3", "-2", "-2"), "not between -1 and 1"),
         (("3", "", "0"), "are not numbers"),
-        (("3", "nan", "0"), "not within -1 and 1"),
+        (("3", "nan", "0"), "not between -1 and 1"),
     ],
 )
 def test_invalid_targets_are_errors(values, message):

@@ -74,7 +74,7 @@ BAD_ROWS = {
     "no file": (spoil("images", 1, file_name="lost.png"), "train.json: lost.png: no such file"),
     "other size": (
         spoil("images", 0, height=50, width=40),
-        "train_a.png is 50x40 as EXIF turns it, the file says 40x50",
+        "train_a.png has 50x40 pixels upright, the file states 40x50",
     ),
 }
 
@@ -97,10 +97,12 @@ def test_files_in_another_format_have_clear_errors(tmp_path, source):
     write(source, "val", {**content("val"), "categories": CATEGORIES[:1]})
     assert_error("val.json: its categories are {7: 'hat'}, those of train.json")
     write(source, "val", {**content("val"), "images": [{"id": 1}]})
-    assert_error("val.json: images is not as in COCO's json; images is a list of objects, with id and file_name each")
+    assert_error(
+        "val.json: images does not have COCO's format; images must be a list of objects, each with id and file_name"
+    )
     (source / "val.json").write_text("{")
-    assert_error("val.json: no json")
+    assert_error("val.json: not valid JSON")
     (source / "val.json").unlink()
-    assert_error("no val.json; it holds train.json and val.json")
+    assert_error("no val.json; give a folder with train.json, val.json")
     with pytest.raises(FileNotFoundError, match="no such folder"):
         CocoJson.prepare(tmp_path / "data", source=tmp_path / "absent")

@@ -110,7 +110,7 @@ def test_a_folder_of_faces_gives_the_same_examples_and_names_their_files(sheet, 
         np.testing.assert_array_equal(batch["label"], [sheet.emotions[i] for i in indices])
 
 
-def merge_the_halves(root):
+def merge_val_and_test(root):
     (root / "validation").rename(root / "merged")
     return "faces: no folder validation; .*train|validation|test"
 
@@ -120,23 +120,25 @@ def add_an_unknown_class(root):
     return "test/bored: not a class of FER2013; classes are angry, "
 
 
-def cut_a_image(root):
+def truncate_an_image(root):
     path = root / "train" / "angry" / "0.png"
     path.write_bytes(path.read_bytes()[:500])
     return "train/angry/0.png: not a readable image; "
 
 
-def empty_a_image(root):
+def empty_an_image(root):
     (root / "train" / "angry" / "0.png").write_bytes(b"")
     return "train/angry/0.png: not a readable image; "
 
 
-def enlarge_a_image(root):
+def enlarge_an_image(root):
     cv2.imwrite(str(root / "train" / "angry" / "0.png"), np.zeros((48, 50), np.uint8))
-    return "train/angry/0.png: 48x50 pixels where a face has 48x48; "
+    return "train/angry/0.png: 48x50 pixels instead of 48x48; "
 
 
-@pytest.mark.parametrize("spoil", [merge_the_halves, add_an_unknown_class, cut_a_image, empty_a_image, enlarge_a_image])
+@pytest.mark.parametrize(
+    "spoil", [merge_val_and_test, add_an_unknown_class, truncate_an_image, empty_an_image, enlarge_an_image]
+)
 def test_an_unusable_folder_is_an_error_that_names_the_file(sheet, tmp_path, spoil):
     reason = spoil(folder_source(tmp_path / "faces", sheet))
     with pytest.raises(BadInput, match=reason):
@@ -159,17 +161,17 @@ def change_pixels(change):
 
 
 BAD_ROWS = {
-    "a column too few": (lambda fields: fields[:2], "2 columns where the header has 3"),
-    "a column too many": (lambda fields: [*fields, "x"], "4 columns where the header has 3"),
-    "a pixel too few": (change_pixels(lambda values: values[1:]), "2,303 pixels where 2,304 make a face"),
-    "a pixel too many": (change_pixels(lambda values: [*values, "0"]), "2,305 pixels where 2,304 make a face"),
-    "no pixels": (replace(1, ""), "0 pixels where 2,304 make a face"),
+    "a missing column": (lambda fields: fields[:2], "2 columns, the header has 3"),
+    "an extra column": (lambda fields: [*fields, "x"], "4 columns, the header has 3"),
+    "a missing pixel": (change_pixels(lambda values: values[1:]), "2,303 pixels instead of 2,304"),
+    "an extra pixel": (change_pixels(lambda values: [*values, "0"]), "2,305 pixels instead of 2,304"),
+    "no pixels": (replace(1, ""), "0 pixels instead of 2,304"),
     "a pixel of 256": (change_pixels(lambda values: [*values[:99], "256", *values[100:]]), "pixel 100 is '256'"),
     "a negative pixel": (change_pixels(lambda values: ["-1", *values[1:]]), "pixel 1 is '-1'"),
-    "a pixel that is no number": (change_pixels(lambda values: ["nan", *values[1:]]), "pixel 1 is 'nan'"),
-    "label 7": (replace(0, "7"), "emotion is '7', not one of 0 to 6"),
-    "label -1": (replace(0, "-1"), "emotion is '-1', not one of 0 to 6"),
-    "no label": (replace(0, ""), "emotion is '', not one of 0 to 6"),
+    "a pixel that is not a number": (change_pixels(lambda values: ["nan", *values[1:]]), "pixel 1 is 'nan'"),
+    "label 7": (replace(0, "7"), "emotion is '7', not 0 to 6"),
+    "label -1": (replace(0, "-1"), "emotion is '-1', not 0 to 6"),
+    "no label": (replace(0, ""), "emotion is '', not 0 to 6"),
     "an unknown Usage": (replace(2, "Test"), "Usage is 'Test', not one of Training, PublicTest, PrivateTest"),
 }
 

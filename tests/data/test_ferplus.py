@@ -106,7 +106,7 @@ def repeat_the_last(rows):
 
 def exchange_two(rows):
     rows[5], rows[6] = rows[6], rows[5]
-    return rows, "fer2013new.csv, row 7: Usage is PublicTest, and Training in .*fer2013.csv, row 7"
+    return rows, "fer2013new.csv, row 7: Usage is PublicTest, but Training in .*fer2013.csv, row 7"
 
 
 def spoil_a_vote(rows):
@@ -116,7 +116,7 @@ def spoil_a_vote(rows):
 
 def cut_a_row(rows):
     rows[2] = rows[2][:8]
-    return rows, "fer2013new.csv, row 4: 8 columns where the header has 12"
+    return rows, "fer2013new.csv, row 4: 8 columns, the header has 12"
 
 
 @pytest.mark.parametrize("spoil", [drop_the_last, repeat_the_last, exchange_two, spoil_a_vote, cut_a_row])

@@ -138,13 +138,13 @@ def test_unreadable_images_stop_the_preparation_or_are_skipped_and_counted(tmp_p
 @pytest.mark.parametrize(
     ("change", "options", "message"),
     [
-        (lambda root: (root / "train").mkdir(), {}, "splits and others stand side by side"),
+        (lambda root: (root / "train").mkdir(), {}, "there are other folders next to the split folders"),
         (lambda root: None, {"identity": r"(nobody\d+)"}, "does not match identity"),
         (lambda root: None, {"identity": "person"}, "has no group"),
-        (lambda root: None, {"identity": "(person"}, "is no regex"),
+        (lambda root: None, {"identity": "(person"}, "is not a valid regular expression"),
         (lambda root: None, {"channels": 2}, "channels is 2"),
-        (lambda root: None, {"val_share": 0.6, "test_share": 0.5}, "leave nothing to train on"),
-        (lambda root: (root / "calm").rename(root.parent / "calm"), {}, "1 class folders where two are the least"),
+        (lambda root: None, {"val_share": 0.6, "test_share": 0.5}, "leave no images for training"),
+        (lambda root: (root / "calm").rename(root.parent / "calm"), {}, "1 class folders; at least two are needed"),
     ],
 )
 def test_bad_folders_and_options_have_clear_errors(tmp_path, folder, change, options, message):

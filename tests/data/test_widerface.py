@@ -61,8 +61,12 @@ def test_sizes_and_pixels_equal_those_of_opencv(tmp_path, source):
 
 
 BAD = {
-    "count": (TRAIN.replace("jpg\n2\n", "jpg\n3\n"), "gt.txt, row 2: 0--Parade/a.jpg: the list announces 3 faces, 2 lines", 1),
-    "no count": (TRAIN.replace("jpg\n1\n", "jpg\n"), "gt.txt, row 9: no number of faces follows 1--Hand", 2),
+    "count": (
+        TRAIN.replace("jpg\n2\n", "jpg\n3\n"),
+        "gt.txt, row 2: 0--Parade/a.jpg: the list announces 3 faces, 2 lines",
+        1,
+    ),
+    "no count": (TRAIN.replace("jpg\n1\n", "jpg\n"), "gt.txt, row 9: no number of faces after 1--Hand", 2),
     "no width": (TRAIN.replace("3 4 10 16", "3 4 0 16"), r"gt.txt, row 3: the box .* has no area", 2),
     "cut line": (
         TRAIN.replace("3 4 10 16 0", "3 4 10 16"),
