@@ -73,19 +73,6 @@ class BatchIndices:
         return self._orders[epoch]
 
 
-class ReadBatch(grain.transforms.Map):
-    """Read this process's rows of a batch of indices from `split`."""
-
-    def __init__(self, split, process_index: int, process_count: int):
-        self.split, self.process_index, self.process_count = split, process_index, process_count
-
-    def map(self, indices: np.ndarray) -> Batch:
-        """Read."""
-        rows = len(indices) // self.process_count
-        indices = indices[self.process_index * rows : (self.process_index + 1) * rows]
-        return {**self.split.read(indices), "index": indices}
-
-
 class TakeRows(grain.transforms.Map):
     """Take this process's rows of a batch of indices."""
 
@@ -96,6 +83,17 @@ class TakeRows(grain.transforms.Map):
         """Return {"index": int32 [B / process_count]}."""
         rows = len(indices) // self.process_count
         return {"index": indices[self.process_index * rows : (self.process_index + 1) * rows]}
+
+
+class ReadExamples(grain.transforms.Map):
+    """Add the examples of `split` at a batch's indices."""
+
+    def __init__(self, split):
+        self.split = split
+
+    def map(self, batch: Batch) -> Batch:
+        """Read."""
+        return {**self.split.read(batch["index"]), **batch}
 
 
 def index_iterator(source: BatchIndices, process_index: int = 0, process_count: int = 1) -> grain.DatasetIterator:
@@ -114,7 +112,7 @@ def stream_iterator(
 
     The batches are the same for any number of workers.
     """
-    batches = grain.MapDataset.source(source).map(ReadBatch(split, process_index, process_count))
+    batches = grain.MapDataset.source(source).map(TakeRows(process_index, process_count)).map(ReadExamples(split))
     return read_ahead(batches, num_workers)
 
 

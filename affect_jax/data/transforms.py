@@ -273,8 +273,12 @@ def random_clahe(
 TRANSFORMS = {
     function: getfullargspec(function).kwonlyargs
     for function in (
-        *(random_flip, random_darkness, random_brightness_contrast),
-        *(random_blur, random_equalization, random_clahe),
+        random_flip,
+        random_darkness,
+        random_brightness_contrast,
+        random_blur,
+        random_equalization,
+        random_clahe,
     )
 }
 """All random transforms of a scaled image with the names of their settings, in the order in which they are applied."""

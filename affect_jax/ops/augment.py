@@ -132,7 +132,13 @@ def random_erasing(
 
 AUGMENTATIONS = {
     function: getfullargspec(function).kwonlyargs
-    for function in (random_warp, random_brightness_contrast, random_blur, random_equalization, random_erasing)
+    for function in (
+        random_warp,
+        random_brightness_contrast,
+        random_blur,
+        random_equalization,
+        random_erasing,
+    )
 }
 """All augmentations with the names of their settings, in the order in which they are applied."""
 

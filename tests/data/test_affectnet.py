@@ -137,7 +137,7 @@ def test_a_missing_annotation_is_reported_with_its_image(tmp_path, npy_layout):
 
 
 def test_the_error_for_an_unknown_layout_names_the_known_layouts(tmp_path):
-    with pytest.raises(BadInput, match=r"not one of the two layouts.*train_set/ and val_set/, or training.csv"):
+    with pytest.raises(BadInput, match=r"not one of the two layouts.*train_set/ and val_set/, or with training.csv"):
         prepare(tmp_path, tmp_path)
 
 

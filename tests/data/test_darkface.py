@@ -40,7 +40,7 @@ def test_images_are_read_back_with_their_boxes_in_the_split_of_the_list(tmp_path
     for remark in (
         "train: 2 images, 1 boxes, at most 1 in an image",
         "train: 1 images without boxes are kept",
-        "train has 2 images, published are 5,400",
+        "train has 2 images, the published set has 5,400",
     ):
         assert remark in done.remarks
     train, val = (open_split("darkface", split, tmp_path / "data") for split in ("train", "val"))

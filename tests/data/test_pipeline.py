@@ -63,7 +63,7 @@ def test_balanced_order_has_equal_classes_and_repeats_no_example_before_all_of_i
 def test_stream_has_the_order_of_the_indices_for_any_number_of_workers(num_workers):
     split = Numbers(50)
     source = BatchIndices(50, 8, num_steps=14, seed=5)
-    indices = list(index_iterator(source))
+    indices = [batch["index"] for batch in index_iterator(source)]
     batches = list(stream_iterator(source, split, num_workers))
     assert len(batches) == len(indices) == 14
     for batch, expected in zip(batches, indices, strict=True):
