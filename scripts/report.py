@@ -1,19 +1,19 @@
-"""Show runs side by side on one page: python scripts/report.py RUN [RUN ...] [--out=runs/comparison.html]
+"""Compare runs on one page: python scripts/report.py RUN [RUN ...] [--out=runs/comparison.html]
 
     python scripts/report.py runs/fer_vgg runs/fer_mobilenet
     python scripts/report.py runs/heads/*/seed0 --out=heads.html
 
-Each RUN is the folder of a run: finished, going on, or a record of it (metrics.jsonl and metrics.json). The page has
-their curves, every evaluation with its 95 % intervals, and what differs in their configs. Each is tested against the
-first on the same pictures, from the predictions that scripts/evaluate.py left: classifiers by McNemar's exact test,
-detectors by a bootstrap over pictures.
+Each RUN is the folder of a run: finished, unfinished, or only its records (metrics.jsonl and metrics.json). The page
+shows learning curves, every evaluation with 95% intervals, and the differences between the configs. Each run is tested
+against the first run on the same images, from the predictions that scripts/evaluate.py wrote: classifiers by McNemar's
+exact test, detectors by a bootstrap over images.
 """
 
 import sys
 
 from absl import app, flags
 
-OUT = flags.DEFINE_string("out", "runs/comparison.html", "Where the page goes.")
+OUT = flags.DEFINE_string("out", "runs/comparison.html", "Path of the page.")
 
 
 def print_evaluation(evaluation, columns) -> None:
@@ -25,16 +25,16 @@ def print_evaluation(evaluation, columns) -> None:
         print(f"  {name}: {score_text(metrics, columns)}")
     for name, found in evaluation.against_first.items():
         if isinstance(found, str):
-            print(f"  {name} and {first} cannot be tested: {found}")
+            print(f"  {name} and {first} cannot be compared: {found}")
             continue
         low, high = found["difference_ci95"]
         p = f"; p = {found['p_value']:.2g}" if "p_value" in found else ""
-        print(f"  {name} less {first}: {found['difference']:+.2%}, 95 % interval {low:+.2%} to {high:+.2%}{p}")
+        print(f"  {name} minus {first}: {found['difference']:+.2%}, 95% interval {low:+.2%} to {high:+.2%}{p}")
 
 
 def main(argv):
     if len(argv) < 2:
-        raise app.UsageError("which runs? For example scripts/report.py runs/fer_vgg runs/fer_mobilenet")
+        raise app.UsageError("no runs given. Example: python scripts/report.py runs/fer_vgg runs/fer_mobilenet")
     from affect_jax.runs.comparison import write_runs
 
     try:

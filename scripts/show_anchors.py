@@ -1,7 +1,7 @@
-"""Which boxes the anchors of a config cover: python scripts/show_anchors.py --config=configs/darkface_rcnn.py
+"""Show how many boxes the anchors of a config cover: python scripts/show_anchors.py --config=configs/darkface_rcnn.py
 
-Prints, by the boxes' height in whole pictures as evaluation sees them, what share of a split's boxes some anchor covers
-at IoU 0.5 and at 0.7. An uncovered box teaches the region proposal network only by its best anchor.
+Prints, by height of the boxes in images of the evaluation size, the share of boxes that have an anchor with an IoU of
+at least 0.5 and 0.7. A box below the RPN's threshold is only matched to its best anchor.
 """
 
 import sys
@@ -10,19 +10,19 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="configs/NAME.py", lock_config=True)
-SPLIT = flags.DEFINE_enum("split", "train", ("train", "val"), "The split whose boxes to look at.")
+SPLIT = flags.DEFINE_enum("split", "train", ("train", "val"), "The split of the boxes.")
 
 
 def main(argv):
     if len(argv) > 1:
-        raise app.UsageError(f"what is {argv[1]!r}? Fields are set as --config.NAME=VALUE")
+        raise app.UsageError(f"unexpected argument {argv[1]!r}; set config fields with --config.NAME=VALUE")
     if CONFIG.value is None:
-        raise app.UsageError("which config? For example --config=configs/widerface_rcnn.py")
+        raise app.UsageError("--config is missing. Example: --config=configs/widerface_rcnn.py")
     from affect_jax.config import validate
     from affect_jax.tasks import build_task
     from affect_jax.tasks.detection import anchor_coverage
 
-    logging.set_verbosity(logging.ERROR)  # tfds tells of every file
+    logging.set_verbosity(logging.ERROR)  # tfds logs every file
     try:
         validate(CONFIG.value)
         groups = anchor_coverage(CONFIG.value, build_task(CONFIG.value).open_split(SPLIT.value))

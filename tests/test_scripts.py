@@ -183,7 +183,7 @@ def test_own_faces_are_prepared_swept_over_seeds_and_two_runs_compared(tmp_path)
     seeds = [tmp_path / "runs" / "one" / f"seed{seed}" for seed in (0, 1)]
     done = run("report", *seeds, f"--out={tmp_path / 'both.html'}")
     assert done.returncode == 0, done.stderr
-    assert re.search(r"seed1 less seed0: .* 95 % interval .*; p = ", done.stdout)
+    assert re.search(r"seed1 minus seed0: .* 95% interval .*; p = ", done.stdout)
     assert "Against seed0 on the same pictures" in (tmp_path / "both.html").read_text()
     done = run("prepare_data", "fer2013", f"--source={tmp_path}", "--identity=(x)")
     assert done.returncode == 1 and "fer2013 has no option --identity; its options are: none" in done.stderr

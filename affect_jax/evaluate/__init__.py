@@ -1,1 +1,1 @@
-"""Exact evaluation: metrics of predictions, and the pages that show them."""
+"""Exact metrics of predictions, their figures, and the sections of report pages that show them."""

@@ -1,4 +1,4 @@
-"""How well a detector's anchors cover boxes. N boxes, A anchors of a cell, L levels."""
+"""Coverage of boxes by the anchors of a detector. N boxes."""
 
 import itertools
 from collections.abc import Sequence
@@ -16,9 +16,9 @@ def best_anchor_iou(
     anchor_sizes: Sequence[Sequence[float]],
     aspect_ratios: Sequence[float],
 ) -> np.ndarray:
-    """The IoU of each box [N, 4] with the anchor that covers it best, [N], in pictures of image_size (H, W).
+    """Return the IoU [N] of each box [N, 4] with its best anchor, in images of image_size (H, W).
 
-    Of the anchors of one shape, all over a grid, that one is nearest to the box, in x and in y.
+    Of all anchors of one shape, the anchor nearest to the box, in x and in y, has the highest IoU.
     """
     best = np.zeros(len(boxes))
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2
@@ -32,7 +32,7 @@ def best_anchor_iou(
 
 
 def paired_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """IoU of each box of a [N, 4] with that of b [N, 4] in the same place: [N]."""
+    """Return the IoU [N] of each box of a [N, 4] with the box of b [N, 4] at the same index."""
     sides = np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2])
     intersection = np.prod(np.maximum(sides, 0), axis=1)
     areas = [np.prod(boxes[:, 2:] - boxes[:, :2], axis=1) for boxes in (a, b)]
@@ -40,7 +40,10 @@ def paired_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def coverage_by_height(boxes: np.ndarray, best: np.ndarray) -> dict[str, dict[str, float]]:
-    """Of the boxes [N, 4] of each group of heights: their number, and of best_anchor_iou [N] shares and mean."""
+    """Return for each height group of boxes [N, 4] their number and shares and mean of best_anchor_iou [N].
+
+    "at_50" and "at_70" are the shares of boxes with an IoU of at least 0.5 and 0.7.
+    """
     heights = boxes[:, 3] - boxes[:, 1]
     groups = {}
     for low, high in [*itertools.pairwise(HEIGHT_EDGES), (0, np.inf)]:

@@ -9,18 +9,18 @@ import numpy as np
 
 CALIBRATION_BINS = 15
 CONFIDENCES = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
-"""Thresholds that coverage_accuracy looks at: under them no class is named."""
+"""Thresholds of coverage_accuracy on the largest probability."""
 Z95 = 1.959963984540054
-"""Two-sided 95 % point of the normal distribution."""
+"""Two-sided 95% quantile of the normal distribution."""
 
 
 def classification_metrics(probs: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> dict:
-    """Everything that is reported of a split's predictions, JSON-able.
+    """Return all metrics of the predictions of a split, JSON-able.
 
     num_examples, accuracy, accuracy_ci95 [low, high], macro_f1, nll (natural logarithm), ece, per_class {name:
-    {precision, recall, f1, support}}, confusion_matrix [K][K] (rows are the truth), calibration {confidence [M],
-    accuracy [M], count [M]}, coverage (of coverage_accuracy). A ratio without a denominator, as the precision of a
-    class never predicted, is 0, as in scikit-learn. ValueError on what are no predictions.
+    {precision, recall, f1, support}}, confusion_matrix [K][K] (rows are true classes), calibration {confidence [M],
+    accuracy [M], count [M]}, coverage (from coverage_accuracy). A ratio without a denominator, such as the
+    precision of a class that is never predicted, is 0, as in scikit-learn. ValueError for invalid predictions.
     """
     from sklearn import metrics
 
@@ -50,9 +50,9 @@ def classification_metrics(probs: np.ndarray, labels: np.ndarray, class_names: S
 
 
 def valence_arousal_metrics(predicted: np.ndarray, targets: np.ndarray) -> dict[str, float]:
-    """ccc_valence, ccc_arousal, rmse_valence, rmse_arousal of predicted and targets [N, 2].
+    """Return ccc_valence, ccc_arousal, rmse_valence and rmse_arousal of predicted and targets [N, 2].
 
-    CCC is the concordance correlation coefficient (Lin 1989) with moments over N; 0 where both are constant.
+    CCC is the concordance correlation coefficient (Lin 1989) with moments over N; it is 0 if both are constant.
     """
     means, variances = (np.stack([f(x, axis=0) for x in (predicted, targets)]) for f in (np.mean, np.var))
     covariance = ((predicted - means[0]) * (targets - means[1])).mean(axis=0)
@@ -64,14 +64,14 @@ def valence_arousal_metrics(predicted: np.ndarray, targets: np.ndarray) -> dict[
 
 
 def check_predictions(probs: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> None:
-    """ValueError where probs and labels are no predictions of these classes."""
+    """Raise ValueError if probs and labels are not valid predictions of these classes."""
     if len(labels) == 0:
         raise ValueError("no predictions: the split is empty")
     if probs.shape != (len(labels), len(class_names)):
         raise ValueError(f"probs are {probs.shape}; {len(labels)} labels and {len(class_names)} classes need [N, K]")
     bad = np.flatnonzero(~np.isfinite(probs).all(axis=1) | (np.abs(probs.sum(axis=1) - 1) > 1e-3))
     if len(bad):
-        raise ValueError(f"{len(bad)} rows of probs are no distributions, the first is row {bad[0]}: {probs[bad[0]]}")
+        raise ValueError(f"{len(bad)} rows of probs are not distributions, the first is row {bad[0]}: {probs[bad[0]]}")
     outside = np.flatnonzero((labels < 0) | (labels >= len(class_names)))
     if len(outside):
         raise ValueError(f"label {labels[outside[0]]} of row {outside[0]} is none of the {len(class_names)} classes")
@@ -86,9 +86,9 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
 
 
 def calibration_bins(probs: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(confidence [M], accuracy [M], count [M]): means over CALIBRATION_BINS equal bins of the largest probability.
+    """Return (confidence [M], accuracy [M], count [M]) of CALIBRATION_BINS equal bins of the largest probability.
 
-    A bin holds its upper edge; an empty one has zeros.
+    Confidence and accuracy are means. A bin includes its upper edge; an empty bin has zeros.
     """
     confidence, correct = probs.max(axis=1), probs.argmax(axis=1) == labels
     bins = np.clip(np.ceil(confidence * CALIBRATION_BINS).astype(int) - 1, 0, CALIBRATION_BINS - 1)
@@ -102,7 +102,7 @@ def calibration_bins(probs: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray,
 
 
 def expected_calibration_error(probs: np.ndarray, labels: np.ndarray) -> float:
-    """Mean distance of confidence from accuracy over the bins, by their counts (Guo et al. 2017, arXiv 1706.04599)."""
+    """Return the mean of |confidence - accuracy| over bins, weighted by count (Guo et al. 2017, arXiv:1706.04599)."""
     confidence, accuracy, count = calibration_bins(probs, labels)
     return float((count * np.abs(confidence - accuracy)).sum() / count.sum())
 
@@ -110,10 +110,10 @@ def expected_calibration_error(probs: np.ndarray, labels: np.ndarray) -> float:
 def coverage_accuracy(
     probs: np.ndarray, labels: np.ndarray, thresholds: Sequence[float] = CONFIDENCES
 ) -> dict[str, list[float]]:
-    """What a threshold on the largest probability buys: {confidence [T], coverage [T], accuracy [T]}.
+    """Return {confidence [T], coverage [T], accuracy [T]} for thresholds on the largest probability.
 
-    coverage is the share of examples at or over the threshold, accuracy that of right ones among them, 0 of none: the
-    risk-coverage curve of selective classification (Geifman and El-Yaniv 2017, arXiv:1705.08500) at T points.
+    coverage is the share of examples that reach the threshold, accuracy is the accuracy on them, 0 if there are none:
+    the risk-coverage curve of selective classification (Geifman and El-Yaniv 2017, arXiv:1705.08500) at T points.
     """
     confidence, correct = probs.max(axis=1), probs.argmax(axis=1) == labels
     named = confidence >= np.asarray(thresholds)[:, None]
@@ -122,22 +122,23 @@ def coverage_accuracy(
 
 
 def most_confident_mistakes(probs: np.ndarray, labels: np.ndarray, count: int) -> np.ndarray:
-    """Indices of up to `count` wrong predictions, the most confident first."""
+    """Return the indices of up to `count` wrong predictions, the most confident first."""
     wrong = np.flatnonzero(probs.argmax(axis=1) != labels)
     return wrong[np.argsort(-probs[wrong].max(axis=1), kind="stable")][:count]
 
 
 def paired_test(correct_a: np.ndarray, correct_b: np.ndarray) -> dict[str, float]:
-    """Do two classifiers differ on the same images? correct_a, correct_b bool [N].
+    """Compare two classifiers on the same images: correct_a, correct_b bool [N].
 
-    only_a and only_b count the images that one alone has right; p_value is McNemar's exact two-sided one (1947);
-    difference is accuracy a less b, difference_ci95 its normal interval for paired shares.
+    only_a and only_b count the images that only one of them classifies correctly. p_value is that of McNemar's exact
+    two-sided test (1947). difference is accuracy a minus accuracy b, and difference_ci95 its normal interval for paired
+    shares.
     """
     from scipy.stats import binomtest
 
     if correct_a.shape != correct_b.shape or correct_a.ndim != 1 or len(correct_a) == 0:
         raise ValueError(
-            f"paired predictions are {correct_a.shape} and {correct_b.shape}; both are the same images [N]"
+            f"paired predictions are {correct_a.shape} and {correct_b.shape}; both must be [N], of the same images"
         )
     count, only_a, only_b = len(correct_a), int((correct_a & ~correct_b).sum()), int((correct_b & ~correct_a).sum())
     difference = (only_a - only_b) / count

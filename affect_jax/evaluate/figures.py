@@ -50,7 +50,7 @@ def precision_recall_curves(evaluations: Mapping[str, Mapping]):
     """Plot precision over recall for each evaluation of a detector, from the metrics of detection_metrics."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5.2, 4.2), layout="constrained")
+    figure = Figure(figsize=(8.5, 4.2), layout="constrained")
     axes = figure.subplots()
     for name, metrics in evaluations.items():
         reached = np.asarray(metrics["curve"]["precision"]) > 0
@@ -58,7 +58,7 @@ def precision_recall_curves(evaluations: Mapping[str, Mapping]):
         axes.plot(recall, precision, label=f"{name}: AP50 {metrics['ap50']:.1%}")
     axes.set(xlabel="Recall", ylabel="Precision", xlim=(0, 1), ylim=(0, 1.02))
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
+    figure.legend(loc="outside right upper", frameon=False)
     return figure
 
 

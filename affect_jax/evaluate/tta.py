@@ -8,17 +8,17 @@ import jax.numpy as jnp
 
 TTA = ("none", "flip", "flip_shift")
 SHIFT = 2
-"""Pixels of "flip_shift": the corners and the centre of a 44-pixel crop of a 48-pixel face, moved rather than cut."""
+"""Shift of "flip_shift" in pixels: the offset between corner and center crops of 44 pixels from 48-pixel faces."""
 
 
 def views(images: jax.Array, tta: str) -> jax.Array:
-    """The views [V, B, H, W, C] of images [B, H, W, C].
+    """Return the views [V, B, H, W, C] of images [B, H, W, C].
 
-    "none" is the image itself (V = 1), "flip" it and its mirror image (2), "flip_shift" both of these where they are
-    and moved to the four corners by SHIFT pixels, borders repeated (10).
+    "none" is the image itself (V = 1), "flip" adds its mirror image (V = 2), "flip_shift" adds both shifted towards the
+    four corners by SHIFT pixels, with the border repeated (V = 10).
     """
     if tta not in TTA:
-        raise ValueError(f"unknown test-time augmentation {tta!r}; known are {', '.join(TTA)}")
+        raise ValueError(f"unknown test-time augmentation {tta!r}; choose one of {', '.join(TTA)}")
     result = [images]
     if tta == "flip_shift":
         _, height, width, _ = images.shape

@@ -95,7 +95,11 @@ def mistakes_sections(
     for index in worst_images(truths, detections, IMAGES_SHOWN):
         pixels, name = read_image(index)
         images.append(Image(draw_mistakes(pixels, truths[index], detections[index]), source=name))
-    return [Section("Images with most mistakes", [Note(BOXES_NOTE), Images(images, "photos")], shown)] if images else []
+    return (
+        [Section("Images with the most mistakes", [Note(BOXES_NOTE), Images(images, "photos")], shown)]
+        if images
+        else []
+    )
 
 
 def draw_mistakes(image: np.ndarray, truth: Mapping[str, np.ndarray], found: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -8,7 +8,7 @@ from affect_jax.ops.anchors import grid_anchors
 SIZES, RATIOS = ((8.0, 11.0), (16.0, 24.0), (64.0, 90.0)), (0.5, 1.0, 2.0)
 
 
-def test_best_anchor_is_the_best_of_all():
+def test_best_anchor_equals_a_search_over_all_anchors():
     rng = np.random.default_rng(0)
     corner, size = rng.uniform(-5, 120, (200, 2)), np.exp(rng.uniform(np.log(2), np.log(120), (200, 2)))
     boxes = np.concatenate([corner, corner + size], 1)

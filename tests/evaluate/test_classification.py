@@ -25,7 +25,7 @@ def random_predictions(count=500, classes=7, seed=0):
 
 
 def certain(predicted, classes=7):
-    """All but certain predictions of these labels."""
+    """Nearly certain predictions of these labels."""
     return np.full((len(predicted), classes), 0.01) + (1 - 0.01 * classes) * np.eye(classes)[predicted]
 
 
@@ -39,7 +39,7 @@ PREDICTIONS = {
 
 
 @pytest.mark.parametrize("case", PREDICTIONS)
-def test_metrics_are_scikit_learns(case):
+def test_metrics_equal_those_of_scikit_learn(case):
     probs, labels = PREDICTIONS[case]
     found, predicted, every = classification_metrics(probs, labels, FER2013), probs.argmax(1), list(range(7))
     assert found["num_examples"] == len(labels)
@@ -55,7 +55,7 @@ def test_metrics_are_scikit_learns(case):
     assert json.loads(json.dumps(found)) == found
 
 
-def test_calibration_error_is_that_of_a_loop_over_the_bins():
+def test_calibration_error_equals_a_loop_over_the_bins():
     probs, labels = random_predictions()
     confidence, correct = probs.max(1), probs.argmax(1) == labels
     expected = 0.0
@@ -66,8 +66,8 @@ def test_calibration_error_is_that_of_a_loop_over_the_bins():
     assert expected_calibration_error(probs, labels) == pytest.approx(expected)
 
 
-def test_calibration_by_hand():
-    # two pictures at 0.9, one right; two at 0.6, both right: (2 * |0.9 - 0.5| + 2 * |0.6 - 1|) / 4
+def test_calibration_of_an_example_worked_by_hand():
+    # two images at 0.9, one right; two at 0.6, both right: (2 * |0.9 - 0.5| + 2 * |0.6 - 1|) / 4
     probs = np.array([[0.9, 0.1], [0.9, 0.1], [0.6, 0.4], [0.6, 0.4]])
     labels = np.array([0, 1, 0, 0])
     assert expected_calibration_error(probs, labels) == pytest.approx(0.4)
@@ -76,7 +76,7 @@ def test_calibration_by_hand():
     assert (confidence[13], accuracy[13]) == (pytest.approx(0.9), 0.5)
 
 
-def test_coverage_by_hand():
+def test_coverage_of_an_example_worked_by_hand():
     # largest probabilities 0.9 (wrong), 0.6 and 0.5 (right), 0.7 (wrong)
     probs = np.array([[0.9, 0.1], [0.4, 0.6], [0.5, 0.5], [0.7, 0.3]])
     found = coverage_accuracy(probs, np.array([1, 1, 0, 1]), (0.0, 0.6, 0.65, 0.95))
@@ -85,35 +85,35 @@ def test_coverage_by_hand():
     assert found["accuracy"] == pytest.approx([1 / 2, 1 / 3, 0, 0])
 
 
-def test_coverage_at_threshold_nought_is_accuracy_and_falls():
+def test_accuracy_at_threshold_zero_is_the_accuracy_and_coverage_decreases():
     probs, labels = random_predictions()
     found = classification_metrics(probs, labels, FER2013)
     assert (found["coverage"]["coverage"][0], found["coverage"]["accuracy"][0]) == (1.0, found["accuracy"])
     assert np.all(np.diff(found["coverage"]["coverage"]) <= 0) and found["coverage"]["coverage"][-1] < 0.9
 
 
-def test_interval_of_2630_of_3589_is_the_one_by_hand():
+def test_interval_of_2630_of_3589_equals_the_formula():
     # p = .732795, z^2 / n = .00107037: centre .732545, half width .014471
     low, high = wilson_interval(2630, 3589)
     assert (low, high) == (pytest.approx(0.718071, abs=2e-5), pytest.approx(0.747018, abs=2e-5))
 
 
 @pytest.mark.parametrize(("successes", "trials"), [(0, 20), (20, 20), (1, 1)])
-def test_interval_stays_within_nought_and_one_and_holds_the_share(successes, trials):
+def test_interval_is_within_zero_and_one_and_contains_the_share(successes, trials):
     low, high = wilson_interval(successes, trials)
     assert 0 <= low <= successes / trials <= high <= 1
     assert high - low > 0.1
 
 
-def test_mistakes_come_most_confident_first():
+def test_mistakes_are_sorted_by_confidence():
     probs = np.array([[0.9, 0.1], [0.2, 0.8], [0.4, 0.6], [0.7, 0.3]])
     labels = np.array([1, 1, 0, 1])
     assert most_confident_mistakes(probs, labels, 5).tolist() == [0, 3, 2]
     assert most_confident_mistakes(probs, labels, 1).tolist() == [0]
 
 
-def test_paired_test_by_hand():
-    # 8 images only a has right, 2 only b: P(X <= 2 or X >= 8) of Binomial(10, 1/2) = 2 * 56 / 1024
+def test_paired_test_of_an_example_worked_by_hand():
+    # a alone is correct on 8 images, b alone on 2: P(X <= 2 or X >= 8) of Binomial(10, 1/2) = 2 * 56 / 1024
     a = np.array([True] * 8 + [False] * 2 + [True] * 10)
     b = np.array([False] * 8 + [True] * 2 + [True] * 10)
     found = paired_test(a, b)
@@ -132,19 +132,19 @@ def test_paired_test_by_hand():
     [
         (np.empty((0, 7)), np.empty(0, int), "no predictions"),
         (certain([0, 1], 6), np.array([0, 1]), "probs are (2, 6)"),
-        (np.full((2, 7), 0.2), np.array([0, 1]), "no distributions, the first is row 0"),
-        (np.full((2, 7), np.nan), np.array([0, 1]), "2 rows of probs are no distributions"),
+        (np.full((2, 7), 0.2), np.array([0, 1]), "not distributions, the first is row 0"),
+        (np.full((2, 7), np.nan), np.array([0, 1]), "2 rows of probs are not distributions"),
         (certain([0, 1]), np.array([0, 7]), "label 7 of row 1 is none of the 7 classes"),
         (certain([0, 1]), np.array([-1, 2]), "label -1 of row 0"),
     ],
 )
-def test_what_are_no_predictions_is_refused_by_name(probs, labels, message):
+def test_invalid_predictions_are_errors_that_name_the_row(probs, labels, message):
     with pytest.raises(ValueError) as error:
         classification_metrics(probs, labels, FER2013)
     assert message in str(error.value)
 
 
-def test_concordance_and_error_of_valence_and_arousal_worked_by_hand():
+def test_valence_and_arousal_metrics_of_an_example_worked_by_hand():
     targets = np.array([[-1.0, 0.0], [0.0, 0.5], [1.0, 1.0]])
     assert valence_arousal_metrics(targets, targets) == {
         "ccc_valence": 1.0,

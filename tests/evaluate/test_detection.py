@@ -7,9 +7,9 @@ from affect_jax.evaluate.detection import (
     box_iou,
     coco_metrics,
     detection_metrics,
+    match_detections,
     precision_recall,
     tool_average_precision,
-    vote,
     worst_images,
 )
 
@@ -30,19 +30,19 @@ def found(boxes, scores, label=None):
     return {"boxes": boxes, "scores": np.array(scores, np.float32), "label": label}
 
 
-def random_pictures(rng, pictures=12, crowd=False, ties=False, many=False, classes=1):
-    """Detections scattered about true boxes; some pictures without the one, or the other."""
+def random_images(rng, images=12, crowd=False, ties=False, many=False, classes=1):
+    """Detections near ground-truth boxes; image 0 has no ground truth, image 1 no detections."""
     truths, detections = [], []
-    for picture in range(pictures):
-        count = 0 if picture == 0 else rng.integers(1, 9)
+    for image in range(images):
+        count = 0 if image == 0 else rng.integers(1, 9)
         corner, size = rng.uniform(0, 150, (count, 2)), rng.uniform(4, 60, (count, 2))
         boxes = np.concatenate([corner, corner + size], 1)
-        copies = 0 if picture == 1 else (40 if many else 3)
+        copies = 0 if image == 1 else (40 if many else 3)
         near = np.repeat(boxes, copies, 0) + rng.normal(0, 4, (count * copies, 4))
         stray = rng.uniform(0, 150, (5, 2))
         moved = np.concatenate([near, np.concatenate([stray, stray + 20], 1)])
         moved[:, 2:] = np.maximum(moved[:, 2:], moved[:, :2] + 1)
-        moved = np.zeros((0, 4)) if picture == 1 else moved
+        moved = np.zeros((0, 4)) if image == 1 else moved
         scores = rng.uniform(0.05, 1, len(moved))
         scores = np.round(scores * 4) / 4 if ties else scores
         ignore = rng.random(count) < 0.3 if crowd else None
@@ -55,7 +55,7 @@ CASES = {
     "plain": {},
     "ignored boxes": {"crowd": True},
     "equal scores": {"ties": True},
-    "more than 100 detections a picture": {"many": True},
+    "more than 100 detections per image": {"many": True},
     "three classes": {"classes": 3},
 }
 
@@ -102,7 +102,7 @@ def coco_twin(truths, detections, label, iou_thresh):
 
 
 def tool_twin(truths, detections, one_match=True):
-    """WIDER FACE's and DARK FACE's tool by plain loops over pictures and thresholds."""
+    """WIDER FACE's and DARK FACE's tool by plain loops over images and thresholds."""
     scores = np.concatenate([mine["scores"] for mine in detections]).astype(np.float64)
     low, high = scores.min(), scores.max()
     totals, count = np.zeros((1000, 2)), 0
@@ -138,8 +138,8 @@ def tool_twin(truths, detections, one_match=True):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_coco_figures_are_those_of_plain_loops(case):
-    truths, detections = random_pictures(np.random.default_rng(3), **CASES[case])
+def test_coco_metrics_equal_plain_loops(case):
+    truths, detections = random_images(np.random.default_rng(3), **CASES[case])
     classes = CASES[case].get("classes", 1)
     metrics = coco_metrics(truths, detections, [f"class {label}" for label in range(classes)])
     at = {
@@ -151,30 +151,30 @@ def test_coco_figures_are_those_of_plain_loops(case):
     np.testing.assert_allclose(metrics["coco_ap"], np.mean(list(at.values())), atol=1e-6)
 
 
-@pytest.mark.parametrize("case", ["plain", "ignored boxes", "more than 100 detections a picture"])
-def test_tools_average_precision_is_that_of_its_loops(case):
-    truths, detections = random_pictures(np.random.default_rng(4), **CASES[case])
+@pytest.mark.parametrize("case", ["plain", "ignored boxes", "more than 100 detections per image"])
+def test_average_precision_of_the_tools_equals_plain_loops(case):
+    truths, detections = random_images(np.random.default_rng(4), **CASES[case])
     expected = tool_twin(truths, detections)
     assert 0.05 < expected < 1
     np.testing.assert_allclose(tool_average_precision(truths, detections, 0), expected, atol=1e-9)
 
 
-def test_area_under_the_curve_of_a_case_worked_by_hand():
-    """Two true boxes; right at 0.9, wrong at 0.8 (a second vote for the first box), right at 0.7, wrong at 0.6."""
+def test_area_under_the_curve_of_an_example_worked_by_hand():
+    """Two true boxes; right at 0.9, wrong at 0.8 (a second detection of the first box), right at 0.7, wrong at 0.6."""
     truths = [truth([[0, 0, 10, 10], [20, 0, 30, 10]])]
     detections = [
         found([[0, 0, 10, 10], [0, 0, 10, 9], [20, 0, 30, 9], [50, 50, 60, 60]], [0.9, 0.8, 0.7, 0.6]),
     ]
-    votes = vote(truths, detections, 0)
-    assert votes.right.tolist() == [True, False, True, False]
-    np.testing.assert_allclose(area_under(*precision_recall(votes)), 0.5 * 1 + 0.5 * 2 / 3)
+    matches = match_detections(truths, detections, 0)
+    assert matches.right.tolist() == [True, False, True, False]
+    np.testing.assert_allclose(area_under(*precision_recall(matches)), 0.5 * 1 + 0.5 * 2 / 3)
     metrics = detection_metrics(truths, detections, ("face",))
     assert (metrics["recall"], metrics["precision"]) == (1.0, 0.5)
     assert metrics["recall_by_height"] == {"8 to 16 px": {"boxes": 2, "recall": 1.0, "recall_at_score_50": 1.0}}
     assert metrics["curve"]["precision"][0] == 1.0 and metrics["curve"]["precision"][-1] == pytest.approx(2 / 3)
 
 
-def test_ignored_box_neither_counts_nor_punishes():
+def test_detections_of_an_ignored_box_are_neither_right_nor_wrong():
     truths = [truth([[0, 0, 10, 10], [20, 0, 30, 10]], ignore=[False, True])]
     detections = [found([[0, 0, 10, 10], [20, 0, 30, 10], [20, 0, 30, 9]], [0.5, 0.9, 0.8])]
     metrics = detection_metrics(truths, detections, ("face",))
@@ -182,12 +182,12 @@ def test_ignored_box_neither_counts_nor_punishes():
     assert [metrics[name] for name in ("ap50", "ap50_tool", "coco_ap50", "precision")] == pytest.approx([1.0] * 4)
 
 
-def test_pictures_without_detections_or_without_truth_have_defined_figures():
+def test_images_without_detections_or_ground_truth_have_defined_metrics():
     nothing = found(np.zeros((0, 4)), [])
     metrics = detection_metrics([truth([[0, 0, 10, 10]]), truth([])], [nothing, nothing], ("face",))
     assert [metrics[name] for name in ("ap50", "ap50_tool", "coco_ap", "recall", "precision")] == [0.0] * 5
     assert metrics["ap50_ci95"] == (0.0, 0.0)
-    with pytest.raises(ValueError, match="nothing can be measured"):
+    with pytest.raises(ValueError, match="metrics are undefined"):
         detection_metrics([truth([])], [nothing], ("face",))
 
 
@@ -198,14 +198,14 @@ def test_class_without_true_boxes_does_not_enter_the_means():
     assert (metrics["ap50"], metrics["coco_ap"]) == pytest.approx((1.0, 1.0))
 
 
-def test_interval_holds_the_figure_and_narrows_with_more_pictures():
-    def width(pictures):
-        votes = vote(*random_pictures(np.random.default_rng(0), pictures), 0)
-        low, high = bootstrap_interval(votes, 200)
-        assert low <= area_under(*precision_recall(votes)) <= high
+def test_interval_contains_the_score_and_narrows_with_more_images():
+    def width(images):
+        matches = match_detections(*random_images(np.random.default_rng(0), images), 0)
+        low, high = bootstrap_interval(matches, 200)
+        assert low <= area_under(*precision_recall(matches)) <= high
         return high - low
 
-    assert 1.5 < width(20) / width(180) < 6  # by the root of nine, were there no chance
+    assert 1.5 < width(20) / width(180) < 6  # nine times the images: about a third of the width
 
 
 def test_iou_of_touching_zero_area_and_equal_boxes():
@@ -214,7 +214,7 @@ def test_iou_of_touching_zero_area_and_equal_boxes():
     np.testing.assert_allclose(box_iou(boxes[:1], boxes[1:2], border=1.0), 11 / (121 + 121 - 11))
 
 
-def test_worst_images_are_those_with_most_mistakes():
+def test_worst_images_have_the_most_mistakes():
     truths = [truth([[0, 0, 10, 10]]), truth([[0, 0, 10, 10], [20, 20, 40, 40]]), truth([])]
     detections = [found([[0, 0, 10, 10]], [0.9]), found([], []), found([[0, 0, 9, 9]], [0.8])]
     assert worst_images(truths, detections, 5) == [1, 2]

