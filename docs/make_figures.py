@@ -64,7 +64,7 @@ def augmentations() -> None:
         "shear": {"shear": 25.0},
         "zoom": {"zoom": 0.3},
         "flip": {"horizontal_flip": True},
-        "brightness": {"brightness": 0.4},
+        "brightness": {"brightness": 0.25},
         "contrast": {"contrast": 0.8},
         "blur": {"blur_probability": 1.0, "blur_sigma": 2.0},
         "equalize": {"equalize_probability": 1.0},
@@ -73,7 +73,7 @@ def augmentations() -> None:
     }
     figure, axes = plt.subplots(len(faces), len(columns), figsize=(12, 4.3))
     for column, (title, settings) in enumerate(columns.items()):
-        changed = augment(jax.random.key(6), faces, **settings)
+        changed = augment(jax.random.key(3), faces, **settings)
         for row, image in enumerate(np.asarray(changed)):
             axes[row, column].imshow(image[..., 0], cmap="gray", vmin=0, vmax=255)
             axes[row, column].axis("off")
@@ -180,7 +180,7 @@ def report() -> None:
         sys.exit("report needs Chromium: install the Debian package chromium, or leave this image out")
     if not DEMO_REPORT.exists():
         sys.exit(f"{DEMO_REPORT} does not exist: run `make demo` first")
-    options = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--window-size=1000,1640"]
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--window-size=1200,1640"]
     output = IMAGES / "report.png"
     subprocess.run([browser, *options, f"--screenshot={output}", DEMO_REPORT.as_uri()], check=True, capture_output=True)
     colors = cv2.imread(str(output))

@@ -56,7 +56,7 @@ def check_command(words: list[str]) -> None:
         assert {argument for argument in arguments if "=" not in argument} <= set(targets)
     elif program == "pip":
         extras = tomllib.loads(Path("pyproject.toml").read_text())["project"]["optional-dependencies"]
-        assert re.fullmatch(r"\.\[(\w+)\]", arguments[-1]).group(1) in extras
+        assert arguments[-1] in {".", *(f".[{extra}]" for extra in extras)}
     elif program in ("bash", "sbatch") or program.startswith("scripts/launch/"):
         script, *rest = words if program.startswith("scripts/") else arguments
         assert Path(script).is_file()
