@@ -180,7 +180,7 @@ def report() -> None:
         sys.exit("report needs Chromium: install the Debian package chromium, or leave this image out")
     if not DEMO_REPORT.exists():
         sys.exit(f"{DEMO_REPORT} does not exist: run `make demo` first")
-    options = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--window-size=1200,1640"]
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--window-size=1200,1600"]
     output = IMAGES / "report.png"
     subprocess.run([browser, *options, f"--screenshot={output}", DEMO_REPORT.as_uri()], check=True, capture_output=True)
     colors = cv2.imread(str(output))
