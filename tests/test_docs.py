@@ -35,7 +35,8 @@ def fences(page: Path, language: str) -> list[str]:
 
 
 def code_spans(page: Path) -> list[str]:
-    return re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL))
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    return [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", text)]
 
 
 def commands(page: Path) -> Iterator[list[str]]:
