@@ -1,4 +1,4 @@
-"""Files that are whole or absent, and errors that name them."""
+"""Atomic writing of files, and errors that name the file."""
 
 import os
 from collections.abc import Iterator
@@ -9,7 +9,10 @@ from typing import BinaryIO
 
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[BinaryIO]:
-    """A file to write: a reader, or a crash, finds at `path` what was there or all of the new, never a part."""
+    """Open a file for writing that replaces `path` when it is complete.
+
+    A reader, or a crash, finds the old content or all of the new content at `path`, never a part.
+    """
     path = Path(path)
     partial = path.with_name(f"{path.name}.partial")
     with errors_naming(path):
@@ -23,7 +26,7 @@ def whole_file(path: str | Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def errors_naming(path: str | Path) -> Iterator[None]:
-    """Give an OSError met meanwhile the path: of a file that is open already, the system does not say it."""
+    """Add the path to an OSError in the block: for a file that is already open, the system's error has no path."""
     try:
         yield
     except OSError as error:
@@ -31,6 +34,6 @@ def errors_naming(path: str | Path) -> Iterator[None]:
 
 
 def write_atomically(path: str | Path, text: str) -> None:
-    """Write `text` to `path`, whole or not at all."""
+    """Write `text` to `path`, completely or not at all."""
     with whole_file(path) as file:
         file.write(text.encode())

@@ -1,10 +1,10 @@
-"""Train configs one after another with several seeds, and write one table of mean and spread:
+"""Train configs one after another with several seeds, and write a table of mean and spread:
 
     python scripts/sweep.py --workdir=runs/heads --seeds=0,1,2 --split=val \
         --run="C3 = configs/fer_mobilenet.py" --run="C4 = configs/fer_mobilenet.py --config.model.attach=C4"
 
-What is done is not done again, and what was stopped goes on: the same command adds seeds or runs. Two runs on the same
-pictures are compared by scripts/report.py.
+Finished runs are skipped and stopped runs resumed: rerun the command to add seeds or runs. scripts/report.py compares
+two runs on the same images.
 """
 
 import shlex
@@ -16,16 +16,16 @@ from absl import app, flags
 RUN = flags.DEFINE_multi_string(
     "run", None, "NAME = configs/FILE.py and any further --config.FIELD=VALUE.", required=True
 )
-SEEDS = flags.DEFINE_list("seeds", ["0"], "Seeds, by commas.")
+SEEDS = flags.DEFINE_list("seeds", ["0"], "Seeds, separated by commas.")
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the runs, WORKDIR/NAME/seedN, and of sweep.md.", required=True
 )
-MARKS = flags.DEFINE_list("marks", [], "Also show the seconds of training to these accuracies on val, %, by commas.")
-SPLIT = flags.DEFINE_enum("split", "val", ("val", "test"), "What the table shows; choose by val, report test once.")
+MARKS = flags.DEFINE_list("marks", [], "Also show the seconds of training to these accuracies on val, in percent.")
+SPLIT = flags.DEFINE_enum("split", "val", ("val", "test"), "Split of the table; choose by val, report test once.")
 
 
 def parse_run(text: str) -> tuple[str, list[str]]:
-    """Name and arguments for scripts/train.py."""
+    """Return the name of a run and its arguments for scripts/train.py."""
     name, separator, command = text.partition("=")
     config, *fields = shlex.split(command) or [""]
     if not separator or not name.strip() or not config:
@@ -35,12 +35,12 @@ def parse_run(text: str) -> tuple[str, list[str]]:
 
 def main(argv):
     if len(argv) > 1:
-        raise app.UsageError(f"what is {argv[1]!r}? Fields are set within --run")
+        raise app.UsageError(f"unexpected argument {argv[1]!r}; set fields within --run")
     from affect_jax.runs.sweep import run_sweep
 
     runs = [parse_run(text) for text in RUN.value]
     if len({name for name, _ in runs}) < len(runs):
-        raise app.UsageError("two runs have one name")
+        raise app.UsageError("two runs have the same name")
     try:
         seeds = [int(seed) for seed in SEEDS.value]
         marks = [float(mark) / 100 for mark in MARKS.value]

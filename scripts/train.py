@@ -1,9 +1,9 @@
-"""Train a network, or go on with a run: python scripts/train.py --config=configs/fer_vgg.py --workdir=runs/fer_vgg
+"""Train a network, or resume a run: python scripts/train.py --config=configs/fer_vgg.py --workdir=runs/fer_vgg
 
 Any field of the config can be set on the command line: --config.seed=1 --config.total_epochs=10.
 
-Several processes run the same command in one shared workdir. On SLURM, Kubernetes and TPU pods they find one another;
-elsewhere each is told: --coordinator_address=HOST:PORT --num_processes=2 --process_id=0. scripts/launch/ has templates.
+Several processes run the same command with one shared workdir. On SLURM, Kubernetes and TPU pods they find each other;
+elsewhere each one gets --coordinator_address=HOST:PORT --num_processes=2 --process_id=0. scripts/launch/ has templates.
 """
 
 import errno
@@ -21,58 +21,58 @@ CONFIG = config_flags.DEFINE_config_file(
     "config", help_string="configs/NAME.py, or configs/NAME.py:demo", lock_config=True
 )
 WORKDIR = flags.DEFINE_string(
-    "workdir", None, "The run's folder; the same one goes on with the run. Default: runs/ and the config's name."
+    "workdir", None, "The run's folder. A run in it is resumed. Default: runs/ and the config's name."
 )
-DETERMINISTIC = flags.DEFINE_bool("deterministic", False, "Have a GPU give the same bits each time; slower.")
+DETERMINISTIC = flags.DEFINE_bool("deterministic", False, "On a GPU, compute the same bits in every run; slower.")
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 PROCESSES = define_process_flags()
-AFTER_DEMO = {
-    "classification": "The same on FER2013:\n  python scripts/prepare_data.py fer2013 --source=PATH/fer2013.csv"
-    " && python scripts/train.py --config=configs/fer_vgg.py",
-    "detection": "The same on WIDER FACE:\n  python scripts/prepare_data.py widerface --source=PATH"
-    " && python scripts/train.py --config=configs/widerface_rcnn.py:two_cores",
-}
+AFTER_DEMO = """Next, on your own data:
+  python scripts/prepare_data.py fer2013 --source=PATH/fer2013.csv
+  python scripts/train.py --config=configs/fer_vgg.py
+or, for a detector:
+  python scripts/prepare_data.py widerface --source=PATH
+  python scripts/train.py --config=configs/widerface_rcnn.py:two_cores"""
 
 
 def config_argument() -> str:
-    """What stands behind the colon of --config."""
+    """Return the part after the colon of --config."""
     return config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[2]
 
 
 def default_workdir() -> Path:
-    """runs/NAME for configs/NAME.py, runs/NAME_demo for configs/NAME.py:demo."""
+    """Return runs/NAME for configs/NAME.py, runs/NAME_demo for configs/NAME.py:demo."""
     file = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0]
     return Path("runs") / "_".join(filter(None, [Path(file).stem, config_argument()]))
 
 
 def main(argv):
     if len(argv) > 1:
-        raise app.UsageError(f"what is {argv[1]!r}? Fields are set as --config.NAME=VALUE")
+        raise app.UsageError(f"unexpected argument {argv[1]!r}; set fields as --config.NAME=VALUE")
     if CONFIG.value is None:
-        raise app.UsageError("which config? For example --config=configs/fer_vgg.py")
+        raise app.UsageError("--config is missing, for example --config=configs/fer_vgg.py")
     from affect_jax.runs.training import train_and_evaluate
     from affect_jax.train.signals import Interrupted
 
-    logging.set_verbosity(logging.FATAL)  # orbax tells of every file, and of errors that it raises as well
+    logging.set_verbosity(logging.FATAL)  # orbax logs every file, and the errors that it raises
     prepare_process(DETERMINISTIC.value)
     try:
         join_processes(*(flag.value for flag in PROCESSES))
         train_and_evaluate(CONFIG.value, WORKDIR.value or default_workdir())
         if config_argument() == "demo" and jax.process_index() == 0:
-            print(AFTER_DEMO[CONFIG.value.task])
+            print(AFTER_DEMO)
     except Interrupted as stopped:
         if jax.process_index() == 0:
             print(stopped, flush=True)
         sys.exit(128 + stopped.signal)
     except KeyboardInterrupt:
-        print("stopped at once; the same command goes on from the newest checkpoint", flush=True)
+        print("stopped at once; rerun the command to resume from the newest checkpoint", flush=True)
         sys.exit(128 + signal.SIGINT)
     except FloatingPointError as error:  # the same in every process
         sys.exit(f"FloatingPointError: {error}" if jax.process_index() == 0 else 1)
     except (ValueError, OSError, ImportError) as error:
         unwritable = isinstance(error, OSError) and error.errno in UNWRITABLE
-        remedy = ". What is saved stays: once it can be written there, the same command goes on." if unwritable else ""
-        sys.exit(f"{type(error).__name__}: {error}{remedy}")
+        remedy = ". Saved checkpoints are intact: make the folder writable, then rerun the command to resume."
+        sys.exit(f"{type(error).__name__}: {error}{remedy if unwritable else ''}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A trained network in one file: safetensors, with all in its metadata that is needed to use it and to judge it."""
+"""A trained network in one safetensors file, with all that is needed to use it and to judge it in its metadata."""
 
 import json
 from pathlib import Path
@@ -23,33 +23,33 @@ FLOAT16_MAX = float(np.finfo(np.float16).max)
 
 
 class Trained(NamedTuple):
-    """A network with its weights, and what it was made from."""
+    """A trained network: its config, the properties of its data, its weights and its origin."""
 
     config: ConfigDict
     data: DataFacts
     variables: dict
     about: dict
-    """For people: "source", "step", "evaluations" by name, "environment"; of a file also "licence"."""
+    """Origin: "source", "step", "evaluations" by name, "environment", and "licence" if read from a file."""
 
 
 def read(path: str | Path) -> Trained:
-    """The network in a model file, or the best checkpoint of the run in a folder.
+    """Read the network in a model file, or the best checkpoint of the run in a folder.
 
-    FileNotFoundError where there is neither, ValueError on a file that is none of ours.
+    FileNotFoundError if there is neither, ValueError if the file is not a model file.
     """
     path = Path(path)
     if path.is_dir():
         return read_run(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: neither a model file nor a run's folder; name one that is")
+        raise FileNotFoundError(f"{path}: neither a model file nor the folder of a run")
     try:
         with safetensors.safe_open(path, "numpy") as file:
             metadata = file.metadata() or {}
         weights = safetensors.numpy.load_file(path)
     except safetensors.SafetensorError as error:
-        raise ValueError(f"{path} is not a whole safetensors file: {error}") from None
+        raise ValueError(f"{path} is not a complete safetensors file: {error}") from None
     if OWN_RECORD not in metadata:
-        raise ValueError(f"{path} holds weights alone; a model file of ours, as scripts/export.py writes it, is wanted")
+        raise ValueError(f"{path} has weights but no config; use a model file that scripts/export.py wrote")
     record = workdir.tuples(json.loads(metadata[OWN_RECORD]))
     config = default_config(record["config"]["task"])
     config.update(record["config"])
@@ -60,7 +60,7 @@ def read(path: str | Path) -> Trained:
 
 
 def read_run(path: str | Path) -> Trained:
-    """The best checkpoint of the run in a folder."""
+    """Read the best checkpoint of the run in a folder."""
     run = workdir.Workdir(path)
     config, data = workdir.load_config(run), workdir.load_data_facts(run)
     step, variables = load_best_variables(run)
@@ -74,7 +74,7 @@ def read_run(path: str | Path) -> Trained:
 
 
 def write(trained: Trained, path: str | Path, licence: str) -> None:
-    """The network as float16 in a file; `licence` says what the training data's own allows."""
+    """Write the network as float16; `licence` is that of the training data. ValueError beyond float16's range."""
     weights = {name: np.asarray(value) for name, value in named_weights(trained.variables).items()}
     if too_large := [name for name, value in weights.items() if not (np.abs(value) <= FLOAT16_MAX).all()]:
         raise ValueError(f"float16 cannot hold {', '.join(too_large)}")
@@ -89,5 +89,5 @@ def write(trained: Trained, path: str | Path, licence: str) -> None:
 
 
 def summary(metrics: dict) -> dict:
-    """An evaluation's figures, less the many points of its curve."""
+    """Return the metrics of an evaluation without the many points of its curve."""
     return {name: value for name, value in metrics.items() if name != "curve"}

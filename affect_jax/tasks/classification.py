@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from affect_jax.data import open_split, pipeline
 from affect_jax.evaluate.classification import classification_metrics, paired_test, valence_arousal_metrics
-from affect_jax.evaluate.sections import Metrics, Section
+from affect_jax.evaluate.sections import Metrics, Section, Table, metrics_table
 from affect_jax.evaluate.tta import views
 from affect_jax.files import whole_file
 from affect_jax.losses import concordance_loss, smooth_labels, softmax_cross_entropy
@@ -176,6 +176,11 @@ class Classification:
         """Return the first `count` images, each followed by `draws` augmented versions."""
         images = split.read(np.arange(min(count, len(split))))["image"]
         return augmented_images(images, draws, self.config.augment.to_dict(), self.config.seed)
+
+    @staticmethod
+    def tables(metrics: Metrics) -> list[Table]:
+        """Return recall, precision and F1 by class."""
+        return [metrics_table("Class", metrics["per_class"], classification_report.CLASS_COLUMNS)]
 
     def sections(
         self, evaluations: Mapping[str, Metrics], evaluation: Evaluation, predictions: Mapping[str, np.ndarray]

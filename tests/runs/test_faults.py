@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 from run_records import history, saved_state
 
+from affect_jax.config import classification_config
 from affect_jax.data import find_dataset, open_split
 from affect_jax.data.drawn_faces import DrawnFaces
 from affect_jax.runs.evaluation import evaluate_run
@@ -352,7 +353,7 @@ def streaming_config(tiny_run_config):
     config = tiny_run_config.copy_and_resolve_references()
     config.data.input = "stream"
     config.model.widths, config.mixup_alpha, config.ema_decay = (4,), 0.0, 0.0
-    config.augment = {key: type(value)(0) for key, value in config.augment.items()}
+    config.augment = classification_config().augment  # off
     return config
 
 

@@ -55,15 +55,15 @@ def test_value_beyond_float16_is_refused_by_name_and_nothing_is_written(classifi
 
 
 def test_what_is_no_model_is_refused_in_words(classifier, tmp_path):
-    with pytest.raises(FileNotFoundError, match="neither a model file nor a run's folder"):
+    with pytest.raises(FileNotFoundError, match="neither a model file nor the folder of a run"):
         read(tmp_path / "absent.safetensors")
     with pytest.raises(FileNotFoundError, match="is not the folder of a run"):
         read(tmp_path)
     safetensors.numpy.save_file({"a": np.zeros(3)}, tmp_path / "weights.safetensors")
-    with pytest.raises(ValueError, match="holds weights alone"):
+    with pytest.raises(ValueError, match="has weights but no config"):
         read(tmp_path / "weights.safetensors")
     write(classifier, tmp_path / "model.safetensors", "")
     whole = (tmp_path / "model.safetensors").read_bytes()
     (tmp_path / "cut.safetensors").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match="not a whole safetensors file"):
+    with pytest.raises(ValueError, match="not a complete safetensors file"):
         read(tmp_path / "cut.safetensors")

@@ -18,7 +18,7 @@ TX = optax.adam(0.1)
 
 
 def state_with(**shapes):
-    """A state on the device with parameters of these shapes, counting up."""
+    """A state on the device with parameters of these shapes, numbered values."""
     params = {name: jnp.arange(np.prod(shape), dtype=jnp.float32).reshape(shape) for name, shape in shapes.items()}
     state = create_state({"params": params, "batch_stats": {"mean": jnp.ones(2)}}, TX, with_ema=True)
     return jax.device_put(state, replicated(data_mesh()))
@@ -43,7 +43,7 @@ def save_all(path, scores, **options):
     checkpoints.close()
 
 
-def test_state_iterator_and_clock_come_back_as_they_were_saved(tmp_path):
+def test_state_iterator_and_clock_are_restored_as_saved(tmp_path):
     saved = state_with(w=(2, 3))
     save_all(tmp_path, {3: 0.5})
     checkpoints = open_checkpoints(tmp_path)
@@ -52,7 +52,7 @@ def test_state_iterator_and_clock_come_back_as_they_were_saved(tmp_path):
     restored, seconds = checkpoints.restore(3, jax.device_put(blank, replicated(data_mesh())), iterator)
     for a, b in zip(jax.tree.leaves(saved), jax.tree.leaves(restored), strict=True):
         np.testing.assert_array_equal(a, b)
-    np.testing.assert_array_equal(next(iterator), next(iterator_at(3)))
+    np.testing.assert_array_equal(next(iterator)["index"], next(iterator_at(3))["index"])
     assert seconds == {"seconds": 3.0}
 
 
@@ -85,7 +85,7 @@ def test_restore_lists_what_is_missing_extra_and_misshapen(tmp_path):
         open_checkpoints(tmp_path).restore(1, state_with(v=(2, 3)), iterator_at(0))
 
 
-def test_evaluation_gets_the_averaged_weights(tmp_path):
+def test_restored_variables_are_the_moving_average(tmp_path):
     state = state_with(w=(2, 3))
     checkpoints = open_checkpoints(tmp_path)
     averaged = state.replace(ema=jax.tree.map(lambda x: x + 100, state.ema))
@@ -102,7 +102,7 @@ def damaged_copies(content: bytes, rng: random.Random):
     return bytes(flipped), content[: rng.randrange(len(content))], None
 
 
-def test_any_damage_to_any_file_is_found_and_named(tmp_path):
+def test_any_damage_to_any_file_is_detected_and_named(tmp_path):
     save_all(tmp_path, {1: 0.1})
     folder, rng = tmp_path / "1", random.Random(0)
     assert find_damage(folder) is None
@@ -120,7 +120,7 @@ def test_any_damage_to_any_file_is_found_and_named(tmp_path):
         assert find_damage(folder)
 
 
-def test_checksums_are_such_as_sha256sum_reads(tmp_path):
+def test_sha256sum_verifies_the_checksums(tmp_path):
     if not shutil.which("sha256sum"):
         pytest.skip("no sha256sum here")
     save_all(tmp_path, {1: 0.1})
@@ -128,7 +128,7 @@ def test_checksums_are_such_as_sha256sum_reads(tmp_path):
     assert done.returncode == 0 and "state/manifest.ocdbt: OK" in done.stdout
 
 
-def test_damaged_checkpoints_get_names_of_their_own_and_those_without_checksums_are_told(tmp_path):
+def test_damaged_checkpoints_are_renamed_and_checkpoints_without_checksums_reported(tmp_path):
     save_all(tmp_path, {1: 0.1, 2: 0.2})
     (tmp_path / "damaged_2").mkdir()
     (tmp_path / "2" / "metrics" / "metrics").write_text("{}")
@@ -141,10 +141,10 @@ def test_damaged_checkpoints_get_names_of_their_own_and_those_without_checksums_
     assert (checkpoints.newest, checkpoints.best) == (1, 1)
 
 
-def test_evaluation_leaves_a_save_under_way_alone(tmp_path):
+def test_reading_does_not_disturb_a_save_in_progress(tmp_path):
     save_all(tmp_path, {1: 0.1})
     (tmp_path / "2.orbax-checkpoint-tmp").mkdir()
     Checkpoints(tmp_path, "val/accuracy", "max", keep=2, read_only=True).close()
     assert (tmp_path / "2.orbax-checkpoint-tmp").exists()
-    save_all(tmp_path, {3: 0.3})  # as the run does when it goes on
+    save_all(tmp_path, {3: 0.3})  # as a resumed run does
     assert not (tmp_path / "2.orbax-checkpoint-tmp").exists()

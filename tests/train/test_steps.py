@@ -17,7 +17,7 @@ TX = optax.sgd(0.1, momentum=0.9)
 
 
 def linear_loss(params, batch_stats, batch, key):
-    """Squared error of a linear model; the statistics count the calls, the key adds noise where asked for."""
+    """Squared error of a linear model; the statistics count the calls."""
     error = batch["x"] @ params["w"] - batch["y"] + 0.0 * jax.random.normal(key)
     return jnp.sum(error**2), (jax.tree.map(lambda n: n + 1, batch_stats), {"count": jnp.float32(len(error))})
 
@@ -34,7 +34,7 @@ def start(variables, with_ema=False) -> TrainState:
     return create_state(jax.tree.map(jnp.copy, variables), TX, with_ema)
 
 
-def test_gradient_in_parts_is_that_of_the_whole_batch():
+def test_accumulated_gradient_equals_that_of_the_whole_batch():
     examples, variables = linear_problem()
     whole, sums = make_train_step(linear_loss, TX, jax.random.key(0))(start(variables), examples)
     parts, sums_of_parts = make_train_step(linear_loss, TX, jax.random.key(0), accumulate_steps=4)(
@@ -45,7 +45,7 @@ def test_gradient_in_parts_is_that_of_the_whole_batch():
     assert parts.batch_stats["calls"] == 4
 
 
-def test_update_that_overflows_a_weight_is_told_though_its_gradient_is_finite():
+def test_step_that_overflows_a_weight_is_not_finite_although_its_gradient_is():
     examples, variables = linear_problem()
     tx = optax.sgd(3e38)
     state, sums = make_train_step(linear_loss, tx, jax.random.key(0))(create_state(variables, tx, False), examples)
@@ -53,7 +53,7 @@ def test_update_that_overflows_a_weight_is_told_though_its_gradient_is_finite():
     assert not np.isfinite(state.params["w"]).all() and sums["finite"] == 0
 
 
-def test_average_of_the_weights_follows_its_recurrence():
+def test_moving_average_of_the_weights_follows_its_recurrence():
     examples, variables = linear_problem()
     train_step = make_train_step(linear_loss, TX, jax.random.key(0), ema_decay=0.6)
     state, average = start(variables, with_ema=True), np.zeros(3)
@@ -69,7 +69,7 @@ def indexed(examples, steps, batch_size=8):
     return {"index": np.random.default_rng(1).integers(0, len(examples["y"]), (steps, batch_size))}
 
 
-def test_many_updates_in_one_call_are_the_updates_one_by_one():
+def test_several_steps_in_one_call_equal_single_steps():
     examples, variables = linear_problem()
     train_step = make_train_step(linear_loss, TX, jax.random.key(0))
     batches = indexed(examples, 6)
@@ -80,10 +80,10 @@ def test_many_updates_in_one_call_are_the_updates_one_by_one():
         losses.append(one["loss"])
     np.testing.assert_allclose(many.params["w"], state.params["w"], rtol=1e-5)
     np.testing.assert_allclose(sums["loss"], sum(losses), rtol=1e-5)
-    assert (int(many.step), int(sums["updates"]), int(sums["count"])) == (4, 4, 32)
+    assert (int(many.step), int(sums["steps"]), int(sums["count"])) == (4, 4, 32)
 
 
-def test_streamed_batches_give_the_updates_of_indexed_ones():
+def test_streamed_batches_give_the_same_steps_as_indexed_batches():
     examples, variables = linear_problem()
     train_steps = jax.jit(make_train_steps(make_train_step(linear_loss, TX, jax.random.key(0))))
     batches = indexed(examples, 4)
@@ -94,17 +94,17 @@ def test_streamed_batches_give_the_updates_of_indexed_ones():
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_updates_stop_after_the_first_that_is_not_finite(bad):
+def test_steps_end_after_the_first_that_is_not_finite(bad):
     examples, variables = linear_problem()
     train_steps = jax.jit(make_train_steps(make_train_step(linear_loss, TX, jax.random.key(0))))
     batches = indexed(examples, 5)
     stacked = {key: np.array(value)[batches["index"]] for key, value in examples.items()}
     stacked["y"][2, 3] = bad
     _, sums = train_steps(start(variables), None, stacked, jnp.int32(5))
-    assert (int(sums["updates"]), float(sums["finite"])) == (3, 0.0)
+    assert (int(sums["steps"]), float(sums["finite"])) == (3, 0.0)
 
 
-def test_lengths_up_to_the_dispatch_share_one_compilation():
+def test_all_numbers_of_steps_share_one_compilation():
     examples, variables = linear_problem()
     traces = []
 
@@ -162,13 +162,13 @@ for augmentation in (None, dict(rotation=10.0, horizontal_flip=True, erase_proba
 plain, sums = jax.jit(step())(fresh(), jax.device_put(batch, jax.devices()[0]))
 by_device = jax.tree.map(lambda x: x.reshape(8, -1, *x.shape[1:]), batch)
 states = jax.tree.map(lambda x: jnp.stack([x] * 8), fresh())
-# a mesh gives BatchNorm the whole batch; under pmap it has to be told to look at all devices
+# On a mesh BatchNorm sees the whole batch; under pmap it needs the axis name.
 with mock.patch.object(vgg, "BatchNorm", functools.partial(vgg.BatchNorm, axis_name="data")):
     mapped, mapped_sums = jax.pmap(step(axis_name="data"), axis_name="data")(states, by_device)
 compare("pmap", (plain, sums), jax.tree.map(lambda x: x[0], (mapped, mapped_sums)))
 """
 
 
-def test_step_gives_one_update_on_one_device_on_a_mesh_of_eight_and_under_pmap():
+def test_step_is_the_same_on_one_device_on_a_mesh_of_eight_and_under_pmap():
     environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
     subprocess.run([sys.executable, "-c", textwrap.dedent(PROGRAM)], check=True, env=environment)

@@ -1,0 +1,31 @@
+"""Metrics as plain text, for the terminal."""
+
+from collections.abc import Mapping
+
+from affect_jax.evaluate.sections import Metrics, Table, metrics_table
+from affect_jax.tasks.interface import Task
+
+
+def describe_evaluation(metrics: Metrics, task: type[Task]) -> str:
+    """Return the images, all metrics and the tables of one evaluation."""
+    images, _ = task.presentation.images(metrics)
+    values = ((column.title, column.text(metrics)) for column in task.presentation.columns)
+    lines = [images, *(f"  {title:16} {text}" for title, text in values if text)]
+    return "\n".join([*lines, *map(format_table, task.tables(metrics))])
+
+
+def compare_evaluations(evaluations: Mapping[str, Metrics], task: type[Task]) -> str:
+    """Return a table of evaluations of the same images, one row each."""
+    return format_table(metrics_table("", evaluations, task.presentation.columns))
+
+
+def format_table(table: Table) -> str:
+    """Return a table with aligned columns: names on the left, values on the right."""
+    rows = [list(table.heads), *map(list, table.rows)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(table.heads))]
+
+    lines = []
+    for name, *values in rows:
+        cells = [value.rjust(width) for value, width in zip(values, widths[1:], strict=True)]
+        lines.append("  ".join(["", name.ljust(widths[0]), *cells]))
+    return "\n".join(lines)
