@@ -1,10 +1,17 @@
 import importlib.util
 import sys
+import typing
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
+from flax import linen as nn
 from ml_collections import ConfigDict
 
+import affect_jax.config
+from affect_jax import labels
 from affect_jax.config import (
     CHECKS,
     DEFAULTS,
@@ -15,12 +22,22 @@ from affect_jax.config import (
     validate,
 )
 from affect_jax.data import open_split
+from affect_jax.data.drawn_scenes import DrawnScenes
+from affect_jax.models import MODELS
+from affect_jax.models.pretrained import named_weights
+from affect_jax.names import selects
 from affect_jax.runs.sweep import seconds_to
 from affect_jax.runs.training import train_and_evaluate
-from affect_jax.runs.workdir import Workdir, load_history
+from affect_jax.runs.workdir import Workdir, claim, load_history
+from affect_jax.tasks import build_task
 from affect_jax.tasks.classification import is_resident
+from affect_jax.tasks.interface import DataFacts, Task
 from affect_jax.train import loop
+from affect_jax.train.builders import build_optimizer, build_schedule
+from affect_jax.train.state import create_state, init_variables, make_apply
+from affect_jax.train.steps import make_train_step
 
+LOSS_PARTS = ("objectness", "rpn_box_reg", "classifier", "box_reg", "rpn_count", "roi_count")
 CONFIGS = Path(__file__).parents[1] / "configs"
 VARIANTS = [
     "fer_vgg.py",
@@ -62,34 +79,56 @@ def load(variant: str) -> ConfigDict:
     return module.get_config(argument)
 
 
-def cut_to_two_updates(config: ConfigDict) -> None:
-    """Same fields, but few drawn faces of the same size, and a narrow network where the config's takes long."""
-    if config.task == "detection":
-        return cut_detector_to_two_updates(config)
-    config.data.name, config.data.targets, config.data.num_workers = "drawn_faces", "label", 0  # no votes there
+def cut_to_two_steps(config: ConfigDict) -> None:
+    """Keep the fields, but train a narrow network from random weights on few drawn faces of the same size."""
+    config.data.name, config.data.targets, config.data.num_workers = "drawn_faces", "label", 0  # they have no votes
     config.data.options = {"num_examples": {"train": 8, "val": 8, "test": 8}}
     config.batch_size = config.eval_batch_size = 4
     config.total_epochs, config.optim.warmup_epochs = 1.0, 0.0
-    config.init_from, config.init_excuse = "", ()  # weights are not at hand everywhere
-    if "widths" in config.model:
-        config.model.widths = tuple(width // 8 for width in config.model.widths)
-    if config.model.name.startswith("mobilenet"):
-        config.model.width_multiplier = 0.25
+    config.init_from, config.init_excuse = "", ()
+    config.model.update(widths=(4, 8), convs_per_block=1, dense=(16,))
 
 
-def cut_detector_to_two_updates(config: ConfigDict) -> None:
-    """Same fields, but few drawn scenes, small, and few proposals."""
-    config.data.name, config.data.num_workers, config.data.max_boxes = "drawn_scenes", 0, 8
-    config.data.options = {"num_examples": {"train": 4, "val": 4, "test": 4}, "image_size": (96, 128)}
-    config.data.buckets, config.data.eval_buckets = ((96, 128),), ()
-    config.batch_size = config.eval_batch_size = 2
-    config.total_epochs, config.optim.warmup_epochs = 1.0, 0.0
-    config.init_from, config.init_excuse, config.dtype = "", (), "float32"
-    config.model.fpn_channels = config.model.box.representation_size = 16
-    if config.model.backbone_name.startswith("resnet"):
-        config.model.backbone_name = "resnet18"
-    for part in (config.model.rpn, config.model.box):
-        part.update({name: 64 for name in part if "nms_top_n" in name or name.endswith("per_image")})
+class StandInFaces:
+    """Random images with the classes, image size and targets of a published data set, which need not be there."""
+
+    OF: typing.ClassVar = {
+        "fer2013": (labels.FER2013, (48, 48, 1)),
+        "ferplus": (labels.FERPLUS, (48, 48, 1)),
+        "drawn_faces": (labels.FER2013, (48, 48, 1)),
+        "affectnet": (labels.AFFECTNET, (112, 112, 3)),
+    }
+
+    def __init__(self, name: str, num_examples: int):
+        self.class_names, self.image_shape = self.OF[name]
+        self.num_examples = num_examples
+
+    def __len__(self) -> int:
+        return self.num_examples
+
+    def labels(self) -> np.ndarray:
+        return np.arange(self.num_examples, dtype=np.int32) % len(self.class_names)
+
+    def read(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        rng = np.random.default_rng(0)
+        return {
+            "image": rng.integers(0, 256, (len(indices), *self.image_shape), np.uint8),
+            "label": self.labels()[indices],
+            "votes": np.eye(len(self.class_names), dtype=np.float32)[self.labels()[indices]],
+            "valence_arousal": rng.uniform(-1, 1, (len(indices), 2)).astype(np.float32),
+        }
+
+
+def first_batch(task: Task, split) -> dict[str, np.ndarray]:
+    """Return the first training batch as the config's input pipeline makes it."""
+    data = task.training_data(split, total_steps=1, process_index=0, process_count=1)
+    batch = next(data.batches)
+    data.batches.close()
+    return batch if data.examples is None else {name: rows[batch["index"]] for name, rows in data.examples.items()}
+
+
+def shapes(tree):
+    return jax.tree.map(lambda x: (x.shape, x.dtype), tree)
 
 
 def test_every_config_file_is_among_the_variants():
@@ -101,20 +140,66 @@ def test_config_is_valid(variant):
     validate(load(variant))
 
 
+def trace_network(task: Task, model: nn.Module, data: DataFacts, batch: dict[str, np.ndarray]) -> dict:
+    """Trace initialization and prediction, and return the shapes of the variables."""
+    variables = jax.eval_shape(lambda key: init_variables(model, key, task.network_inputs(data)), jax.random.key(0))
+    outputs = jax.eval_shape(task.predict_fn(make_apply(model), data), variables, batch)
+    assert all(output.shape[0] == len(batch["image"]) for output in jax.tree.leaves(outputs))
+    return variables
+
+
+@pytest.fixture(scope="module")
+def traced() -> dict:
+    """The shapes of the variables by network: configs share networks, and tracing them takes longest."""
+    return {}
+
+
 @pytest.mark.usefixtures("plain_convolutions")
-@pytest.mark.parametrize("file", FILES)
-def test_config_trains_for_two_updates(file, tmp_path):
-    config = load(file)
-    cut_to_two_updates(config)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_first_step_and_prediction_of_config_trace(variant, traced):
+    """The real config reads a batch, and its training step and prediction trace: only XLA does not run."""
+    config = load(variant)
+    config.data.num_workers = 0
+    validate(config)
+    task = build_task(config)
+    if config.task == "detection":
+        split = DrawnScenes("train", config.batch_size)
+    else:
+        split = StandInFaces(config.data.name, 2 * config.batch_size)
+    data, batch = task.data_facts(split), first_batch(task, split)
+    model = task.build_network(data)
+    network = repr(model), data
+    if network not in traced:
+        traced[network] = trace_network(task, model, data, batch)
+    variables = traced[network]
+    names = named_weights(variables).keys()
+    for pattern in (*config.optim.freeze, *(pattern for pattern, _ in config.optim.multipliers)):
+        assert any(map(selects([pattern]), names)), f"{pattern} matches no parameter"
+
+    optimizer = build_optimizer(config, build_schedule(config, len(split)))
+    state = jax.eval_shape(lambda x: create_state(x, optimizer, config.ema_decay > 0), variables)
+    frozen = selects(config.optim.freeze) if config.optim.freeze else None
+    loss_fn, key = task.loss_fn(make_apply(model, frozen), data), jax.random.key(0)
+    train_step = make_train_step(loss_fn, optimizer, key, config.accumulate_steps, config.ema_decay, frozen=frozen)
+    next_state, sums = jax.eval_shape(train_step, state, batch)
+    assert shapes(next_state) == shapes(state)
+    assert sums["loss"].shape == ()
+
+
+@pytest.mark.usefixtures("plain_convolutions")
+def test_config_trains_for_two_steps(tmp_path):
+    config = load("fer_vgg_best.py")
+    cut_to_two_steps(config)
     metrics = train_and_evaluate(config, tmp_path)
     assert 0 <= metrics[config.select_on] <= 1
 
 
-def test_speedrun_makes_one_dispatch_a_pass(tmp_path, monkeypatch):
+@pytest.mark.usefixtures("plain_convolutions")
+def test_speedrun_makes_one_dispatch_per_epoch(tmp_path, monkeypatch):
     config = load("fer_speedrun.py")
-    cut_to_two_updates(config)
+    cut_to_two_steps(config)
     config.data.options = {"num_examples": {"train": 18, "val": 8, "test": 8}}
-    config.total_epochs, config.dtype, config.model.convs_per_block = 3.0, "float32", 1
+    config.total_epochs, config.dtype = 3.0, "float32"
     dispatched, take_batches = [], loop.take_batches
     monkeypatch.setattr(
         loop,
@@ -122,7 +207,7 @@ def test_speedrun_makes_one_dispatch_a_pass(tmp_path, monkeypatch):
         lambda batches, count, *rest: dispatched.append(count) or take_batches(batches, count, *rest),
     )
     train_and_evaluate(config, tmp_path)
-    assert dispatched == [4, 5, 5]  # of four pictures each
+    assert dispatched == [4, 5, 5]  # of four images each
     records = [record for record in load_history(Workdir(tmp_path)) if "val/accuracy" in record]
     assert [record["step"] for record in records] == [4, 9, 14]
     assert seconds_to(0.0, load_history(Workdir(tmp_path))) == records[0]["train_seconds"]
@@ -136,52 +221,109 @@ def test_unknown_variant_is_refused_with_the_known_ones(file):
     assert all(name in str(error.value) for name in known)
 
 
-def leaves(config: ConfigDict, prefix: str = "") -> set[str]:
-    """Dotted names of a config's fields; what stands in "options" and "model" is its reader's own."""
+class StandInClassifier(nn.Module):
+    """A linear layer on the mean color."""
+
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        return nn.Dense(self.num_classes)(x.mean((1, 2)))
+
+
+class StandInDetector(nn.Module):
+    """One number as every loss and score, with the outputs of a detector."""
+
+    bn_epsilon: float = 1e-5  # compared with that of the initial weights
+    stride_in_1x1: bool = False
+
+    @nn.compact
+    def __call__(self, inputs: dict[str, jax.Array], train: bool) -> dict:
+        rows, number = len(inputs["image"]), self.param("number", nn.initializers.ones, ())
+        losses = {name: jnp.full(rows, number) for name in LOSS_PARTS}
+        found = {"boxes": (4,), "scores": (), "label": (), "valid": ()}
+        types = {"label": jnp.int32, "valid": bool}
+        detections = {name: jnp.ones((rows, 1, *shape), types.get(name, jnp.float32)) for name, shape in found.items()}
+        return {"losses": losses, "detections": detections}
+
+
+def build_stand_in_classifier(num_classes: int, dtype: jnp.dtype, **options) -> nn.Module:
+    return StandInClassifier(num_classes)
+
+
+def build_stand_in_detector(num_classes: int, dtype: jnp.dtype, **options) -> nn.Module:
+    return StandInDetector()
+
+
+def fields_of(config: ConfigDict, prefix: str = "") -> set[str]:
+    """Return the dotted names of a config's fields; "data.options" and "model" are arguments of others."""
     names = set()
     for name, value in config.items():
         nested = isinstance(value, ConfigDict) and name not in ("options", "model")
-        names |= leaves(value, f"{prefix}{name}.") if nested else {prefix + name}
+        names |= fields_of(value, f"{prefix}{name}.") if nested else {prefix + name}
     return names
 
 
-def test_every_field_is_read_by_code_that_runs(tiny_config, tmp_path, monkeypatch):
-    """A field that nothing reads is a knob that does nothing. A fresh run and a streamed one from its weights."""
-    streamed = tiny_config.copy_and_resolve_references()
-    streamed.data.input, streamed.data.num_workers = "stream", 1
-    streamed.init_from = str(tmp_path / "fresh")
-    assert_all_read({"fresh": tiny_config, "streamed": streamed}, tmp_path, monkeypatch)
+PRINTING = {"__str__", "__repr__", "to_json", "to_json_best_effort", "to_yaml"}
+"""Methods of ConfigDict that print a config or write it down."""
+CONFIG_MODULE = Path(affect_jax.config.__file__)
 
 
-@pytest.mark.usefixtures("plain_convolutions")
-def test_every_field_of_a_detector_is_read_by_code_that_runs(tiny_detector_config, tmp_path, monkeypatch):
-    onwards = tiny_detector_config.copy_and_resolve_references()
-    onwards.init_from = str(tmp_path / "fresh")
-    assert_all_read({"fresh": tiny_detector_config, "onwards": onwards}, tmp_path, monkeypatch)
+def acts(frame) -> bool:
+    """Return True if the code of affect_jax that reads a field neither checks it nor prints it nor writes it down."""
+    while frame and not Path(frame.f_code.co_filename).is_relative_to(CONFIG_MODULE.parent):
+        if frame.f_code.co_name in PRINTING:
+            return False
+        frame = frame.f_back
+    return frame is not None and Path(frame.f_code.co_filename) != CONFIG_MODULE
 
 
-def assert_all_read(configs: dict[str, ConfigDict], tmp_path, monkeypatch) -> None:
-    """Runs of the configs read every field that the first has."""
-    fields, read, getitem = leaves(next(iter(configs.values()))), set(), ConfigDict.__getitem__
+def fields_read(config: ConfigDict, workdir: Path, monkeypatch) -> set[str]:
+    """Run the config and return the fields that code reads to act on them."""
+    read, getitem = set(), ConfigDict.__getitem__
+    prefixes = {id(config): ""} | {id(v): f"{k}." for k, v in config.items() if isinstance(v, ConfigDict)}
 
-    def recorder(names: dict[int, str]):
-        def record(self, key):
-            frame = sys._getframe(1)
-            while "ml_collections" in frame.f_code.co_filename:
-                frame = frame.f_back
-            # validate reads fields to check them, claim to write them down: neither acts on them
-            if id(self) in names and frame.f_code.co_name not in ("validate", "claim", "first_screen"):
-                read.add(names[id(self)] + key)
-            return getitem(self, key)
+    def record(self, key):
+        if id(self) in prefixes and acts(sys._getframe(1)):
+            read.add(prefixes[id(self)] + key)
+        return getitem(self, key)
 
-        return record
+    with monkeypatch.context() as patch:
+        patch.setattr(ConfigDict, "__getitem__", record)
+        train_and_evaluate(config, workdir)
+    return read
 
-    for folder, config in configs.items():
-        names = {id(config): ""} | {id(v): f"{k}." for k, v in config.items() if isinstance(v, ConfigDict)}
-        with monkeypatch.context() as patch:
-            patch.setattr(ConfigDict, "__getitem__", recorder(names))
-            train_and_evaluate(config, tmp_path / folder)
-    assert fields - read == set()
+
+@pytest.mark.parametrize("task", ["classification", "detection"])
+def test_every_field_is_read_by_code_that_acts_on_it(task, tiny_config, tiny_detector_config, tmp_path, monkeypatch):
+    """A field that nothing reads is an option without effect. One run starts afresh, one from the weights of the first.
+
+    The networks are stand-ins that compile fast, so this is about all fields except those of the network.
+    """
+    builder, config = {
+        "classification": ("build_stand_in_classifier", tiny_config),
+        "detection": ("build_stand_in_detector", tiny_detector_config),
+    }[task]
+    monkeypatch.setitem(MODELS, "stand_in", f"{__name__}:{builder}")
+    fresh = config.copy_and_resolve_references()
+    fresh.model.name = "stand_in"
+    continued = fresh.copy_and_resolve_references()
+    continued.init_from = str(tmp_path / "fresh")
+    if task == "classification":
+        continued.data.input, continued.data.num_workers = "stream", 1
+    runs = {"fresh": fresh, "continued": continued}
+    read = set.union(*(fields_read(config, tmp_path / name, monkeypatch) for name, config in runs.items()))
+    assert fields_of(fresh) - read == set()
+
+
+def test_checking_and_writing_a_config_do_not_count_as_reading_it(tiny_config, tmp_path, monkeypatch):
+    def check_and_write(config, path):
+        validate(config)
+        claim(Workdir(path), config, DataFacts((), ()))
+        return str(config)
+
+    monkeypatch.setattr(sys.modules[__name__], "train_and_evaluate", check_and_write)
+    assert fields_read(tiny_config, tmp_path, monkeypatch) == set()
 
 
 def test_input_is_resident_where_the_config_says_so_or_the_split_fits(tiny_config):
@@ -290,5 +432,5 @@ def test_defaults_are_valid_and_every_number_has_a_check(task):
 
 
 @pytest.mark.parametrize(("epochs", "steps"), [(1.0, 449), (120.0, 53829), (0.0001, 1), (0.0, 0), (2 * 64 / 28709, 2)])
-def test_epochs_of_fer2013_at_batch_64_are_the_nearest_number_of_updates(epochs, steps):
+def test_epochs_of_fer2013_at_batch_64_are_the_nearest_number_of_steps(epochs, steps):
     assert epochs_to_steps(epochs, 28709, 64) == steps
