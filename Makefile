@@ -6,8 +6,8 @@ BIN := $(VENV)/bin
 
 .PHONY: demo test lint format clean
 
-# uv installs in seconds; plain pip does the same in a minute or two where uv cannot be had. Without bytecode every script
-# would start 4 s later where Python is told to write none, as in many containers.
+# uv installs in seconds; where it is unavailable, pip takes a minute or two. Without compiled bytecode every script would
+# start 4 s later where PYTHONDONTWRITEBYTECODE is set, as in many containers.
 $(VENV)/.installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv || true

@@ -3,8 +3,12 @@
 B batch, K classes.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
+
+ClassificationLoss = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 
 def smooth_labels(targets: jax.Array, smoothing: float) -> jax.Array:
@@ -17,6 +21,28 @@ def softmax_cross_entropy(logits: jax.Array, targets: jax.Array, mask: jax.Array
     log_probs = jax.nn.log_softmax(logits.astype(jnp.float32))
     # where, not a product: a padded row may be infinite, and 0 * inf is NaN
     return jnp.sum(jnp.where(mask > 0, -jnp.sum(targets * log_probs, axis=-1), 0.0))
+
+
+def focal_loss(logits: jax.Array, targets: jax.Array, mask: jax.Array, gamma: float = 2.0) -> jax.Array:
+    """Sum the focal loss (Lin et al. 2017, arXiv:1708.02002, equation 4, without class weights) over rows of mask 1.
+
+    Cross-entropy of logits [B, K] with the distributions targets [B, K], each class weighted by (1 - p) ** gamma, so
+    that examples which the network already classifies well count less.
+    """
+    log_probs = jax.nn.log_softmax(logits.astype(jnp.float32))
+    terms = targets * (1.0 - jnp.exp(log_probs)) ** gamma * log_probs
+    return jnp.sum(jnp.where(mask > 0, -jnp.sum(terms, axis=-1), 0.0))
+
+
+CLASSIFICATION_LOSSES = {"cross_entropy": softmax_cross_entropy, "focal": focal_loss}
+"""Losses of a classifier by name, functions (logits [B, K], targets [B, K], mask [B]) -> sum."""
+
+
+def find_classification_loss(name: str) -> ClassificationLoss:
+    """Return the loss called `name`; ValueError for an unknown name."""
+    if name not in CLASSIFICATION_LOSSES:
+        raise ValueError(f"unknown loss {name!r}; must be one of {', '.join(CLASSIFICATION_LOSSES)}")
+    return CLASSIFICATION_LOSSES[name]
 
 
 def concordance_loss(predicted: jax.Array, targets: jax.Array) -> jax.Array:

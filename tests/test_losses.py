@@ -1,10 +1,18 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from sklearn.metrics import log_loss
 
 from affect_jax.evaluate.classification import valence_arousal_metrics
-from affect_jax.losses import concordance_loss, smooth_labels, softmax_cross_entropy
+from affect_jax.losses import (
+    CLASSIFICATION_LOSSES,
+    concordance_loss,
+    find_classification_loss,
+    focal_loss,
+    smooth_labels,
+    softmax_cross_entropy,
+)
 
 
 def random_batch(rows=12, classes=7):
@@ -20,12 +28,27 @@ def test_cross_entropy_equals_the_sum_of_scikit_learns_log_loss():
     np.testing.assert_allclose(softmax_cross_entropy(logits, eye[labels], jnp.ones(12)), expected, rtol=1e-5)
 
 
-def test_masked_rows_do_not_count_even_if_nan():
+@pytest.mark.parametrize("loss", CLASSIFICATION_LOSSES.values())
+def test_masked_rows_do_not_count_even_if_nan(loss):
     logits, labels, eye = random_batch()
     mask = np.arange(12) < 9
-    whole = softmax_cross_entropy(logits[:9], eye[labels[:9]], jnp.ones(9))
+    whole = loss(logits[:9], eye[labels[:9]], jnp.ones(9))
     with_nan = np.where(mask[:, None], logits, np.nan)
-    np.testing.assert_allclose(softmax_cross_entropy(with_nan, eye[labels], mask.astype(np.float32)), whole, rtol=1e-6)
+    np.testing.assert_allclose(loss(with_nan, eye[labels], mask.astype(np.float32)), whole, rtol=1e-6)
+
+
+def test_focal_loss_weights_the_cross_entropy_of_each_example_by_its_difficulty():
+    logits, labels, eye = random_batch()
+    p = (np.exp(logits) / np.exp(logits).sum(-1, keepdims=True))[np.arange(12), labels]
+    expected = sum(-((1 - one) ** 2) * np.log(one) for one in p)
+    np.testing.assert_allclose(focal_loss(logits, eye[labels], jnp.ones(12)), expected, rtol=1e-5)
+    without = focal_loss(logits, eye[labels], jnp.ones(12), gamma=0.0)
+    np.testing.assert_allclose(without, softmax_cross_entropy(logits, eye[labels], jnp.ones(12)), rtol=1e-6)
+
+
+def test_unknown_loss_is_an_error_that_lists_the_known_ones():
+    with pytest.raises(ValueError, match="unknown loss 'hinge'; must be one of cross_entropy, focal"):
+        find_classification_loss("hinge")
 
 
 def test_smoothing_mixes_labels_with_the_uniform_distribution():

@@ -12,8 +12,7 @@ import numpy as np
 from affect_jax.evaluate import sections
 from affect_jax.files import write_atomically
 
-PIXELS_PER_INCH = 96
-"""Of CSS."""
+PIXELS_PER_INCH = 96  # of CSS
 
 
 def write_page(path: str | Path, title: str, content: Sequence[sections.Section]) -> None:

@@ -18,7 +18,13 @@ from affect_jax.evaluate.classification import classification_metrics, paired_te
 from affect_jax.evaluate.sections import Metrics, Section, Table, metrics_table
 from affect_jax.evaluate.tta import views
 from affect_jax.files import whole_file
-from affect_jax.losses import concordance_loss, smooth_labels, softmax_cross_entropy
+from affect_jax.losses import (
+    ClassificationLoss,
+    concordance_loss,
+    find_classification_loss,
+    smooth_labels,
+    softmax_cross_entropy,
+)
 from affect_jax.models import build_model
 from affect_jax.ops.augment import augment, mixup
 from affect_jax.ops.photometric import normalize
@@ -114,6 +120,7 @@ class Classification:
             config.mixup_alpha,
             config.label_smoothing,
             config.valence_arousal_weight,
+            find_classification_loss(config.loss),
         )
 
     def predict_fn(self, apply: Apply, data: DataFacts, options: Mapping[str, Any] = MappingProxyType({})) -> PredictFn:
@@ -216,8 +223,9 @@ def make_loss_fn(
     mixup_alpha: float = 0.0,
     label_smoothing: float = 0.0,
     valence_arousal_weight: float = 0.0,
+    classification_loss: ClassificationLoss = softmax_cross_entropy,
 ) -> LossFn:
-    """Return the summed cross-entropy of augmented images.
+    """Return the summed classification loss of augmented images.
 
     The sums are "count" and "accuracy", with respect to the label or the larger of two mixed labels. `targets` is the
     batch's field to learn: "label", int32 [B], or "votes", float32 [B, K]. With a weight for valence and arousal the
@@ -239,7 +247,7 @@ def make_loss_fn(
         outputs, batch_stats = apply(variables, normalize(images, mean, std), True, dropout_key)
         logits, predicted_valence_arousal = split_outputs(outputs, num_classes)
         mask = jnp.ones(logits.shape[0])
-        loss = softmax_cross_entropy(logits, probs, mask)
+        loss = classification_loss(logits, probs, mask)
         if valence_arousal_weight > 0:
             loss += valence_arousal_weight * concordance_loss(predicted_valence_arousal, valence_arousal)
         correct = jnp.argmax(logits, -1) == jnp.argmax(probs, -1)

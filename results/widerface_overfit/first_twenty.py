@@ -1,11 +1,10 @@
-"""Writes WIDER FACE's first 20 training pictures with medium faces as a set whose train and val are the same.
+"""Write the first 20 training images of WIDER FACE with medium faces as a data set whose train and val are equal.
 
     python results/widerface_overfit/first_twenty.py WIDER_FACE_FOLDER OUT
     python scripts/prepare_data.py widerface --source=OUT --data_dir=data/twenty
 
-The run's own command is in config.json beside this file, its record in metrics.jsonl.
-
-The first 20 of the publishers' list with 1 to 15 faces, all of at least 24 px.
+These are the first 20 of the publishers' list with 1 to 15 faces of at least 24 pixels each. The command of the run is
+in config.json in this folder, its record in metrics.jsonl.
 """
 
 import shutil
@@ -14,12 +13,12 @@ from pathlib import Path
 
 
 def main(source: Path, out: Path) -> None:
-    """Copy the pictures and write both lists."""
+    """Copy the images and write both lists."""
     lines = iter((source / "wider_face_split" / "wider_face_train_bbx_gt.txt").read_text().splitlines())
     kept = []
     for place in lines:
         count = next(lines)
-        rows = [next(lines) for _ in range(max(1, int(count)))]  # a picture without faces has a row of zeros
+        rows = [next(lines) for _ in range(max(1, int(count)))]  # an image without faces has a row of zeros
         sides = [min(int(side) for side in row.split()[2:4]) for row in rows]
         if 1 <= int(count) <= 15 and min(sides) >= 24 and len(kept) < 20:
             kept.append("\n".join([place, count, *rows, ""]))
