@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from affect_jax.data import open_split, pipeline
+from affect_jax.data import pipeline
 from affect_jax.evaluate.classification import classification_metrics, paired_test, valence_arousal_metrics
 from affect_jax.evaluate.sections import Metrics, Section, Table, metrics_table
 from affect_jax.evaluate.tta import views
@@ -37,6 +37,7 @@ from affect_jax.tasks.interface import (
     HostBatch,
     LossFn,
     PredictFn,
+    Task,
     TrainingData,
 )
 
@@ -47,19 +48,11 @@ STEPS_PER_DISPATCH = 32
 """Default on accelerators, where a dispatch costs as much as a small step."""
 
 
-class Classification:
+class Classification(Task):
     """Images of one size and their classes; a data set that fits is kept on the device."""
 
     presentation = classification_report.PRESENTATION
     progress_metrics: Mapping[str, str] = MappingProxyType({"accuracy": "accuracy", "macro_f1": "macro-F1"})
-
-    def __init__(self, config: ConfigDict):
-        self.config = config
-
-    def open_split(self, name: str):
-        """Open the split "train", "val" or "test" of the config's data set."""
-        data = self.config.data
-        return open_split(data.name, name, data.data_dir, **data.options.to_dict())
 
     def data_facts(self, split) -> DataFacts:
         """Return the class names and the image shape."""

@@ -32,6 +32,7 @@ from affect_jax.tasks.interface import (
     HostBatch,
     LossFn,
     PredictFn,
+    Task,
     TrainingData,
 )
 
@@ -48,21 +49,13 @@ VAL_METRICS = ("ap50", "ap50_tool", "coco_ap", "recall", "precision")
 TRUTH_FIELDS, DETECTION_FIELDS = ("boxes", "label", "ignore"), ("boxes", "scores", "label")
 
 
-class Detection:
+class Detection(Task):
     """Boxes in images of any size, which are resized to one of a few buckets."""
 
     presentation = detection_report.PRESENTATION
     progress_metrics: Mapping[str, str] = MappingProxyType(
         {"ap50": "AP50", "recall": "recall", "precision": "precision"}
     )
-
-    def __init__(self, config: ConfigDict):
-        self.config = config
-
-    def open_split(self, name: str):
-        """Open the split "train", "val" or "test" of the config's data set."""
-        data = self.config.data
-        return open_split(data.name, name, data.data_dir, **data.options.to_dict())
 
     def data_facts(self, split) -> DataFacts:
         """Return the class names; a detector takes images of any size."""

@@ -4,15 +4,17 @@ A task is built from a config, `Task(config)`, and knows no devices: it reads ho
 (variables, batch). The training loop, evaluation, export and prediction compile these functions and place the arrays.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import grain
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from affect_jax.data import open_split
 from affect_jax.evaluate.sections import Metrics, Presentation, Section, Table
 
 HostBatch = dict[str, np.ndarray]
@@ -54,77 +56,97 @@ class Evaluation(NamedTuple):
     options: Mapping[str, Any]
 
 
-class Task(Protocol):
+class Task(ABC):
     """All that differs between the kinds of run.
 
     `data` is a DataFacts, `evaluation` an Evaluation, `split` a split as affect_jax.data.open_split returns it.
     """
 
-    config: ConfigDict
     presentation: Presentation
     """The way metrics are shown on report pages."""
     progress_metrics: Mapping[str, str]
     """Metrics of the progress lines, with their labels."""
 
-    def __init__(self, config: ConfigDict): ...
+    def __init__(self, config: ConfigDict):
+        self.config = config
 
     def open_split(self, name: str) -> Any:
         """Open the split "train", "val" or "test" of the config's data set."""
+        data = self.config.data
+        return open_split(data.name, name, data.data_dir, **data.options.to_dict())
 
+    @abstractmethod
     def data_facts(self, split: Any) -> DataFacts:
         """Return the properties of the data that the network depends on."""
 
+    @abstractmethod
     def describe(self, train_split: Any, validation: Evaluation) -> list[str]:
         """Return lines about the data for the start of a run."""
 
+    @abstractmethod
     def build_network(self, data: DataFacts) -> Any:
         """Build the config's network, a flax module."""
 
+    @abstractmethod
     def network_inputs(self, data: DataFacts) -> Any:
         """Return the shapes of the network's inputs for a batch of one."""
 
+    @abstractmethod
     def normalized_images(self, split: Any, count: int) -> jax.Array:
         """Return the first `count` images as the network's inputs, to measure BatchNorm statistics on."""
 
+    @abstractmethod
     def steps_per_dispatch(self) -> int:
         """Return the number of training steps per call to the device."""
 
+    @abstractmethod
     def training_data(self, split: Any, total_steps: int, process_index: int, process_count: int) -> TrainingData:
         """Return the batches of a run, the rows of one process; ValueError if the split lacks the loss's targets."""
 
+    @abstractmethod
     def loss_fn(self, apply: Apply, data: DataFacts) -> LossFn:
         """Return the loss of a training batch, augmentation included."""
 
+    @abstractmethod
     def predict_fn(self, apply: Apply, data: DataFacts, options: Mapping[str, Any] = ...) -> PredictFn:
         """Return the function from images to predictions; `options` are those of an Evaluation."""
 
+    @abstractmethod
     def evaluation(self, split_name: str, **options: Any) -> Evaluation:
         """Return an evaluation of a split; `options` are the task's own."""
 
+    @abstractmethod
     def evaluation_batches(self, evaluation: Evaluation, rows: slice = ...) -> Iterator[HostBatch]:
         """Yield every example of the split once, `rows` of each batch.
 
         All batches have the same number of rows; `mask` is 0 for padding and `index` is the position in the split.
         """
 
+    @abstractmethod
     def predictions(self, outputs: Mapping[str, np.ndarray], evaluation: Evaluation) -> Any:
         """Return the predictions of a split from the outputs [N, ...] of predict_fn for all its examples."""
 
+    @abstractmethod
     def metrics(self, predictions: Any, evaluation: Evaluation, intervals: bool = True) -> dict:
         """Return all metrics of the predictions; `intervals` adds bootstrap intervals, which take seconds."""
 
+    @abstractmethod
     def scalars(self, metrics: Mapping[str, Any]) -> dict[str, float]:
         """Return the metrics that a run records, under "val/...", "val/loss" among them."""
 
+    @abstractmethod
     def write_predictions(self, path: Path, predictions: Any, evaluation: Evaluation, step: int) -> None:
         """Write the predictions of checkpoint `step` and the ground truth to an .npz file."""
 
+    @abstractmethod
     def read_predictions(self, path: Path) -> tuple[int, Any]:
         """Return the step and the predictions that write_predictions wrote; ValueError for an older format."""
 
+    @abstractmethod
     def paired_test(self, path_a: Path, path_b: Path) -> dict:
         """Compare two files of write_predictions on the same images; ValueError if the images differ."""
 
+    @abstractmethod
     def augmented_samples(self, split: Any, count: int, draws: int) -> np.ndarray:
         """Return the first `count` images, each followed by `draws` augmented versions.
 
@@ -132,8 +154,10 @@ class Task(Protocol):
         """
 
     @staticmethod
+    @abstractmethod
     def tables(metrics: Metrics) -> list[Table]:
         """Return the tables of an evaluation for the terminal."""
 
+    @abstractmethod
     def sections(self, evaluations: Mapping[str, Metrics], evaluation: Evaluation, predictions: Any) -> list[Section]:
         """Return the sections of the report page; `predictions` are those of `evaluation`."""
