@@ -39,11 +39,15 @@ def prepare_process(deterministic: bool = False) -> None:
 
 
 def enable_compilation_cache() -> None:
-    """Cache compiled programs on disk, in JAX_COMPILATION_CACHE_DIR or in the user's cache folder."""
+    """Cache compiled programs on disk, in JAX_COMPILATION_CACHE_DIR or in the user's cache folder.
+
+    Programs that compile in less than 0.5 s are not cached, unless JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS is set.
+    """
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
         jax.config.update("jax_compilation_cache_dir", str(cache / "affect_jax" / "xla"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 def prefer_fast_convolutions() -> None:

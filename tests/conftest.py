@@ -1,15 +1,16 @@
-"""Shared by all tests: a compile cache beside pytest's own, real data where it is, a run small enough to repeat."""
+"""Settings and fixtures of all tests: compilation, real data, small configs, untrained networks."""
 
 import os
 from functools import partial
 from pathlib import Path
 
 import jax
+import linear_model
 import pytest
 from absl import flags
 from untrained import untrained
 
-from affect_jax.config import classification_config, detection_config
+from affect_jax.config import detection_config
 from affect_jax.ops import conv
 from affect_jax.process import prepare_process
 from affect_jax.runs.model_file import Trained
@@ -19,76 +20,50 @@ ROOT = Path(__file__).parents[1]
 CACHE = ROOT / ".pytest_cache" / "xla"
 SHARED_DATA = ROOT.parent / "shared" / "data"
 
-os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)  # for the scripts that tests start
-jax.config.update("jax_compilation_cache_dir", str(CACHE))
-
-# Compilation takes longest here.
-os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
-jax.config.update("jax_disable_most_optimizations", True)
+# Compilation takes most of the time of the tests: cache all programs and optimize little, also in the scripts that
+# tests start. Resuming and training on several devices are tested with XLA's optimizations too.
+SETTINGS = {
+    "jax_compilation_cache_dir": str(CACHE),
+    "jax_persistent_cache_min_compile_time_secs": 0.0,
+    "jax_persistent_cache_min_entry_size_bytes": -1,
+    "jax_disable_most_optimizations": True,
+}
+for name, value in SETTINGS.items():
+    os.environ[name.upper()] = str(value)
+    jax.config.update(name, value)
+# so that scripts find linear_model
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT / "tests"), os.environ.get("PYTHONPATH")]))
 prepare_process()
 if not flags.FLAGS.is_parsed():
-    flags.FLAGS.mark_as_parsed()  # grain's workers read flags, which absl's app would have parsed
+    flags.FLAGS.mark_as_parsed()  # grain's workers read flags, which absl's app parses in the scripts
 
 
 @pytest.fixture
 def plain_convolutions(monkeypatch):
-    """Every convolution is XLA's own on CPU too: its forms there, held by test_conv.py, take long to compile."""
+    """Compute convolutions with XLA's operation: the forms for CPU, which test_conv.py tests, compile slowly."""
     plain = conv._xla, partial(conv._derived_gradients, conv._xla)
     monkeypatch.setattr(conv, "_cpu_forms", lambda *shapes: plain)
 
 
 @pytest.fixture
 def shared_data() -> Path:
-    """The folder of real data; skips where it is absent."""
+    """The folder of real data; the test is skipped if it does not exist."""
     if not SHARED_DATA.is_dir():
         pytest.skip(f"no real data: {SHARED_DATA} is absent")
     return SHARED_DATA
 
 
 @pytest.fixture
-def tiny_config(make_tiny_config):
-    """Twelve updates of a small network on few drawn faces, with every source of randomness switched on."""
-    return make_tiny_config()
-
-
-@pytest.fixture(scope="module")
-def tiny_run_config():
-    """The same, for runs that a module shares; to be left as it is."""
-    return tiny_classification_config()
-
-
-@pytest.fixture(scope="session")
-def make_tiny_config():
-    """What makes tiny_config, for fixtures that live longer than a test."""
-    return tiny_classification_config
-
-
-def tiny_classification_config():
-    config = classification_config()
-    config.data.name = "drawn_faces"
-    config.data.options = {"num_examples": {"train": 100, "val": 40, "test": 40}}
+def tiny_config():
+    """The config of linear_model.py with a small convolutional network."""
+    config = linear_model.get_config()
     config.model = {"name": "vgg_fer", "widths": (4, 8), "convs_per_block": 1, "dense": (16,), "dropout": 0.5}
-    config.batch_size = 16
-    config.eval_batch_size = 32
-    config.total_epochs = 1.92
-    config.eval_every_epochs = 0.96
-    config.log_every_steps = 2
-    config.optim.name = "sgd"
-    config.optim.learning_rate = 0.01
-    config.optim.schedule = "cosine"
-    config.optim.warmup_epochs = 0.32
-    config.ema_decay = 0.9
-    config.mixup_alpha = 0.2
-    config.label_smoothing = 0.1
-    config.augment.rotation = 10.0
-    config.augment.horizontal_flip = True
-    config.augment.erase_probability = 0.5
     return config
 
 
 @pytest.fixture(scope="module")
 def tiny_detector_config():
-    """Six updates of a narrow detector on few small drawn scenes, with every change of pictures switched on."""
+    """Six steps of a narrow detector on few small drawn scenes, with every change of images switched on."""
     config = detection_config()
     config.data.name = "drawn_scenes"
     config.data.options = {"num_examples": {"train": 12, "val": 4, "test": 4}, "image_size": (96, 128)}

@@ -1,4 +1,4 @@
-"""A script as several processes on this machine: for the tests in this folder."""
+"""Helpers of the tests in this folder: a script as several processes on this machine."""
 
 import os
 import socket
@@ -8,6 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 CONFIG = """
+import linear_model  # a network of the tests
 from affect_jax.runs.workdir import Workdir, load_config
 
 def get_config():
@@ -16,14 +17,14 @@ def get_config():
 
 
 def config_of(run: Path, folder: Path) -> str:
-    """The argument that gives a script the config of a run; the file for it is written into the folder."""
+    """Write a config file that loads the config of a run, and return the argument of the scripts."""
     file = folder / "config.py"
     file.write_text(CONFIG.format(path=str(run)))
     return f"--config={file}"
 
 
 def start_processes(number: int, script: str | Path, *arguments: str) -> list[subprocess.Popen]:
-    """Start the script as `number` processes that know of one another."""
+    """Start the script as `number` processes that join each other."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
@@ -43,6 +44,6 @@ def start_processes(number: int, script: str | Path, *arguments: str) -> list[su
 
 
 def ended(processes: list[subprocess.Popen]) -> list[tuple[int, str]]:
-    """Exit status and output of each."""
+    """Wait for the processes; return exit status and output of each."""
     outputs = [process.communicate()[0] for process in processes]
     return [(process.returncode, output) for process, output in zip(processes, outputs, strict=True)]

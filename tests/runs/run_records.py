@@ -1,4 +1,4 @@
-"""Records of a run, and a run that is stopped: for the tests in this folder."""
+"""Helpers of the tests in this folder: records of a run, and stopping a run."""
 
 import contextlib
 import json
@@ -14,13 +14,13 @@ TIMES = {"seconds", "train_seconds", "compile_seconds", "train/images_per_second
 
 
 def history(path):
-    """The records of a run, without times."""
+    """Return the records of a run, without times."""
     records = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
     return [{key: value for key, value in record.items() if key not in TIMES} for record in records]
 
 
 def saved_state(path, step):
-    """The arrays of a checkpoint by name, on one device."""
+    """Return the arrays of a checkpoint by name."""
     folder, checkpointer = (path / "checkpoints" / str(step) / "state").absolute(), ocp.StandardCheckpointer()
     sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     found = checkpointer.metadata(folder).item_metadata.tree
