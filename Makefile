@@ -21,7 +21,7 @@ demo: $(VENV)/.installed
 	$(BIN)/python scripts/train.py --config=configs/fer_vgg.py:demo --workdir=runs/fer_vgg_demo
 
 test: $(VENV)/.installed lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -38,6 +38,12 @@ if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()  # grain's workers read flags, which absl's app parses in the scripts
 
 
+def pytest_collection_modifyitems(items):
+    """Run the files with slow tests first: a worker that starts one late ends long after the others."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture
 def plain_convolutions(monkeypatch):
     """Compute convolutions with XLA's operation: the forms for CPU, which test_conv.py tests, compile slowly."""

@@ -14,9 +14,11 @@ MODELS["linear"] = "linear_model:LinearClassifier"
 
 
 class LinearClassifier(nn.Module):
-    """Means of 8x8 pixels, BatchNorm, dropout and one dense layer. x [B, H, W, C] -> logits [B, K]."""
+    """Means of 8x8 pixels, BatchNorm, dropout, and one or two dense layers. x [B, H, W, C] -> logits [B, K]."""
 
     num_classes: int
+    hidden: int = 0
+    """Width of the first dense layer; without it there is one layer."""
     dropout: float = 0.5
     dtype: str = "float32"
 
@@ -25,6 +27,7 @@ class LinearClassifier(nn.Module):
         x = nn.avg_pool(x, (8, 8), (8, 8)).reshape(len(x), -1)
         x = BatchNorm(dtype=self.dtype, name="bn")(x, not train)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        x = nn.Dense(self.hidden, name="hidden")(x) if self.hidden else x
         return nn.Dense(self.num_classes, name="logits")(x)
 
 

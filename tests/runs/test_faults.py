@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 from linear_model import get_config
 from run_records import history, saved_state
+from run_script import ROOT, fork
 
 from affect_jax.config import classification_config
 from affect_jax.data import find_dataset, open_split
@@ -33,7 +34,6 @@ from affect_jax.train.checksums import find_damage
 from affect_jax.train.signals import Interrupted
 from affect_jax.train.writers import JsonlWriter
 
-ROOT = Path(__file__).parents[2]
 ARGUMENTS = [
     "--config=tests/linear_model.py",
     "--config.data.options.num_examples.train=160",
@@ -56,11 +56,6 @@ checkpoint.write_checksums = hang
 sys.argv[0] = "scripts/train.py"
 runpy.run_path("scripts/train.py", run_name="__main__")
 """
-
-
-def train(workdir, *arguments) -> subprocess.CompletedProcess:
-    command = [sys.executable, "scripts/train.py", f"--workdir={workdir}", *ARGUMENTS, *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
 
 
 def kill_in_a_save(workdir, meanwhile) -> None:
@@ -101,7 +96,7 @@ def troubled(tmp_path_factory):
         run = disk / "run"
 
         def attempt(fault: str, *arguments) -> None:
-            done[fault] = train(run, *arguments)
+            done[fault] = fork("train", f"--workdir={run}", *ARGUMENTS, *arguments)
             print(f"== {fault}: exit {done[fault].returncode}\n{done[fault].stderr}")
             left[fault] = names(run / "checkpoints")
 

@@ -10,12 +10,12 @@ from affect_jax.tasks import build_task
 from affect_jax.train.builders import build_variables
 
 
-def test_file_gives_back_the_network_to_the_precision_of_float16(classifier, tmp_path):
-    write(classifier, tmp_path / "model.safetensors", "nobody may use it")
+def test_network_is_read_from_its_file_to_the_precision_of_float16(classifier, tmp_path):
+    write(classifier, tmp_path / "model.safetensors", "all rights reserved")
     again = read(tmp_path / "model.safetensors")
     assert again.config.to_dict() == classifier.config.to_dict()
     assert again.data == classifier.data
-    assert again.about == {"source": "untrained", "licence": "nobody may use it"}
+    assert again.about == {"source": "untrained", "licence": "all rights reserved"}
     old, new = named_weights(classifier.variables), named_weights(again.variables)
     assert old.keys() == new.keys()
     for name, value in new.items():
@@ -54,7 +54,7 @@ def test_value_beyond_float16_is_refused_by_name_and_nothing_is_written(classifi
     assert not list(tmp_path.iterdir())
 
 
-def test_what_is_no_model_is_refused_in_words(classifier, tmp_path):
+def test_files_without_a_model_are_refused(classifier, tmp_path):
     with pytest.raises(FileNotFoundError, match="neither a model file nor the folder of a run"):
         read(tmp_path / "absent.safetensors")
     with pytest.raises(FileNotFoundError, match="is not the folder of a run"):
