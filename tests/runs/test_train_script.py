@@ -42,6 +42,7 @@ def programs(settings) -> set[str]:
     return {name for name in os.listdir(settings["JAX_COMPILATION_CACHE_DIR"]) if name.endswith("-cache")}
 
 
+@pytest.mark.slow
 def test_run_stopped_by_sigterm_and_resumed_equals_an_uninterrupted_run_bit_for_bit(straight_run, tmp_path):
     straight, settings, compiled = straight_run
     arguments = (*ARGUMENTS, f"--workdir={tmp_path}")
