@@ -94,6 +94,7 @@ def check_script(script: Path, arguments: list[str]) -> None:
     finally:
         flags.FLAGS.unparse_flags()
         flags.FLAGS.remove_flag_values(set(flags.FLAGS) - before)
+        flags.FLAGS.mark_as_parsed()  # as conftest.py does, for grain
     positional = [argument for argument in arguments if not argument.startswith("-")]
     if script.name in ("prepare_data.py", "audit_data.py"):
         assert positional[0] in DATASETS
