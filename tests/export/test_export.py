@@ -100,7 +100,7 @@ def test_licence_comes_from_the_user_the_file_or_the_data_set_and_is_never_empty
     assert known_licence(classifier._replace(about={"licence": "as the file says"})) == "as the file says"
     for name, words in (
         ("fer2013", "no open licence"),
-        ("affectnet", "research alone"),
+        ("affectnet", "for research only"),
         ("widerface", "not commercial"),
     ):
         classifier.config.data.name = name

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -85,9 +86,13 @@ def test_ctrl_c_keeps_the_results_so_far(classifier, tmp_path):
     video = gray_video(tmp_path / "long.avi", 30_000, (32, 32))
     command = [sys.executable, str(ROOT / "scripts" / "predict.py"), video, "--faces=whole", "--batch_size=4"]
     command += [f"--classifier={tmp_path / 'model.safetensors'}", f"--out={tmp_path / 'out'}"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
-    started, partial = time.monotonic(), tmp_path / "out" / "predictions.jsonl.partial"
-    while not (partial.exists() and partial.stat().st_size) and time.monotonic() < started + 300:
+    # A test run in the background of a shell ignores SIGINT, and its children inherit that.
+    restore = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, preexec_fn=restore
+    )
+    started, unfinished = time.monotonic(), tmp_path / "out" / "predictions.jsonl.partial"
+    while not (unfinished.exists() and unfinished.stat().st_size) and time.monotonic() < started + 300:
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     stdout, stderr = process.communicate(timeout=60)
