@@ -7,7 +7,6 @@ The result is printed and recorded in the workdir: metrics.json, predictions/, f
 runs by val; evaluate on test once, at the end. Several processes share the work, as in training.
 """
 
-import inspect
 import sys
 
 import jax
@@ -19,19 +18,24 @@ from affect_jax.process import define_process_flags, join_processes, prepare_pro
 WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder.", required=True)
 SPLIT = flags.DEFINE_enum("split", "val", SPLITS, "The split to evaluate on.")
 PROCESSES = define_process_flags()
-OPTIONS = (
-    flags.DEFINE_enum(
-        "tta",
-        "none",
-        ("none", "flip", "flip_shift"),
-        "Classifiers: average over views: the image; with its mirror image; both also shifted to the corners.",
+OPTIONS = {
+    "classification": (
+        flags.DEFINE_enum(
+            "tta",
+            "none",
+            ("none", "flip", "flip_shift"),
+            "Classifiers: average over views: the image; with its mirror image; both also shifted to the corners.",
+        ),
     ),
-    flags.DEFINE_bool("dark", False, "Detectors: apply the low-light simulator to the images."),
-    flags.DEFINE_enum("brighten", "none", ("none", "equalize", "clahe"), "Detectors: brighten the images."),
-    flags.DEFINE_string("data", "", "Detectors: evaluate on this prepared data set instead of the run's own."),
-    flags.DEFINE_string("data_dir", "", "Detectors: folder of that data set, if it is not the run's."),
-)
-CENTERFACE = flags.DEFINE_string("centerface", "", "Detectors: CenterFace's ONNX file, to evaluate it as well.")
+    "detection": (
+        flags.DEFINE_bool("dark", False, "Detectors: apply the low-light simulator to the images."),
+        flags.DEFINE_enum("brighten", "none", ("none", "equalize", "clahe"), "Detectors: brighten the images."),
+        flags.DEFINE_string("data", "", "Detectors: evaluate on this prepared data set instead of the run's own."),
+        flags.DEFINE_string("data_dir", "", "Detectors: folder of that data set, if it is not the run's."),
+        flags.DEFINE_string("centerface", "", "Detectors: CenterFace's ONNX file, to evaluate it as well."),
+    ),
+}
+"""Flags by task: the arguments of its `evaluation` method, and the peer."""
 
 
 def main(argv):
@@ -49,10 +53,13 @@ def main(argv):
     try:
         join_processes(*(flag.value for flag in PROCESSES))
         name = load_config(run).task
-        task, options = TASKS[name], task_options(name, TASKS[name])
-        if CENTERFACE.value and jax.process_count() > 1:
+        if wrong := [flag.name for task in OPTIONS if task != name for flag in OPTIONS[task] if flag.present]:
+            raise ValueError(f"--{wrong[0]} is not an option for {name}")
+        task, options = TASKS[name], {flag.name: flag.value for flag in OPTIONS[name]}
+        file = options.pop("centerface", "")
+        if file and jax.process_count() > 1:
             raise ValueError("--centerface needs a single process")
-        centerface = CenterFace(CENTERFACE.value) if CENTERFACE.value else None
+        centerface = CenterFace(file) if file else None
         metrics = evaluate_run(run.path, SPLIT.value, **options)
     except (ValueError, OSError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
@@ -66,17 +73,6 @@ def main(argv):
         }
         print(compare_evaluations(evaluations, task))
     print(run.report)
-
-
-def task_options(name: str, task) -> dict:
-    """Return the values of the flags that the task's evaluation takes; ValueError if another flag is given."""
-    known = inspect.signature(task.evaluation).parameters
-    given = [flag for flag in (*OPTIONS, CENTERFACE) if flag.present]
-    if wrong := [flag.name for flag in given if flag.name not in (*known, "centerface")]:
-        raise ValueError(f"--{wrong[0]} is not an option for {name}")
-    if CENTERFACE.present and "dark" not in known:
-        raise ValueError(f"--centerface is not an option for {name}")
-    return {flag.name: flag.value for flag in OPTIONS if flag.name in known}
 
 
 if __name__ == "__main__":
