@@ -22,7 +22,7 @@ from affect_jax.train import builders
 from affect_jax.train.checkpoint import Checkpoints
 from affect_jax.train.mesh import data_mesh, process_rows, replicated, split_over_devices, to_devices
 from affect_jax.train.prediction import compile_predict, predict_split
-from affect_jax.train.progress import Clock
+from affect_jax.train.progress import Clock, RunLog
 from affect_jax.train.signals import Interrupted, stop_request
 from affect_jax.train.state import create_state, describe_parameters, make_apply
 from affect_jax.train.steps import make_train_step, make_train_steps
@@ -88,7 +88,7 @@ class Trainer:
         self.state = jax.device_put(state, replicated(self.mesh))
         self.step, self.clock, self.best = 0, Clock({}), None
 
-        names = named_weights(variables).keys()
+        names = named_weights({"params": variables["params"]}).keys()  # statistics follow their layer's parameters
         check_patterns(config.optim.freeze, names, "optim.freeze")
         check_patterns([pattern for pattern, _ in config.optim.multipliers], names, "optim.multipliers")
         frozen = selects(config.optim.freeze) if config.optim.freeze else None
@@ -131,10 +131,10 @@ class Trainer:
         self.state, seconds = checkpoints.restore(self.step, self.state, self.batches)
         self.clock = Clock(seconds)
 
-    def train(self, checkpoints: Checkpoints, log, keep_best: Callable[[BestEvaluation], None]) -> None:
+    def train(self, checkpoints: Checkpoints, log: RunLog, keep_best: Callable[[BestEvaluation], None]) -> None:
         """Train up to the last step, with evaluations and checkpoints on the way.
 
-        `log` is a RunLog. `keep_best` is called with every evaluation that is the best so far. Raises Interrupted after
+        `keep_best` is called with every evaluation that is the best so far. Raises Interrupted after
         a signal, with everything saved, FloatingPointError if loss, gradient or weights are not finite, and OSError if
         something cannot be read or written.
         """
@@ -165,7 +165,7 @@ class Trainer:
             message = f"stopped after step {self.step} of {self.total_steps}; rerun the command to resume"
             raise Interrupted(message, stop.signal)
 
-    def dispatch(self, log) -> Dispatch:
+    def dispatch(self, log: RunLog) -> Dispatch:
         """Start the steps up to the next boundary, at most `steps_per_dispatch`, without waiting for them."""
         next_boundary = self.boundaries[bisect_right(self.boundaries, self.step)]
         count = min(self.steps_per_dispatch, next_boundary - self.step)
@@ -183,7 +183,7 @@ class Trainer:
         self.step += count
         return dispatch
 
-    def log_steps(self, dispatches: list[Dispatch], log) -> None:
+    def log_steps(self, dispatches: list[Dispatch], log: RunLog) -> None:
         """Fetch the sums of dispatched steps, check that they are finite, log their means."""
         sums = [jax.device_get(dispatch.sums) for dispatch in dispatches]
         for dispatch, sums_of_one in zip(dispatches, sums, strict=True):
@@ -202,7 +202,9 @@ class Trainer:
         }
         log.training(last, metrics, seconds_left=(self.total_steps - last) / steps_per_second)
 
-    def evaluate(self, checkpoints: Checkpoints, log, keep_best: Callable[[BestEvaluation], None]) -> dict[str, float]:
+    def evaluate(
+        self, checkpoints: Checkpoints, log: RunLog, keep_best: Callable[[BestEvaluation], None]
+    ) -> dict[str, float]:
         """Evaluate on val, log the metrics, and keep the predictions if they are the best so far."""
         predictions = self.predict_val(self.state.eval_variables)
         metrics = self.task.scalars(self.task.metrics(predictions, self.validation, intervals=False))
