@@ -1,7 +1,9 @@
 """A run: from a config and a folder to a trained, evaluated and reported network."""
 
-from contextlib import ExitStack
+import zlib
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from zipfile import BadZipFile
 
 import jax
 from jax.experimental import multihost_utils
@@ -101,9 +103,9 @@ def best_predictions(run: Workdir, trainer: Trainer, step: int):
         found = trainer.best.predictions
     else:
         found = None
-        file = run.predictions / f"{trainer.validation.name}.npz"
-        if file.exists():
-            stored_step, stored = trainer.task.read_predictions(file)
+        # A missing or damaged file costs an evaluation, not the run.
+        with suppress(OSError, EOFError, ValueError, KeyError, BadZipFile, zlib.error):
+            stored_step, stored = trainer.task.read_predictions(run.predictions / f"{trainer.validation.name}.npz")
             found = stored if stored_step == step else None
     # All processes must decide the same way, because predicting is a computation of all of them.
     everywhere = multihost_utils.process_allgather(found is not None).all()

@@ -112,6 +112,18 @@ def test_rerunning_a_finished_run_returns_its_metrics_and_changes_nothing(finish
     assert history(run) == history(finished_runs["resident"][0])
 
 
+@pytest.mark.parametrize("content", [b"", b"no zip file"], ids=["empty", "damaged"])
+def test_predictions_that_cannot_be_read_are_computed_again(finished_runs, run, config, content):
+    file = run / "predictions" / "val.npz"
+    with np.load(file) as stored:
+        expected = dict(stored)
+    file.write_bytes(content)
+    assert train_and_evaluate(config, run) == finished_runs["resident"][1]
+    with np.load(file) as stored:
+        for name in expected:
+            np.testing.assert_array_equal(stored[name], expected[name], err_msg=name)
+
+
 def test_records_after_the_checkpoint_of_a_resume_are_dropped(finished_runs, run, config):
     # as after a kill: the record is ahead of the newest checkpoint, and its last line is incomplete
     shutil.rmtree(run / "checkpoints" / "12")
