@@ -1,10 +1,59 @@
-"""Atomic writing of files, and errors that name the file."""
+"""Files: those of a folder, atomic writing, and errors that name the file."""
 
 import os
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+
+SYSTEM_NAMES = ("__macosx", "@eadir", "#recycle", "$recycle.bin", "desktop.ini", "ehthumbs.db", "thumbs.db")
+"""Lower-case names that operating systems, storage servers and image viewers give to their own files and folders."""
+
+
+def is_hidden(name: str) -> bool:
+    """Return True for the name of a file or folder that every reader ignores.
+
+    These are names that begin with a dot (".ipynb_checkpoints", ".DS_Store", "._photo.jpg") and SYSTEM_NAMES.
+    """
+    return name.startswith(".") or name.lower() in SYSTEM_NAMES
+
+
+def raise_error(error: OSError) -> None:
+    """Raise the error."""
+    raise error
+
+
+def files_below(folder: str | Path, on_error: Callable[[OSError], None] = raise_error) -> list[Path]:
+    """Return everything but folders in a folder and its subfolders, sorted, without what is_hidden.
+
+    Linked folders are searched too. A folder that can be reached in several ways is searched once, if possible by a
+    path without links. `on_error` is called with the error of a folder that cannot be listed.
+    """
+    waiting, searched, found = deque([Path(folder)]), set(), []
+    while waiting:
+        current = waiting.popleft()
+        try:
+            status = current.stat()
+            if (status.st_dev, status.st_ino) in searched:
+                continue
+            searched.add((status.st_dev, status.st_ino))
+            entries = [entry for entry in os.scandir(current) if not is_hidden(entry.name)]
+        except OSError as error:
+            on_error(error)
+            continue
+        found += [current / entry.name for entry in entries if not is_folder(entry)]
+        waiting.extend(current / entry.name for entry in entries if is_folder(entry) and entry.is_symlink())
+        waiting.extendleft(current / entry.name for entry in entries if is_folder(entry) and not entry.is_symlink())
+    return sorted(found)
+
+
+def is_folder(entry: os.DirEntry) -> bool:
+    """Return True for a folder or a link to one; False if the system cannot say."""
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, or to a folder that may not be entered
+        return False
 
 
 @contextmanager

@@ -1,0 +1,47 @@
+import os
+
+import pytest
+
+from affect_jax.files import files_below, is_hidden
+
+
+def test_hidden_names_and_names_of_systems_are_ignored():
+    ignored = (".ipynb_checkpoints", "__MACOSX", "._photo.jpg", ".DS_Store", "Thumbs.db", "@eaDir", ".thumbs")
+    assert all(map(is_hidden, ignored))
+    assert not any(map(is_hidden, ("photo.jpg", "_photo.jpg", "thumbs", "MACOSX")))
+
+
+def test_files_below_a_folder_are_found_once_through_links_without_loops(tmp_path):
+    folder, elsewhere = tmp_path / "photos", tmp_path / "elsewhere"
+    for place in (folder / "deep", folder / ".thumbs", folder / "__MACOSX", elsewhere):
+        place.mkdir(parents=True)
+        (place / "a.jpg").touch()
+    (folder / "._a.jpg").touch()
+    (folder / "b.txt").touch()
+    (folder / "0_link").symlink_to(elsewhere)
+    (folder / "1_link").symlink_to(folder / "deep")  # the path without a link is used
+    (folder / "2_link").symlink_to(elsewhere)  # searched already
+    (folder / "deep" / "loop").symlink_to(folder)
+    (folder / "itself.jpg").symlink_to(folder / "itself.jpg")
+    (folder / "broken.jpg").symlink_to(folder / "absent.jpg")
+    found = [path.relative_to(folder).as_posix() for path in files_below(folder)]
+    assert found == ["0_link/a.jpg", "b.txt", "broken.jpg", "deep/a.jpg", "itself.jpg"]
+
+
+def test_folder_that_cannot_be_listed_is_an_error_or_reported(tmp_path, monkeypatch):
+    for name in ("a", "b", "c"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x.png").touch()
+    scandir = os.scandir  # root may list every folder, so the system's answer is replaced
+
+    def refuse_b(path):
+        if os.fspath(path).endswith("b"):
+            raise PermissionError(13, "Permission denied", os.fspath(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse_b)
+    with pytest.raises(PermissionError, match="/b"):
+        files_below(tmp_path)
+    errors = []
+    assert [path.parent.name for path in files_below(tmp_path, errors.append)] == ["a", "c"]
+    assert [os.fspath(error.filename) for error in errors] == [str(tmp_path / "b")]
