@@ -4,7 +4,6 @@ Images of val or test that are also in train make results too high.
 """
 
 import json
-import sys
 from pathlib import Path
 
 from absl import app, flags, logging
@@ -20,20 +19,19 @@ NUM_EXAMPLES = flags.DEFINE_integer(
 def main(argv):
     from affect_jax.data import DATASETS, SPLITS, open_split
     from affect_jax.data.audit import audit
+    from affect_jax.process import one_line_errors
 
     if len(argv) != 2:
         raise app.UsageError(f"give one data set of {', '.join(DATASETS)}")
     logging.set_verbosity(logging.ERROR)
     options = {"num_examples": NUM_EXAMPLES.value} if NUM_EXAMPLES.value else {}
-    try:
+    with one_line_errors():
         found = audit({split: open_split(argv[1], split, DATA_DIR.value, **options) for split in SPLITS})
-    except (ValueError, OSError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")
-    print_table(found)
-    print_examples(found)
-    if OUT.value:
-        Path(OUT.value).write_text(json.dumps({"dataset": argv[1], **found}, indent=1))
-        print(f"the complete result is in {OUT.value}")
+        print_table(found)
+        print_examples(found)
+        if OUT.value:
+            Path(OUT.value).write_text(json.dumps({"dataset": argv[1], **found}, indent=1))
+            print(f"the complete result is in {OUT.value}")
 
 
 def print_table(found: dict):

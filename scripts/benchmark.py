@@ -39,9 +39,9 @@ def main(argv):
     print(f"imports: {time.perf_counter() - STARTED:.1f} s", flush=True)
     with one_line_errors():
         rows = benchmark(CONFIG.value, COMPARE.value == "torch", ROUNDS.value)
-    print(format_table(rows))
-    if OUT.value:
-        Path(OUT.value).write_text(json.dumps(rows, indent=2))
+        print(format_table(rows))
+        if OUT.value:
+            Path(OUT.value).write_text(json.dumps(rows, indent=2))
 
 
 if __name__ == "__main__":

@@ -47,9 +47,9 @@ def main(argv):
             video, NUM_FRAMES.value, partial(load, DETECTOR.value), sizes, ROUNDS.value, PEERS.value
         )
         memory = prediction.memory_rows(folder, partial(load, reader.WHOLE), MEMORY_FRAMES.value)
-    print(prediction.format_table(speed, memory))
-    if OUT.value:
-        Path(OUT.value).write_text(json.dumps(speed + memory, indent=2))
+        print(prediction.format_table(speed, memory))
+        if OUT.value:
+            Path(OUT.value).write_text(json.dumps(speed + memory, indent=2))
 
 
 if __name__ == "__main__":

@@ -7,13 +7,11 @@ The result is printed and recorded in the workdir: metrics.json, predictions/, f
 runs by val; evaluate on test once, at the end. Several processes share the work, as in training.
 """
 
-import sys
-
 import jax
 from absl import app, flags, logging
 
 from affect_jax.data import SPLITS
-from affect_jax.process import define_process_flags, join_processes, prepare_process
+from affect_jax.process import define_process_flags, join_processes, one_line_errors, prepare_process
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder.", required=True)
 SPLIT = flags.DEFINE_enum("split", "val", SPLITS, "The split to evaluate on.")
@@ -50,7 +48,7 @@ def main(argv):
     logging.set_verbosity(logging.ERROR)
     prepare_process()
     run = Workdir(WORKDIR.value)
-    try:
+    with one_line_errors():
         join_processes(*(flag.value for flag in PROCESSES))
         name = load_config(run).task
         if wrong := [flag.name for task in OPTIONS if task != name for flag in OPTIONS[task] if flag.present]:
@@ -61,18 +59,16 @@ def main(argv):
             raise ValueError("--centerface needs a single process")
         centerface = CenterFace(file) if file else None
         metrics = evaluate_run(run.path, SPLIT.value, **options)
-    except (ValueError, OSError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")
-    if jax.process_index() > 0:
-        return
-    print(describe_evaluation(metrics, task))
-    if centerface:
-        evaluations = {
-            "this run": metrics,
-            "CenterFace": evaluate_function(centerface, run.path, SPLIT.value, **options),
-        }
-        print(compare_evaluations(evaluations, task))
-    print(run.report)
+        if jax.process_index() > 0:
+            return
+        print(describe_evaluation(metrics, task))
+        if centerface:
+            evaluations = {
+                "this run": metrics,
+                "CenterFace": evaluate_function(centerface, run.path, SPLIT.value, **options),
+            }
+            print(compare_evaluations(evaluations, task))
+        print(run.report)
 
 
 if __name__ == "__main__":

@@ -44,9 +44,11 @@ def main(argv):
         raise app.UsageError(f"give one data set of {', '.join(DATASETS)}, then --source=PATH")
     if SOURCE.value is None:
         raise app.UsageError("give the source: --source=PATH")
+    from affect_jax.process import one_line_errors
+
     logging.set_verbosity(logging.ERROR)  # tfds logs every step
     options = {flag.name: flag.value for flag in OPTIONS if flag.value is not None}
-    try:
+    with one_line_errors():
         dataset = find_dataset(argv[1])
         if not hasattr(dataset, "prepare"):
             sys.exit(f"{argv[1]} needs no preparation")
@@ -62,8 +64,6 @@ def main(argv):
             allow_other_counts=ALLOW_OTHER_COUNTS.value,
             **options,
         )
-    except (ValueError, OSError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")
     print_summary(done)
     print(f"{argv[1]} is in {done.directory}")
     print(f"next: {train_command(argv[1], dataset.CONFIG)}")

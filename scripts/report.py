@@ -9,8 +9,6 @@ against the first run on the same images, from the predictions that scripts/eval
 exact test, detectors by a bootstrap over images.
 """
 
-import sys
-
 from absl import app, flags
 
 OUT = flags.DEFINE_string("out", "runs/comparison.html", "Path of the page.")
@@ -35,12 +33,11 @@ def print_evaluation(evaluation, columns) -> None:
 def main(argv):
     if len(argv) < 2:
         raise app.UsageError("no runs given. Example: python scripts/report.py runs/fer_vgg runs/fer_mobilenet")
+    from affect_jax.process import one_line_errors
     from affect_jax.runs.comparison import write_runs
 
-    try:
+    with one_line_errors():
         comparisons = write_runs(OUT.value, argv[1:])
-    except (ValueError, FileNotFoundError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")
     for comparison in comparisons:
         for evaluation in comparison.evaluations:
             print_evaluation(evaluation, comparison.presentation.columns)

@@ -25,15 +25,14 @@ def main(argv):
     import numpy as np
 
     from affect_jax.config import validate
+    from affect_jax.process import one_line_errors
     from affect_jax.tasks import build_task
 
     logging.set_verbosity(logging.ERROR)  # tfds logs every file
-    try:
+    with one_line_errors():
         validate(CONFIG.value)
         task = build_task(CONFIG.value)
         rows = task.augmented_samples(task.open_split("train"), IMAGES.value, DRAWS.value)
-    except (ValueError, FileNotFoundError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")
     framed = np.pad(rows, [(0, 0), (0, 0), (1, 1), (1, 1), (0, 0)])
     sheet = np.concatenate([np.concatenate(row, axis=1) for row in framed])
     scale = min(ENLARGE.value, WIDEST / sheet.shape[1])

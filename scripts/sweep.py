@@ -8,7 +8,6 @@ two runs on the same images.
 """
 
 import shlex
-import sys
 from pathlib import Path
 
 from absl import app, flags
@@ -36,17 +35,16 @@ def parse_run(text: str) -> tuple[str, list[str]]:
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}; set fields within --run")
+    from affect_jax.process import one_line_errors
     from affect_jax.runs.sweep import run_sweep
 
     runs = [parse_run(text) for text in RUN.value]
     if len({name for name, _ in runs}) < len(runs):
         raise app.UsageError("two runs have the same name")
-    try:
+    with one_line_errors():
         seeds = [int(seed) for seed in SEEDS.value]
         marks = [float(mark) / 100 for mark in MARKS.value]
         print(run_sweep(dict(runs), seeds, WORKDIR.value, SPLIT.value, Path(__file__).parent, marks))
-    except (ValueError, RuntimeError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")
 
 
 if __name__ == "__main__":

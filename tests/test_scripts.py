@@ -86,6 +86,10 @@ def open_wider_lists(file: Path):
             "fer2013 has no option --identity; its options are: none",
         ),
         ("report", ("/nowhere",), "/nowhere is not the folder of a run: it has neither config.json nor metrics.jsonl"),
+        ("audit_data", ("drawn_faces", "--num_examples=9", "--out=/nowhere/a.json"), "No such file or directory"),
+        ("show_anchors", ("--config=configs/widerface_rcnn.py", "--config.data.data_dir=/nowhere"), "prepare_data.py"),
+        ("show_augmentations", (DEMO, "--config.data.name=ferr"), "unknown data set 'ferr'; known are"),
+        ("sweep", ("--run=a = nowhere.py", "--seeds=zero", "--workdir=/nowhere"), "invalid literal for int()"),
     ],
 )
 def test_wrong_use_is_an_error_without_a_traceback(tmp_path, name, arguments, message):

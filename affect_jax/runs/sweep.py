@@ -22,7 +22,7 @@ def run_sweep(
 
     `runs` maps names to the arguments of train.py, which is in the folder `scripts`. Finished runs are skipped and
     stopped runs resumed. The table also has the training time until val's accuracy reached each of `marks`.
-    RuntimeError if a run fails; the runs before it are kept.
+    ChildProcessError if a run fails; the runs before it are kept.
     """
     folder = Path(folder)
     results = {}
@@ -46,9 +46,10 @@ def run_sweep(
 
 
 def start(script: Path, *arguments: str) -> None:
-    """Run a script; RuntimeError if it fails."""
+    """Run a script; ChildProcessError if it fails."""
     if subprocess.run([sys.executable, str(script), *arguments]).returncode:
-        raise RuntimeError(f"{script.name} {' '.join(arguments)} failed; fix the cause, then rerun the sweep to resume")
+        command = " ".join([script.name, *arguments])
+        raise ChildProcessError(f"{command} failed; fix the cause, then rerun the sweep to resume")
 
 
 def seconds_to(mark: float, history: Sequence[dict]) -> float | None:

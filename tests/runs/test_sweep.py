@@ -1,4 +1,12 @@
-from affect_jax.runs.sweep import mean_and_spread, seconds_to, sweep_table
+import pytest
+
+from affect_jax.runs.sweep import mean_and_spread, run_sweep, seconds_to, sweep_table
+
+
+def test_sweep_stops_at_a_run_that_fails(tmp_path):
+    (tmp_path / "train.py").write_text("raise SystemExit(1)")
+    with pytest.raises(ChildProcessError, match=r"^train\.py --config=a --config\.seed=0 .* failed; fix the cause"):
+        run_sweep({"a": ["--config=a"], "b": []}, (0, 1), tmp_path / "runs", "val", tmp_path)
 
 
 def test_table_shows_mean_and_sample_deviation_over_seeds():
