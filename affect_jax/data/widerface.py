@@ -5,11 +5,12 @@ an image is followed by the number of its faces and one line for each face: `x1 
 invalid occlusion pose`. If the number is 0, a line of zeros follows.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 from affect_jax.data.prepared_boxes import BoxesBuilder, Entry
-from affect_jax.data.source import BadInput, BadRows
+from affect_jax.data.source import BadInput, BadRows, place
 
 SPLITS = ("train", "val")
 INVALID, NUM_FIELDS = 7, 10
@@ -18,14 +19,18 @@ INVALID, NUM_FIELDS = 7, 10
 class Widerface(BoxesBuilder):
     """The training and validation images of WIDER FACE; a subset of them is accepted.
 
-    The labels of the test images are not published, so `test` opens val. Faces marked invalid by the publishers are
-    ignored in evaluation.
+    The labels of the test images are not published, so `test` opens val. Faces marked invalid by the publishers become
+    ignored regions. The publishers' lists also have boxes without area; these are left out and counted.
     """
 
     CLASS_NAMES = ("face",)
     DESCRIPTION = "WIDER FACE, faces at 61 kinds of event (Yang et al., 2016)."
     LICENCE = "WIDER FACE: for research, not commercial"
     TEST_IS_VAL = True
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.without_area: list[str] = []
 
     def published(self) -> dict[str, int]:
         """Return the counts of the publishers."""
@@ -43,9 +48,27 @@ class Widerface(BoxesBuilder):
                 continue
             for row, name, lines in images_of(path, bad_rows):
                 entries = read_faces(path, row, name, lines, bad_rows)
+                if entries is not None:
+                    self.without_area += [place(path, entry.row) for entry in entries if not has_area(entry)]
+                    entries = [entry for entry in entries if has_area(entry)]
                 file = f"WIDER_{split}/images/{name}"
                 if entries is not None and (example := self.make_example(split, file, path, row, entries)):
                     yield example
+
+    def review(self, examples: dict[str, list[dict]], counts: dict[str, Counter]) -> list[str]:
+        """Return the remarks of BoxesBuilder, and the number of boxes without area."""
+        remarks = super().review(examples, counts)
+        if self.without_area:
+            remarks.append(
+                f"{len(self.without_area):,} boxes without area were left out; the first: {self.without_area[0]}"
+            )
+        return remarks
+
+
+def has_area(entry: Entry) -> bool:
+    """Return True if the width and the height of a box are above 0."""
+    x1, y1, x2, y2 = entry.box
+    return x2 > x1 and y2 > y1
 
 
 def images_of(path: Path, bad_rows: BadRows) -> Iterator[tuple[int, str, list[str]]]:

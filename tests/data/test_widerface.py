@@ -67,7 +67,6 @@ BAD = {
         1,
     ),
     "no count": (TRAIN.replace("jpg\n1\n", "jpg\n"), "gt.txt, row 9: no number of faces after 1--Hand", 2),
-    "no width": (TRAIN.replace("3 4 10 16", "3 4 0 16"), r"gt.txt, row 3: the box .* has no area", 2),
     "cut line": (
         TRAIN.replace("3 4 10 16 0", "3 4 10 16"),
         r"gt.txt, row 3: '3 4 10 .*' is not x1 y1 w h and 6 attr",
@@ -90,6 +89,15 @@ def test_bad_lines_are_reported_and_can_be_skipped(tmp_path, source, text, messa
         Widerface.prepare(tmp_path / "data", source=source)
     done = Widerface.prepare(tmp_path / "data", source=source, on_bad_row="skip")
     assert len(done.skipped) == 1 and done.counts["train"] == {"face": faces}
+
+
+def test_boxes_without_area_are_left_out_and_counted(tmp_path, source):
+    write_list(source, TRAIN.replace("3 4 10 16", "3 4 0 16").replace("20 5 10 12", "20 5 10 0"))
+    done = Widerface.prepare(tmp_path / "data", source=source)
+    assert done.counts["train"] == {"face": 1} and not done.skipped
+    (remark,) = [remark for remark in done.remarks if "without area" in remark]
+    assert remark.startswith("2 boxes without area were left out; the first: ") and remark.endswith("gt.txt, row 3")
+    assert open_split("widerface", "train", tmp_path / "data").box_counts().tolist() == [1, 0, 0]
 
 
 def test_a_wrong_folder_has_a_clear_error(tmp_path):
