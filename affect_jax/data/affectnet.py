@@ -5,7 +5,6 @@ Two layouts of the publishers are accepted: `train_set|val_set/images/ID.jpg` wi
 `validation.csv` and folders of whole images.
 """
 
-import csv
 import zlib
 from collections import Counter
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from affect_jax import labels
 from affect_jax.data.images import crop_box, fit, read_image
 from affect_jax.data.prepared import Option, PreparedBuilder
 from affect_jax.data.source import BadInput, BadRows
+from affect_jax.data.source_files import describe_others, find_csv, list_images, read_rows
 
 NO_EXPRESSION = ("none", "uncertain", "non-face")
 """`expression` 8 to 10."""
@@ -86,10 +86,10 @@ class Affectnet(PreparedBuilder):
     def read_source(self, bad_rows: BadRows) -> Iterator[dict]:
         """Read every face with an expression."""
         source = Path(self.source)
-        self.left_out, self.published = Counter(), {"train": Counter(), "test": Counter()}
+        self.left_out, self.published, self.others = Counter(), {"train": Counter(), "test": Counter()}, {}
         if all((source / name).is_dir() for name in NPY_FOLDERS):
             rows = self._read_npy(source, bad_rows)
-        elif all((source / name).is_file() for name in CSV_FILES):
+        elif source.is_dir() and all(find_csv(source, (name,)) for name in CSV_FILES):
             rows = self._read_csv(source, bad_rows)
         else:
             raise BadInput(
@@ -123,11 +123,14 @@ class Affectnet(PreparedBuilder):
 
     def _read_npy(self, source: Path, bad_rows: BadRows) -> Iterator[tuple[int, dict]]:
         for folder, split in NPY_FOLDERS.items():
-            images = sorted((source / folder / "images").glob("*.jpg"), key=lambda path: (len(path.stem), path.stem))
-            if not images:
-                raise BadInput(source / folder / "images", None, "no *.jpg", "unpack the complete archive")
-            for path in images:
-                annotations = path.parent.parent / "annotations"
+            if not (source / folder / "images").is_dir():
+                raise BadInput(source / folder, None, "no folder images", "unpack the complete archive")
+            listing = list_images(source / folder / "images")
+            self.others.update(listing.others)
+            if not listing.images:
+                raise BadInput(source / folder / "images", None, "no images", "unpack the complete archive")
+            for path in sorted(listing.images, key=lambda path: (len(path.stem), path.stem)):
+                annotations = source / folder / "annotations"
                 try:
                     expression, valence, arousal = (
                         _read_number(annotations / f"{path.stem}_{name}.npy") for name in ("exp", "val", "aro")
@@ -143,30 +146,27 @@ class Affectnet(PreparedBuilder):
     def _read_csv(self, source: Path, bad_rows: BadRows) -> Iterator[tuple[int, dict]]:
         root = next(source / name for name in IMAGE_FOLDERS if (source / name).is_dir())
         for name, split in CSV_FILES.items():
-            file = source / name
-            with open(file, newline="", encoding="utf-8-sig", errors="replace") as lines:
-                reader = csv.DictReader(lines)
-                if missing := [column for column in COLUMNS if column not in (reader.fieldnames or [])]:
-                    raise BadInput(file, 1, f"no column {', '.join(missing)}", "the first line must name the columns")
-                for fields in reader:
-                    row = reader.line_num
-                    try:
-                        target = parse_target(fields["expression"], fields["valence"], fields["arousal"])
-                        box = parse_box(*(fields[f"face_{part}"] for part in ("x", "y", "width", "height")))
-                    except ValueError as reason:
-                        bad_rows.report(file, row, str(reason))
-                        continue
-                    if target[0] < len(labels.AFFECTNET) and box is None:
-                        bad_rows.report(file, row, "no face box")
-                        continue
-                    path = root / fields["subDirectory_filePath"]
-                    image = partial(read_face, path, box, self.margin, self.size)
-                    example = {"split": split, "image": image, "file": name, "row": row, "valence_arousal": target[1]}
-                    yield target[0], example
+            file = find_csv(source, (name,))
+            for row, fields in read_rows(file, (name,), COLUMNS, bad_rows):
+                if fields is None:
+                    continue
+                path, *box, expression, valence, arousal = fields
+                try:
+                    target, box = parse_target(expression, valence, arousal), parse_box(*box)
+                except ValueError as reason:
+                    bad_rows.report(file, row, str(reason))
+                    continue
+                if target[0] < len(labels.AFFECTNET) and box is None:
+                    bad_rows.report(file, row, "no face box")
+                    continue
+                image = partial(read_face, root / path, box, self.margin, self.size)
+                example = {"split": split, "image": image, "file": name, "row": row, "valence_arousal": target[1]}
+                yield target[0], example
 
     def check(self, counts: dict[str, Counter], skipped: int) -> list[str]:
         """Compare with the published counts, before val was taken from train; always report what was left out."""
         remarks = [f"{count:,} faces left out: {name}" for name, count in sorted(self.left_out.items())]
+        remarks += describe_others(Path(self.source), self.others)
         train = {name: TRAINING_COUNTS[name] for name in self.names}
         missing = Counter(train)
         missing.subtract(self.published["train"])
@@ -209,20 +209,21 @@ def parse_box(x: str, y: str, width: str, height: str) -> tuple[float, float, fl
         return None
     try:
         left, top, across, down = (float(value) for value in (x, y, width, height))
-    except (TypeError, ValueError):
+    except ValueError:
         raise ValueError(f"the face box is {[x, y, width, height]}, not four numbers") from None
-    if not (across > 0 and down > 0):
-        raise ValueError(f"the face box is {width} wide and {height} high")
+    if not (across > 0 and down > 0 and np.isfinite([left, top, across, down]).all()):
+        raise ValueError(f"the face box at {x}, {y} is {width} wide and {height} high")
     return (left, top, left + across, top + down)
 
 
 def _read_number(path: Path) -> str:
     """Return the single value of a .npy file as text; the publishers store text, some copies store numbers."""
     try:
-        value = np.load(path).reshape(-1)
+        with path.open("rb") as file:
+            value = np.lib.format.read_array(file, allow_pickle=False).reshape(-1)
     except FileNotFoundError:
         raise ValueError(f"no {path.name}") from None
-    except (OSError, EOFError, ValueError) as reason:
+    except (OSError, EOFError, ValueError, MemoryError) as reason:
         raise ValueError(f"{path.name} cannot be read ({reason})") from None
     if len(value) != 1:
         raise ValueError(f"{path.name} holds {len(value)} values instead of one")

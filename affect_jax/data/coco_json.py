@@ -1,12 +1,13 @@
 """Your own boxes in COCO's JSON format (Lin et al. 2014, arXiv:1405.0312), any classes.
 
 The source has `train.json`, `val.json` and optionally `test.json`; `file_name` of an image is relative to that folder.
-A box is `[x, y, width, height]`. Boxes with `iscrowd` are ignored in evaluation.
+A box is `[x, y, width, height]`. Boxes with `iscrowd` are ignored in evaluation; masks are not read. Numbers may be
+strings, as some tools write them.
 """
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from pathlib import Path
 
 from affect_jax.data.prepared_boxes import BoxesBuilder, Entry
@@ -40,16 +41,25 @@ class CocoJson(BoxesBuilder):
         label_of = {category: label for label, category in enumerate(self.categories)}
         for split, content in self.contents.items():
             path = Path(self.source) / f"{split}.json"
-            entries = read_annotations(path, content, label_of, bad_rows)
+            entries, seen = read_annotations(path, content, label_of, bad_rows), set()
             for image in content["images"]:
-                example = self.make_example(split, image["file_name"], path, None, entries[image["id"]])
+                if (key := identity(image["id"])) in seen:
+                    bad_rows.report(path, None, f"{image['file_name']}: another image has the same id {image['id']!r}")
+                    continue
+                seen.add(key)
+                file = find_image(Path(self.source), image["file_name"])
+                example = self.make_example(split, file, path, None, entries[key])
                 if example and self._has_size(example, image, path):
                     yield example
 
     def _has_size(self, example: dict, image: dict, path: Path) -> bool:
-        """Return True if the image has the size in the file; report it otherwise."""
+        """Return True if the image has the size in the file, or the file states none; report it otherwise."""
         height, width = example["size"].tolist()
-        stated = (image.get("height", height), image.get("width", width))
+        try:
+            stated = (stated_length(image.get("height")) or height, stated_length(image.get("width")) or width)
+        except ValueError as reason:
+            self.bad_rows.report(path, None, f"{image['file_name']}: {reason}")
+            return False
         if stated == (height, width):
             return True
         reason = f"{image['file_name']} has {width}x{height} pixels upright, the file states {stated[1]}x{stated[0]}"
@@ -65,28 +75,65 @@ def find(source: Path, split: str) -> bool:
     return exists
 
 
+def find_image(source: Path, file_name: str) -> str:
+    """Return the path below the source; tools on Windows write backslashes."""
+    return file_name if (source / file_name).is_file() else file_name.replace("\\", "/")
+
+
 def read_json(path: Path) -> dict:
     """Read the file; BadInput if its three lists do not have COCO's format."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as reason:  # also raised by the encoding
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as reason:  # ValueError also for the encoding
         raise BadInput(path, None, f"not valid JSON ({reason})", "write the file again") from None
     for name, fields in (
-        ("images", ("id", "file_name")),
-        ("annotations", ("image_id",)),
-        ("categories", ("id", "name")),
+        ("images", {"id": (int, str), "file_name": str}),
+        ("annotations", {"image_id": (int, str)}),
+        ("categories", {"id": (int, str), "name": str}),
     ):
         objects = content.get(name) if isinstance(content, dict) else None
-        if not isinstance(objects, list) or not all(isinstance(o, dict) and set(fields) <= set(o) for o in objects):
+        if not isinstance(objects, list) or not all(isinstance(o, dict) for o in objects):
             remedy = f"{name} must be a list of objects, each with {' and '.join(fields)}"
             raise BadInput(path, None, f"{name} does not have COCO's format", remedy)
+        for number, found in enumerate(objects, start=1):
+            for field, kinds in fields.items():
+                if not isinstance(found.get(field), kinds):
+                    problem = f"{name}, object number {number}: {field} is {found.get(field)!r:.100}"
+                    kind = "a text" if kinds is str else "an integer"
+                    raise BadInput(path, None, problem, f"each object of {name} needs {field}, {kind}")
     return content
 
 
-def same_categories(contents: dict[str, dict], source: Path) -> dict[int, str]:
+def identity(value: int | str) -> Hashable:
+    """Return the id as an integer if it is the text of one, so that "7" and 7 are the same id."""
+    return int(value) if str(value).isdecimal() and len(str(value)) < 20 else value
+
+
+def stated_length(value) -> int | None:
+    """Return a height or width in pixels; None for null, "", 0 and -1, which tools write for an unknown size."""
+    if value is None or value == "":
+        return None
+    try:
+        length = int(float(value))
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"its size in the file is {value!r:.100}, not a number of pixels") from None
+    return length if length > 0 else None
+
+
+def is_crowd(value) -> bool:
+    """Return the value of `iscrowd`, which is 0 or 1, a truth value or the text of either; ValueError otherwise."""
+    text = str(value).strip().lower()
+    if text in ("", "none", "0", "0.0", "false"):
+        return False
+    if text in ("1", "1.0", "true"):
+        return True
+    raise ValueError(f"iscrowd is {value!r:.100}, not 0 or 1")
+
+
+def same_categories(contents: dict[str, dict], source: Path) -> dict[Hashable, str]:
     """Return the names by id, ordered by id; BadInput if the splits differ or have none."""
     found = {
-        split: {category["id"]: category["name"] for category in content["categories"]}
+        split: {identity(category["id"]): category["name"] for category in content["categories"]}
         for split, content in contents.items()
     }
     for split, categories in found.items():
@@ -97,26 +144,32 @@ def same_categories(contents: dict[str, dict], source: Path) -> dict[int, str]:
         raise BadInput(source / "train.json", None, "no categories", "a detector needs at least one class")
     if len(set(found["train"].values())) < len(found["train"]):
         raise BadInput(source / "train.json", None, "two categories have the same name", "name them differently")
-    return dict(sorted(found["train"].items()))
+    return dict(sorted(found["train"].items(), key=lambda category: (isinstance(category[0], str), category[0])))
 
 
-def read_annotations(path: Path, content: dict, label_of: dict, bad_rows: BadRows) -> dict[int, list[Entry]]:
+def read_annotations(path: Path, content: dict, label_of: dict, bad_rows: BadRows) -> dict[Hashable, list[Entry]]:
     """Return the boxes of every image by its id; bad boxes are reported with their id or position, from 1."""
-    images = {image["id"] for image in content["images"]}
+    images = {identity(image["id"]) for image in content["images"]}
     entries = defaultdict(list)
     for number, annotation in enumerate(content["annotations"], start=1):
         name = f"annotation {annotation.get('id', f'number {number}')}"
+        image, category, box = annotation["image_id"], annotation.get("category_id"), annotation.get("bbox")
         try:
-            x, y, width, height = map(float, annotation["bbox"])
-        except (KeyError, TypeError, ValueError):
-            bad_rows.report(path, None, f"{name}: bbox is {annotation.get('bbox')}, not [x, y, width, height]")
+            x, y, width, height = map(float, box)
+        except (TypeError, ValueError, OverflowError):
+            note = "; masks are not read" if annotation.get("segmentation") and not box else ""
+            bad_rows.report(path, None, f"{name}: bbox is {box!r:.100}, not [x, y, width, height]{note}")
             continue
-        if annotation["image_id"] not in images:
-            bad_rows.report(path, None, f"{name}: no image has the id {annotation['image_id']!r}")
-        elif annotation.get("category_id") not in label_of:
-            bad_rows.report(path, None, f"{name}: no category has the id {annotation.get('category_id')!r}")
+        try:
+            ignore = is_crowd(annotation.get("iscrowd"))
+        except ValueError as reason:
+            bad_rows.report(path, None, f"{name}: {reason}")
+            continue
+        if identity(image) not in images:
+            bad_rows.report(path, None, f"{name}: no image has the id {image!r}")
+        elif not isinstance(category, int | str) or identity(category) not in label_of:
+            bad_rows.report(path, None, f"{name}: no category has the id {category!r:.100}")
         else:
-            label = label_of[annotation["category_id"]]
-            box = (x, y, x + width, y + height)
-            entries[annotation["image_id"]].append(Entry(box, label, bool(annotation.get("iscrowd")), None, name))
+            corners = (x, y, x + width, y + height)
+            entries[identity(image)].append(Entry(corners, label_of[identity(category)], ignore, None, name))
     return entries

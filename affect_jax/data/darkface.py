@@ -11,6 +11,7 @@ from pathlib import Path
 from affect_jax.data.prepared import Option
 from affect_jax.data.prepared_boxes import BoxesBuilder, Entry
 from affect_jax.data.source import BadInput, BadRows
+from affect_jax.files import is_hidden
 
 NUM_LABELLED = 6000
 SPLIT_FILE = Path(__file__).with_name("darkface_split.txt")
@@ -55,8 +56,8 @@ class Darkface(BoxesBuilder):
         if missing := [name for name in ("image", "label") if not (source / name).is_dir()]:
             remedy = "give a folder with image/N.png and label/N.txt"
             raise BadInput(source, None, f"no folder {' and '.join(missing)}", remedy)
-        images = {path.stem for path in (source / "image").glob("*.png")}
-        labels = {path.stem for path in (source / "label").glob("*.txt")}
+        images = visible_stems(source / "image", ".png")
+        labels = visible_stems(source / "label", ".txt")
         for stem in sorted(images | labels, key=lambda stem: (len(stem), stem)):
             image, label = source / "image" / f"{stem}.png", source / "label" / f"{stem}.txt"
             if stem not in labels:
@@ -69,6 +70,11 @@ class Darkface(BoxesBuilder):
                 split = self.as_split or ("val" if int(stem) in val_numbers() else "train")
                 if example := self.make_example(split, f"image/{image.name}", label, None, entries):
                     yield example
+
+
+def visible_stems(folder: Path, suffix: str) -> set[str]:
+    """Return the names without suffix of the files with this suffix in a folder, without hidden files."""
+    return {path.stem for path in folder.iterdir() if path.suffix == suffix and not is_hidden(path.name)}
 
 
 def read_label(path: Path, bad_rows: BadRows) -> list[Entry] | None:

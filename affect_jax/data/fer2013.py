@@ -1,27 +1,30 @@
 """FER2013: 35,887 faces of 48x48 gray pixels in seven classes, of the ICML 2013 challenge (Goodfellow et al., 2013).
 
 Accepted sources: the challenge's `fer2013.csv`, its later form `icml_face_data.csv` (other column order, spaces in
-the header), or folders `train|validation|test/<class>/*.png|jpg`.
+the header), also compressed (.gz, .zip, .tar.gz) or in a folder, or folders `train|validation|test/<class>/*`.
 """
 
-import csv
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 
 from affect_jax import labels
+from affect_jax.data.images import read_image, to_channels
 from affect_jax.data.prepared import PreparedBuilder
 from affect_jax.data.source import BadInput, BadRows, check_counts
+from affect_jax.data.source_files import describe_others, find_csv, list_images, read_rows, subfolders
 
 IMAGE_SIZE = (48, 48)
 NUM_PIXELS = 48 * 48
 
 USAGES = {"Training": "train", "PublicTest": "val", "PrivateTest": "test"}
 FOLDERS = {"train": "train", "validation": "val", "test": "test"}
+CSV_NAMES = ("fer2013.csv", "icml_face_data.csv")
+ARCHIVE = "fer2013.tar.gz"
+"""The archive of the challenge with fer2013.csv."""
 
 CLASS_COUNTS = {
     "train": dict(zip(labels.FER2013, (3995, 436, 4097, 7215, 4830, 3171, 4965), strict=True)),
@@ -44,21 +47,18 @@ class Face(NamedTuple):
     row: int
 
 
-def read_faces(source: str | Path, bad_rows: BadRows) -> Iterator[Face]:
-    """Read the faces of `source`: a CSV file in its order, or a folder in the order of its sorted names."""
+def find_faces(source: str | Path) -> Path:
+    """Return the CSV file of the challenge in the folder `source`, or `source` itself."""
     source = Path(source)
-    if source.is_dir():
-        yield from _read_folder(source, bad_rows)
-    else:
-        yield from filter(None, read_csv(source, bad_rows))
+    return (source.is_dir() and find_csv(source, (*CSV_NAMES, ARCHIVE))) or source
 
 
 def read_csv(path: str | Path, bad_rows: BadRows) -> Iterator[Face | None]:
     """Return one Face for every data row of the challenge's file, None for a skipped bad row."""
-    path = Path(path)
+    path = find_faces(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; give the fer2013.csv of the challenge")
-    for row, fields in read_rows(path, ("emotion", "pixels", "Usage"), bad_rows):
+    for row, fields in read_rows(path, CSV_NAMES, ("emotion", "pixels", "Usage"), bad_rows):
         face = None
         if fields is not None:
             try:
@@ -66,39 +66,6 @@ def read_csv(path: str | Path, bad_rows: BadRows) -> Iterator[Face | None]:
             except ValueError as reason:
                 bad_rows.report(path, row, str(reason))
         yield face
-
-
-def read_rows(path: Path, columns: tuple[str, ...], bad_rows: BadRows) -> Iterator[tuple[int, list[str] | None]]:
-    """Read a CSV with these columns in any order: (row, fields in the order of `columns`), fields None for a bad row.
-
-    A byte order mark, CRLF, blanks around values and empty lines are ignored. BadInput if columns are missing.
-    """
-    with open(path, newline="", encoding="utf-8-sig", errors="replace") as lines:
-        reader = csv.reader(lines)
-        header = [name.strip() for name in next(reader, [])]
-        remedy = f"the first line must name the columns {', '.join(columns)}"
-        if not header:
-            raise BadInput(path, 1, "the file is empty", remedy)
-        if sorted(header) != sorted(columns):
-            raise BadInput(path, 1, f"the header is {', '.join(header)[:200]!r}", remedy)
-        places = [header.index(name) for name in columns]
-        while True:
-            row = reader.line_num + 1
-            try:
-                fields = next(reader, None)
-            except csv.Error as reason:
-                bad_rows.report(path, row, str(reason))
-                yield row, None
-                continue
-            if fields is None:
-                return
-            if not fields:
-                continue
-            if len(fields) != len(columns):
-                bad_rows.report(path, row, f"{len(fields)} columns, the header has {len(columns)}")
-                yield row, None
-                continue
-            yield row, [fields[place].strip() for place in places]
 
 
 def _parse_face(emotion: str, pixels: str, usage: str, file: str, row: int) -> Face:
@@ -118,34 +85,33 @@ def _parse_face(emotion: str, pixels: str, usage: str, file: str, row: int) -> F
     return Face(np.frombuffer(image, np.uint8).reshape(IMAGE_SIZE), _LABELS[emotion], USAGES[usage], file, row)
 
 
-def _read_folder(source: Path, bad_rows: BadRows) -> Iterator[Face]:
+def read_folder(source: Path, bad_rows: BadRows, others: dict[Path, str]) -> Iterator[Face]:
+    """Read the faces of a folder in the order of its sorted names; add files that are not images to `others`."""
     absent = [name for name in FOLDERS if not (source / name).is_dir()]
     if absent:
         raise BadInput(
             source,
             None,
-            f"no folder {', '.join(absent)}",
+            f"no {CSV_NAMES[0]} and no folder {', '.join(absent)}",
             "the layout is train|validation|test/<class>/*.png|jpg, validation PublicTest and test PrivateTest "
             "(a copy without validation has merged the two: use fer2013.csv of the challenge)",
         )
     for name, split in FOLDERS.items():
-        for folder in sorted(path for path in (source / name).iterdir() if path.is_dir()):
+        for folder in subfolders(source / name):
             if folder.name not in labels.FER2013:
                 raise BadInput(folder, None, "not a class of FER2013", f"classes are {', '.join(labels.FER2013)}")
             label = labels.FER2013.index(folder.name)
-            for path in sorted(path for path in folder.iterdir() if path.suffix.lower() in (".png", ".jpg", ".jpeg")):
-                image = _decode(path)
-                if image is None:
-                    bad_rows.report(path, None, "not a readable image")
-                elif image.shape != IMAGE_SIZE:
-                    bad_rows.report(path, None, f"{image.shape[0]}x{image.shape[1]} pixels instead of 48x48")
-                else:
-                    yield Face(image, label, split, path.relative_to(source).as_posix(), 0)
-
-
-def _decode(path: Path) -> np.ndarray | None:
-    encoded = np.fromfile(path, np.uint8)
-    return cv2.imdecode(encoded, cv2.IMREAD_GRAYSCALE) if len(encoded) else None
+            listing = list_images(folder)
+            others.update(listing.others)
+            for path in listing.images:
+                try:
+                    image = to_channels(read_image(path), 1)
+                    if image.shape != IMAGE_SIZE:
+                        raise ValueError(f"{image.shape[0]}x{image.shape[1]} pixels instead of 48x48")
+                except ValueError as reason:
+                    bad_rows.report(path, None, str(reason))
+                    continue
+                yield Face(image, label, split, path.relative_to(source).as_posix(), 0)
 
 
 class Fer2013(PreparedBuilder):
@@ -158,10 +124,16 @@ class Fer2013(PreparedBuilder):
     LICENCE = "FER2013: no open licence; data of the ICML 2013 challenge, for research"
 
     def read_source(self, bad_rows: BadRows) -> Iterator[dict]:
-        """Read every face."""
-        for face in read_faces(self.source, bad_rows):
+        """Read every face: a CSV file in its order, or a folder in the order of its sorted names."""
+        source, self.others = find_faces(self.source), {}
+        if source.is_dir():
+            faces = read_folder(source, bad_rows, self.others)
+        else:
+            faces = filter(None, read_csv(source, bad_rows))
+        for face in faces:
             yield face._asdict()
 
     def check(self, counts: dict[str, Counter], skipped: int) -> list[str]:
         """Compare with the published counts."""
-        return check_counts(self.source, counts, CLASS_COUNTS, skipped, self.allow_other_counts)
+        differences = check_counts(self.source, counts, CLASS_COUNTS, skipped, self.allow_other_counts)
+        return [*differences, *describe_others(Path(self.source), self.others)]

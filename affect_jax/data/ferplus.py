@@ -13,10 +13,12 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from affect_jax import labels
-from affect_jax.data.fer2013 import USAGES, Face, read_csv, read_rows
+from affect_jax.data.fer2013 import USAGES, Face, read_csv
 from affect_jax.data.prepared import Option, PreparedBuilder
 from affect_jax.data.source import BadInput, BadRows, check_counts
+from affect_jax.data.source_files import find_csv, read_rows
 
+VOTES_NAME = "fer2013new.csv"
 VOTE_COLUMNS = (
     *("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt"),
     *("unknown", "NF"),
@@ -64,9 +66,10 @@ def without_outliers(counts: np.ndarray) -> np.ndarray:
 def read_votes(path: str | Path, bad_rows: BadRows) -> Iterator[VoteRow | None]:
     """Return one VoteRow for every data row of fer2013new.csv, None for a skipped bad row."""
     path = Path(path)
+    path = (path.is_dir() and find_csv(path, (VOTES_NAME,))) or path
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; give fer2013new.csv of FER+ (github.com/microsoft/FERPlus)")
-    for row, fields in read_rows(path, ("Usage", "Image name", *VOTE_COLUMNS), bad_rows):
+        raise FileNotFoundError(f"{path}: no such file; give {VOTES_NAME} of FER+ (github.com/microsoft/FERPlus)")
+    for row, fields in read_rows(path, (VOTES_NAME,), ("Usage", "Image name", *VOTE_COLUMNS), bad_rows):
         votes = None
         if fields is not None:
             try:

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from affect_jax.data.images import SUFFIXES, fit, read_image, to_channels
+from affect_jax.data.images import fit, read_image, to_channels
 from affect_jax.data.prepared import Option, PreparedBuilder
 from affect_jax.data.source import BadInput, BadRows
+from affect_jax.data.source_files import describe_others, list_images, subfolders
 
 SPLIT_FOLDERS = {
     **{"train": "train", "training": "train"},
@@ -103,6 +104,7 @@ class Folder(PreparedBuilder):
 
     def read_source(self, bad_rows: BadRows) -> Iterator[dict]:
         """Read every image, by split folder, class and name."""
+        self.others = {}
         found = list(self._images(bad_rows))
         split_of = self._draw_splits(found)
         for split, label, path, person in found:
@@ -118,9 +120,11 @@ class Folder(PreparedBuilder):
         """Return split (None if no folder names it), label, path and person of every image."""
         for folder, split in self.split_of_folder.items():
             for label, name in enumerate(self.names):
-                for path in sorted((folder / name).rglob("*")):
-                    if path.suffix.lower() not in SUFFIXES or path.name.startswith("."):
-                        continue
+                if not (folder / name).is_dir():
+                    continue
+                listing = list_images(folder / name)
+                self.others.update(listing.others)
+                for path in listing.images:
                     relative = path.relative_to(self.source).as_posix()
                     match = self.identity.search(relative) if self.identity else None
                     if self.identity and not match:
@@ -149,12 +153,8 @@ class Folder(PreparedBuilder):
         return drawn
 
     def check(self, counts: dict[str, Counter], skipped: int) -> list[str]:
-        """Return remarks on splits without some class and on images of one person in two splits."""
-        remarks = [
-            f"{split} has no {', '.join(missing)}"
-            for split in counts
-            if counts[split] and (missing := [name for name in self.names if not counts[split][name]])
-        ]
+        """Return remarks on files that are not images, a missing test split and images of one person in two splits."""
+        remarks = describe_others(Path(self.source), self.others)
         if not counts["test"]:
             remarks.append("no test split: no folder has this name")
         if not self.identity:
@@ -166,7 +166,7 @@ class Folder(PreparedBuilder):
 
 def find_classes(source: Path) -> tuple[dict[Path, str | None], tuple[str, ...]]:
     """Return the folders of class folders with their split (None: to be drawn), and the class names."""
-    folders = {path.name: path for path in sorted(source.iterdir()) if path.is_dir() and path.name[0] != "."}
+    folders = {path.name: path for path in subfolders(source)}
     splits = {path: SPLIT_FOLDERS[name.lower()] for name, path in folders.items() if name.lower() in SPLIT_FOLDERS}
     if splits and len(splits) < len(folders):
         others = ", ".join(name for name in folders if name.lower() not in SPLIT_FOLDERS)
@@ -176,9 +176,10 @@ def find_classes(source: Path) -> tuple[dict[Path, str | None], tuple[str, ...]]
     if splits and "train" not in splits.values():
         raise BadInput(source, None, "no folder train", LAYOUT)
     parents = splits or {source: None}
-    names = sorted({path.name for parent in parents for path in parent.iterdir() if path.is_dir()} - {".", ".."})
+    names = sorted({path.name for parent in parents for path in subfolders(parent)})
     if len(names) < 2:
-        raise BadInput(source, None, f"{len(names)} class folders; at least two are needed", LAYOUT)
+        found = f"only one class folder, {names[0]}" if names else "no class folder"
+        raise BadInput(source, None, f"{found}; at least two are needed", LAYOUT)
     return parents, tuple(names)
 
 

@@ -100,6 +100,14 @@ class SourceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         """Check the examples by split and their counts by class; return remarks. BadInput if they are not valid."""
         raise NotImplementedError
 
+    def check_classes(self) -> list[str]:
+        """Return a remark for each split that lacks a class; BadInput if the counts cannot be used at all."""
+        return [
+            f"{split} has no {', '.join(missing)}"
+            for split, counts in self.counts.items()
+            if any(counts.values()) and (missing := [name for name in counts if not counts[name]])
+        ]
+
     def encode(self, example: dict) -> dict:
         """Encode the example for its features; ValueError with only the reason on an unreadable image."""
         raise NotImplementedError
@@ -125,6 +133,7 @@ class SourceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         }
         self.remarks = self.review(examples, counts)
         self.counts = {split: {name: counts[split][name] for name in self.class_names} for split in counts}
+        self.check_classes()
         return {split: some for split, some in examples.items() if some}
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -190,13 +199,14 @@ class SourceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                     download_config=tfds.download.DownloadConfig(try_download_gcs=False),
                     file_format="array_record",
                 )
+            remarks = [*builder.remarks, *builder.check_classes()]  # unreadable images are no longer counted
             builder.write_extra_files(cls.directory(temporary))
             if target.exists():
                 target.rename(temporary / "replaced")
             (temporary / cls.name).rename(target)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-        return Preparation(cls.directory(data_dir), builder.counts, builder.bad_rows.skipped, builder.remarks)
+        return Preparation(cls.directory(data_dir), builder.counts, builder.bad_rows.skipped, remarks)
 
     @classmethod
     def prepare_command(cls, data_dir: str | Path) -> str:
@@ -242,6 +252,14 @@ class PreparedBuilder(SourceBuilder, skip_registration=True):
     def labels_of(self, example: dict) -> Iterable[int]:
         """Return the label of the example, in a list."""
         return [example["label"]]
+
+    def check_classes(self) -> list[str]:
+        """Return a remark for each split that lacks a class; BadInput if a class has no images in any split."""
+        empty = [name for name in self.class_names if not any(counts[name] for counts in self.counts.values())]
+        if empty and not self.allow_other_counts:
+            remedy = "add images, remove the class, or accept other counts with --allow_other_counts"
+            raise BadInput(self.source, None, f"no readable image of class {', '.join(empty)}", remedy)
+        return super().check_classes()
 
     def review(self, examples: dict[str, list[dict]], counts: dict[str, Counter]) -> list[str]:
         """Check the counts."""

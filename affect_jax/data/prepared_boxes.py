@@ -110,6 +110,11 @@ class BoxesBuilder(SourceBuilder, skip_registration=True):
 
     def review(self, examples: dict[str, list[dict]], counts: dict[str, Counter]) -> list[str]:
         """Return remarks on each split; BadInput if a split has more images than the published data set."""
+        for split, some in examples.items():
+            if some and all(example["ignore"].all() for example in some):
+                kind = "every box is ignored" if counts[split] else "no boxes"
+                remedy = "label its images, or leave the split out"
+                raise BadInput(self.source, None, f"{split}: {kind} in {len(some):,} images", remedy)
         remarks = [remark for split, some in examples.items() if some for remark in describe(split, some)]
         for split, published in self.published().items():
             found = len(examples[split])

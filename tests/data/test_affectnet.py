@@ -1,4 +1,5 @@
 import csv
+import gzip
 
 import cv2
 import numpy as np
@@ -161,3 +162,12 @@ def test_boxes_are_converted_to_corners_and_null_to_none():
     assert parse_box("NULL", "NULL", "NULL", "NULL") is None
     with pytest.raises(ValueError, match="0 wide"):
         parse_box("10", "20", "0", "40")
+
+
+def test_hidden_files_are_ignored_and_lists_may_be_compressed(tmp_path, npy_layout, csv_layout):
+    (npy_layout / "train_set" / "images" / "._0.jpg").write_bytes(b"junk")
+    of_npy = prepare(tmp_path, npy_layout)
+    text = (csv_layout / "training.csv").read_bytes()
+    (csv_layout / "training.csv.gz").write_bytes(gzip.compress(text))
+    (csv_layout / "training.csv").unlink()
+    assert prepare(tmp_path, csv_layout, overwrite=True).counts == of_npy.counts

@@ -73,8 +73,14 @@ BAD_ROWS = {
     "no category": (spoil("annotations", 0, category_id=1), "annotation 1: no category has the id 1"),
     "no file": (spoil("images", 1, file_name="lost.png"), "train.json: lost.png: no such file"),
     "other size": (
-        spoil("images", 0, height=50, width=40),
-        "train_a.png has 50x40 pixels upright, the file states 40x50",
+        spoil("images", 1, height=50, width=40),
+        "train_b.png has 50x40 pixels upright, the file states 40x50",
+    ),
+    "size of no number": (spoil("images", 1, width="wide"), "train_b.png: its size in the file is 'wide'"),
+    "unclear crowd": (spoil("annotations", 1, iscrowd="maybe"), "annotation 2: iscrowd is 'maybe', not 0 or 1"),
+    "a mask without box": (
+        spoil("annotations", 1, bbox=None, segmentation={"counts": "PQ4", "size": [40, 50]}),
+        "annotation 2: bbox is None, .*; masks are not read",
     ),
 }
 
@@ -89,6 +95,58 @@ def test_bad_entries_are_reported_and_can_be_skipped(tmp_path, source, change, m
     assert len(CocoJson.prepare(tmp_path / "data", source=source, on_bad_row="skip").skipped) == 1
 
 
+def sizes(*values):
+    def change(contents: dict):
+        for image, value in zip(contents["images"], values, strict=True):
+            image["height"] = image["width"] = value
+
+    return change
+
+
+def texts(contents: dict):
+    """Write numbers as strings."""
+    for image in contents["images"]:
+        image.update(id=str(image["id"]), height="40", width="50")
+    for annotation in contents["annotations"]:
+        annotation["bbox"] = [str(value) for value in annotation["bbox"]]
+        annotation["iscrowd"] = str(annotation.get("iscrowd", 0))
+        annotation["category_id"] = str(annotation["category_id"])
+
+
+def masks(contents: dict):
+    for annotation in contents["annotations"]:
+        annotation["segmentation"] = {"counts": [0, 200, 1800], "size": [40, 50]}
+
+
+def backslashes(contents: dict):
+    for image in contents["images"]:
+        image["file_name"] = image["file_name"].replace("/", "\\")
+
+
+@pytest.mark.parametrize("change", [sizes(None, -1), sizes("", 0), texts, masks, backslashes])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_files_as_tools_write_them_give_the_same_boxes(tmp_path, source, change, mark):
+    for split in ("train", "val"):
+        contents = content(split)
+        change(contents)
+        (source / f"{split}.json").write_text(mark + json.dumps(contents), encoding="utf-8")
+    CocoJson.prepare(tmp_path / "data", source=source)
+    image = open_split("coco_json", "train", tmp_path / "data").annotations(0)
+    np.testing.assert_array_equal(image["boxes"], np.float32([[3, 4, 13.5, 20], [3, 1, 13, 5], [20, 4, 50, 20]]))
+    assert image["label"].tolist() == [0, 1, 0] and image["ignore"].tolist() == [False, False, True]
+
+
+def test_a_split_without_boxes_is_an_error_and_a_class_without_boxes_is_reported(tmp_path, source):
+    write(source, "val", {**content("val"), "annotations": content("val")["annotations"][:1]})
+    assert "val has no hat" in CocoJson.prepare(tmp_path / "data", source=source).remarks
+    write(source, "val", {**content("val"), "annotations": []})
+    with pytest.raises(BadInput, match="val: no boxes in 2 images; label its images, or leave the split out"):
+        CocoJson.prepare(tmp_path / "others", source=source)
+    write(source, "val", {**content("val"), "annotations": content("val")["annotations"][2:]})
+    with pytest.raises(BadInput, match="val: every box is ignored in 2 images"):
+        CocoJson.prepare(tmp_path / "others", source=source)
+
+
 def test_files_in_another_format_have_clear_errors(tmp_path, source):
     def assert_error(message: str):
         with pytest.raises((BadInput, FileNotFoundError), match=message):
@@ -97,6 +155,8 @@ def test_files_in_another_format_have_clear_errors(tmp_path, source):
     write(source, "val", {**content("val"), "categories": CATEGORIES[:1]})
     assert_error("val.json: its categories are {7: 'hat'}, those of train.json")
     write(source, "val", {**content("val"), "images": [{"id": 1}]})
+    assert_error("val.json: images, object number 1: file_name is None; each object of images needs file_name")
+    write(source, "val", {**content("val"), "images": None})
     assert_error(
         "val.json: images does not have COCO's format; images must be a list of objects, each with id and file_name"
     )

@@ -149,3 +149,9 @@ def test_the_real_images_are_read_back_with_their_known_boxes(tmp_path, shared_d
         assert image["image"].shape == (720, 1080, 3)
         x, y, width, height = np.array(known[place.removeprefix("image/")]["boxes"]).T
         np.testing.assert_array_equal(image["boxes"], np.stack([x, y, x + width, y + height], axis=1))
+
+
+def test_hidden_files_are_ignored(tmp_path, source):
+    for name in ("image/._1.png", "label/._1.txt", "image/.DS_Store"):
+        (source / name).write_bytes(b"junk")
+    assert not any("._1" in remark for remark in Darkface.prepare(tmp_path / "data", source=source).remarks)

@@ -1,4 +1,7 @@
+import gzip
 import pickle
+import tarfile
+import zipfile
 from collections import Counter
 from inspect import Parameter, signature
 from pathlib import Path
@@ -91,6 +94,55 @@ def test_the_later_format_with_spaces_in_its_header_gives_the_same_data(sheet, w
     assert_is_sheet(tmp_path, sheet)
 
 
+def gzipped(path):
+    compressed = path.with_name("faces.gz")
+    compressed.write_bytes(gzip.compress(path.read_bytes()))
+    return compressed
+
+
+def zipped(path):
+    with zipfile.ZipFile(path.with_name("archive.zip"), "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("__MACOSX/._fer2013.csv", b"junk")
+        archive.writestr("example_submission.csv", b"emotion\n0\n")
+        archive.write(path, "challenge/fer2013.csv")
+    return path.with_name("archive.zip")
+
+
+def tarred(path):
+    (path.parent / "unpacked").mkdir()
+    with tarfile.open(path.parent / "unpacked" / "fer2013.tar.gz", "w:gz") as archive:
+        archive.add(path, "fer2013/fer2013.csv")
+        archive.add(path, "fer2013/README")
+    path.unlink()
+    return path.parent
+
+
+def only_the_folder(path):
+    return path.parent
+
+
+@pytest.mark.parametrize("change", [gzipped, zipped, tarred, only_the_folder])
+def test_compressed_files_and_their_folder_give_the_same_data(sheet, write_csv, tmp_path, change):
+    prepare(change(write_csv(sheet.rows())), tmp_path / "data")
+    assert_is_sheet(tmp_path / "data", sheet)
+
+
+@pytest.mark.parametrize("change", [gzipped, zipped])
+def test_a_damaged_compressed_file_is_an_error_that_names_it(sheet, write_csv, tmp_path, change):
+    path = change(write_csv(sheet.rows()))
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(BadInput, match=f"{path}: cannot be decompressed .*; download it again"):
+        prepare(path, tmp_path / "data")
+
+
+def test_an_archive_of_other_files_is_an_error_that_lists_them(tmp_path):
+    with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
+        archive.writestr("a.csv", "x")
+        archive.writestr("b.csv", "x")
+    with pytest.raises(BadInput, match=r"the archive has a.csv, b.csv, not fer2013.csv or icml_face_data.csv; unpack"):
+        prepare(tmp_path / "other.zip", tmp_path / "data")
+
+
 def folder_source(root, sheet):
     for index, (image, emotion, usage) in enumerate(zip(*sheet, strict=True)):
         split = {"Training": "train", "PublicTest": "validation", "PrivateTest": "test"}[usage]
@@ -110,6 +162,20 @@ def test_a_folder_of_faces_gives_the_same_examples_and_names_their_files(sheet, 
         np.testing.assert_array_equal(batch["label"], [sheet.emotions[i] for i in indices])
 
 
+def test_hidden_and_system_files_of_a_folder_are_ignored_and_other_files_are_named(sheet, tmp_path):
+    root = folder_source(tmp_path / "faces", sheet)
+    for folder in (root, root / "train", root / "train" / "angry"):
+        (folder / ".DS_Store").write_bytes(b"junk")
+        for name in (".ipynb_checkpoints", "__MACOSX"):
+            (folder / name).mkdir()
+            (folder / name / "0.png").write_bytes(b"junk")
+    (root / "train" / "angry" / "._0.png").write_bytes(b"junk")
+    (root / "train" / "angry" / "list.txt").write_text("0.png")
+    done = prepare(root, tmp_path / "data")
+    assert sum(sum(counts.values()) for counts in done.counts.values()) == len(sheet.images)
+    assert any("1 files that are not images were left out (train/angry/list.txt" in remark for remark in done.remarks)
+
+
 def merge_val_and_test(root):
     (root / "validation").rename(root / "merged")
     return "faces: no folder validation; .*train|validation|test"
@@ -123,12 +189,12 @@ def add_an_unknown_class(root):
 def truncate_an_image(root):
     path = root / "train" / "angry" / "0.png"
     path.write_bytes(path.read_bytes()[:500])
-    return "train/angry/0.png: not a readable image; "
+    return "train/angry/0.png: not a readable image "
 
 
 def empty_an_image(root):
     (root / "train" / "angry" / "0.png").write_bytes(b"")
-    return "train/angry/0.png: not a readable image; "
+    return "train/angry/0.png: an empty file; "
 
 
 def enlarge_an_image(root):
@@ -228,7 +294,7 @@ def test_counts_that_differ_from_the_published_counts_need_permission(sheet, wri
     with pytest.raises(BadInput, match=r"train has 6 faces, the published set has 28,709 \(angry 1 instead of 3,995"):
         Fer2013.prepare(tmp_path / "data", source=path)
     assert not (tmp_path / "data").exists()
-    assert len(Fer2013.prepare(tmp_path / "data", source=path, allow_other_counts=True).remarks) == 3
+    assert len(Fer2013.prepare(tmp_path / "data", source=path, allow_other_counts=True).remarks) == 6
 
 
 def test_a_split_without_faces_is_an_error(sheet, write_csv, tmp_path):

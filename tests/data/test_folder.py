@@ -1,3 +1,4 @@
+import shutil
 import tempfile
 
 import cv2
@@ -144,13 +145,51 @@ def test_unreadable_images_stop_the_preparation_or_are_skipped_and_counted(tmp_p
         (lambda root: None, {"identity": "(person"}, "is not a valid regular expression"),
         (lambda root: None, {"channels": 2}, "channels is 2"),
         (lambda root: None, {"val_share": 0.6, "test_share": 0.5}, "leave no images for training"),
-        (lambda root: (root / "calm").rename(root.parent / "calm"), {}, "1 class folders; at least two are needed"),
+        (
+            lambda root: (root / "calm").rename(root.parent / "calm"),
+            {},
+            "only one class folder, excited; at least two",
+        ),
     ],
 )
 def test_bad_folders_and_options_have_clear_errors(tmp_path, folder, change, options, message):
     change(folder)
     with pytest.raises(ValueError, match=message):
         Folder.prepare(tmp_path / "data", source=folder, **options)
+
+
+def test_hidden_and_system_files_are_ignored_in_every_folder(tmp_path, folder):
+    for junk in (".ipynb_checkpoints", "__MACOSX", "@eaDir"):
+        for parent in (folder, folder / "calm"):
+            shutil.copytree(folder / "excited", parent / junk)
+    for name in ("._person00_0.png", ".DS_Store", "Thumbs.db", "desktop.ini"):
+        for parent in (folder, folder / "calm"):
+            (parent / name).write_bytes(b"Mac OS X")
+    done = Folder.prepare(tmp_path / "data", source=folder)
+    assert sum(done.counts["train"].values()) == 84 and list(done.counts["train"]) == ["calm", "excited"]
+    assert not any("left out" in remark for remark in done.remarks)
+
+
+def test_an_image_is_known_by_its_content_and_other_files_are_named(tmp_path, folder):
+    (folder / "calm" / "person00_0.png").rename(folder / "calm" / "without_suffix")
+    (folder / "calm" / "person00_2.png").rename(folder / "calm" / "person00_2.jfif")
+    (folder / "calm" / "notes.txt").write_text("calm faces")
+    done = Folder.prepare(tmp_path / "data", source=folder)
+    assert sum(counts["calm"] for counts in done.counts.values()) == 60
+    assert any("1 files that are not images were left out (calm/notes.txt" in remark for remark in done.remarks)
+
+
+def test_a_class_without_images_is_an_error_and_a_split_without_a_class_is_reported(tmp_path, folder):
+    (folder / "bored").mkdir()
+    with pytest.raises(BadInput, match="no readable image of class bored; add images, remove the class"):
+        Folder.prepare(tmp_path / "data", source=folder)
+    (folder / "bored" / "a.png").write_bytes(b"broken")
+    with pytest.raises(BadInput, match="no readable image of class bored"):  # known only when images are written
+        Folder.prepare(tmp_path / "data", source=folder, on_bad_row="skip")
+    assert not (tmp_path / "data" / "folder").exists()
+    shutil.copy(folder / "calm" / "person00_0.png", folder / "bored" / "a.png")
+    remarks = Folder.prepare(tmp_path / "data", source=folder).remarks
+    assert "val has no bored" in remarks and "test has no bored" in remarks
 
 
 def test_opening_a_missing_split_is_an_error_that_names_the_others(tmp_path, folder):
