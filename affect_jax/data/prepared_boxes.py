@@ -113,7 +113,7 @@ class BoxesBuilder(SourceBuilder, skip_registration=True):
         for split, some in examples.items():
             if some and all(example["ignore"].all() for example in some):
                 kind = "every box is ignored" if counts[split] else "no boxes"
-                remedy = "label its images, or leave the split out"
+                remedy = "label its images" + ("" if split in self.REQUIRED_SPLITS else ", or leave the split out")
                 raise BadInput(self.source, None, f"{split}: {kind} in {len(some):,} images", remedy)
         remarks = [remark for split, some in examples.items() if some for remark in describe(split, some)]
         for split, published in self.published().items():

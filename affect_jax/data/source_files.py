@@ -54,7 +54,7 @@ def describe_others(source: Path, others: dict[Path, str]) -> list[str]:
     if not others:
         return []
     named = "; ".join(f"{path.relative_to(source)}: {reason}" for path, reason in list(others.items())[:3])
-    return [f"{len(others):,} files that are not images were left out ({named})"]
+    return [f"files that are not images were left out: {len(others):,} ({named})"]
 
 
 def subfolders(folder: Path) -> list[Path]:
