@@ -92,7 +92,8 @@ def test_bad_lines_are_reported_and_can_be_skipped(tmp_path, source, text, messa
 
 
 def test_boxes_without_area_are_left_out_and_counted(tmp_path, source):
-    write_list(source, TRAIN.replace("3 4 10 16", "3 4 0 16").replace("20 5 10 12", "20 5 10 0"))
+    without_area = TRAIN.replace("3 4 10 16", "3 4 0 16").replace("20 5 10 12", "20 5 10 0")
+    write_list(source, without_area.replace("2 0 1 1 2 0", "2 0 1 0 2 0"))
     done = Widerface.prepare(tmp_path / "data", source=source)
     assert done.counts["train"] == {"face": 1} and not done.skipped
     (remark,) = [remark for remark in done.remarks if "without area" in remark]
