@@ -70,6 +70,7 @@ def detection_config() -> ConfigDict:
             "buckets": ((640, 640),),  # (height, width) of batches in training, pixels, multiples of 32
             "eval_buckets": (),  # the same for evaluation; (): the sizes of training
             "max_boxes": 100,  # boxes of an image in training, at least 1
+            "epoch_limits": (),  # pairs (regex, most images of an epoch), of training images whose path matches
         }
     )
     config.model = {
@@ -110,6 +111,8 @@ def detection_config() -> ConfigDict:
     config.preprocess = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
     config.transform = {
         "scale_range": (),  # (smallest, largest) scale of a random window; 1 fits the whole image; (): the whole image
+        "side_range": (),  # (smallest, largest) shorter side of a random window, in shorter sides of the image
+        "anywhere_probability": 0.0,  # of such a window to be placed without regard to the boxes, 0 to 1
         "min_face": 0.0,  # pixels of the bucket, at least 0; training ignores smaller boxes
         "horizontal_flip": False,  # of every second image
         "low_light_probability": 0.0,  # 0 to 1
@@ -256,6 +259,8 @@ IMAGE_SIZE = Check(
     lambda size: len(size) == 2 and all(side > 0 and side % 32 == 0 for side in size),
     "must be (height, width), multiples of 32",
 )
+RANGE = Check(lambda pair: not pair or increasing(pair), "must be () or (smallest, largest), both above 0")
+EPOCH_LIMIT = Check(lambda pair: len(pair) == 2 and pair[1] >= 1, "must be (regex, number), the number at least 1")
 MULTIPLIER = Check(lambda pair: len(pair) == 2 and pair[1] >= 0, "must be (regex, factor), the factor at least 0")
 COMMON_CHECKS = {
     "seed": between(0, 2**32 - 1),
@@ -325,6 +330,7 @@ CHECKS = {
         "data.buckets": each(IMAGE_SIZE, count=1),
         "data.eval_buckets": each(IMAGE_SIZE),
         "data.max_boxes": at_least(1),
+        "data.epoch_limits": each(EPOCH_LIMIT),
         "model.neck": one_of(*NECK_LEVELS),
         "model.bn_epsilon": above(0),
         "model.fpn_channels": at_least(1),
@@ -337,9 +343,9 @@ CHECKS = {
         "model.box.canonical_level": between(2, 6),
         "model.box.representation_size": at_least(1),
         "model.box.detections_per_img": at_least(1),
-        "transform.scale_range": Check(
-            lambda scales: not scales or increasing(scales), "must be () or (smallest, largest), both above 0"
-        ),
+        "transform.scale_range": RANGE,
+        "transform.side_range": RANGE,
+        "transform.anywhere_probability": FRACTION,
         "transform.min_face": at_least(0),
         "transform.low_light_probability": FRACTION,
         "transform.low_light_exposure": Check(
@@ -412,6 +418,9 @@ def _classification_rules(config: ConfigDict) -> Iterator[str]:
 
 def _detection_rules(config: ConfigDict) -> Iterator[str]:
     yield from _common_rules(config)
+    if config.transform.scale_range and config.transform.side_range:
+        yield "transform.scale_range and transform.side_range are both set; a window has one size"
+    yield from _regex_rules("data.epoch_limits", [regex for regex, _ in config.data.epoch_limits])
     neck, levels = config.model.neck, len(config.model.anchor_sizes)
     if levels != NECK_LEVELS[neck]:
         yield f"model.anchor_sizes has {levels} levels but the neck {neck} has {NECK_LEVELS[neck]}; give sizes for each"

@@ -103,7 +103,8 @@ def loop_seconds(config: ConfigDict, windows: int, window_steps: int, data_input
     """
     config = ConfigDict(config.to_dict())
     config.init_from, config.init_excuse = "", ()  # the values of the weights do not change the speed
-    num_examples = len(build_task(config).open_split("train"))
+    task = build_task(config)
+    num_examples = task.examples_per_epoch(task.open_split("train"))
     if data_input:
         config.data.input = data_input
     if data_input == "resident":

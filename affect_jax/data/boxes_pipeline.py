@@ -8,6 +8,8 @@ scale float32 [B] (pixels of `image` per pixel of the original), index int32 [B]
 an image begin with at most max_boxes true boxes; the last MAX_IGNORED places are for ignored regions.
 """
 
+import math
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
@@ -43,19 +45,58 @@ def choose_buckets(sizes: np.ndarray, buckets: Sequence[Size]) -> np.ndarray:
     return best_first[:, 0].astype(np.int32)
 
 
+Limits = Sequence[tuple[np.ndarray, int]]
+"""Pairs of images, int32, and the number of them that an epoch visits at most. No image is in two of them."""
+
+
+def find_limited(places: Sequence[str], limits: Sequence[tuple[str, int]]) -> Limits:
+    """Return the images of each limit (regex, number): those whose path the regex matches, and no earlier regex.
+
+    ValueError if a regex matches no image.
+    """
+    first = np.array(
+        [next((n for n, (regex, _) in enumerate(limits) if re.search(regex, path)), -1) for path in places]
+    )
+    found = [(np.flatnonzero(first == n).astype(np.int32), number) for n, (_, number) in enumerate(limits)]
+    if empty := [regex for (regex, _), (images, _) in zip(limits, found, strict=True) if not len(images)]:
+        raise ValueError(f"config.data.epoch_limits: {empty[0]!r} matches no further training image")
+    return found
+
+
+def apply_limits(order: np.ndarray, limits: Limits) -> np.ndarray:
+    """Return the images [P] in the same order, without those of a limit beyond its first `number`."""
+    surplus = [order[np.isin(order, images)][number:] for images, number in limits]
+    return order[~np.isin(order, np.concatenate([order[:0], *surplus]))]
+
+
 class BucketBatches:
     """Random-access source for grain: the plan of training batch number `step`, whose images share a bucket.
 
     An epoch visits every image at least once: the last batch of each bucket is filled with images of the same bucket.
-    The order depends only on the seed and the epoch.
+    Images of `limits` are an exception: each epoch draws some of them. Buckets share the number of a limit in
+    proportion to its images. The order depends only on the seed and the epoch.
     """
 
-    def __init__(self, sizes: np.ndarray, buckets: Sequence[Size], batch_size: int, num_steps: int, seed: int):
+    def __init__(
+        self,
+        sizes: np.ndarray,
+        buckets: Sequence[Size],
+        batch_size: int,
+        num_steps: int,
+        seed: int,
+        limits: Limits = (),
+    ):
         self.buckets = [(int(height), int(width)) for height, width in buckets]
         chosen = choose_buckets(sizes, self.buckets)
         self.members = [np.flatnonzero(chosen == place).astype(np.int32) for place in range(len(self.buckets))]
+        self.limits = [
+            [(images, math.ceil(number * np.isin(images, members).mean())) for images, number in limits]
+            for members in self.members
+        ]
         self.batch_size, self.num_steps, self.seed = batch_size, num_steps, seed
-        self.steps_per_epoch = sum(-(-len(some) // batch_size) for some in self.members)
+        self.steps_per_epoch = sum(
+            -(-len(apply_limits(*some)) // batch_size) for some in zip(self.members, self.limits, strict=True)
+        )
         self._epochs: dict[int, list[tuple[int, np.ndarray]]] = {}  # the epoch that was last asked for
 
     def __len__(self) -> int:
@@ -71,8 +112,9 @@ class BucketBatches:
     def _plan_epoch(self, epoch: int) -> list[tuple[int, np.ndarray]]:
         rng = np.random.default_rng((self.seed, epoch))
         batches = []
-        for bucket, members in enumerate(self.members):
-            order = np.resize(rng.permutation(members), -(-len(members) // self.batch_size) * self.batch_size)
+        for bucket, (members, limits) in enumerate(zip(self.members, self.limits, strict=True)):
+            visits = apply_limits(rng.permutation(members), limits)
+            order = np.resize(visits, -(-len(visits) // self.batch_size) * self.batch_size)
             batches += [(bucket, batch) for batch in order.reshape(-1, self.batch_size)]
         return [batches[place] for place in rng.permutation(len(batches))]
 

@@ -64,7 +64,7 @@ def decode_image(encoded: bytes) -> np.ndarray:
     if image.shape[2] == 4:
         alpha = image[..., 3:].astype(np.float32) / 255
         image = np.round(image[..., :3] * alpha + 255 * (1 - alpha)).astype(np.uint8)
-    return np.ascontiguousarray(image[..., ::-1])
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
 def read_image_size(path: str | Path) -> tuple[int, int]:

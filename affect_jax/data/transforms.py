@@ -35,10 +35,12 @@ def resize(image: np.ndarray, boxes: np.ndarray, scale: float) -> tuple[np.ndarr
     return resized, clip_boxes(boxes * np.float32(scale), resized.shape[:2])
 
 
-def pad(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Pad the image with zeros on the right and at the bottom to `size`."""
+def pad(image: np.ndarray, size: tuple[int, int], top_left: tuple[int, int] = (0, 0)) -> np.ndarray:
+    """Return zeros of `size` with the image placed at top_left (y, x), cut where it does not fit."""
+    y, x = top_left
     padded = np.zeros((*size, 3), np.uint8)
-    padded[: image.shape[0], : image.shape[1]] = image
+    region = padded[y : y + image.shape[0], x : x + image.shape[1]]
+    region[:] = image[: region.shape[0], : region.shape[1]]
     return padded
 
 
@@ -58,45 +60,84 @@ def clip_boxes(boxes: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
     return np.clip(boxes, 0, np.array([width, height, width, height], np.float32))
 
 
+class Window(NamedTuple):
+    """A rectangle in pixels of an image, to be scaled to the network's input; it may extend beyond the image."""
+
+    top_left: tuple[int, int]
+    size: tuple[int, int]
+    scale: float
+
+
 def crop(
     image: np.ndarray, boxes: np.ndarray, top_left: tuple[int, int], size: tuple[int, int]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Crop the window of `size` at top_left (y, x); return its pixels, its boxes, and the mask of kept boxes, bool [N].
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Crop the window of `size` at top_left (y, x) to the image.
 
-    A box is kept where its centre is inside the window, and clipped at the window's border.
+    Returns its pixels; its boxes [M, 4], clipped at its border; their positions among the N, int [M]; and `partial`,
+    bool [M]: boxes that reach into the window although their centre is outside. Half a face is neither an object nor
+    background, so that these should be ignored.
     """
-    y, x = top_left
-    image = image[y : y + size[0], x : x + size[1]]
-    centres = (boxes[:, :2] + boxes[:, 2:]) / 2 - (x, y)
-    kept = ((centres >= 0) & (centres < image.shape[1::-1])).all(axis=1)
-    moved = boxes[kept] - np.array([x, y, x, y], np.float32)
-    return image, clip_boxes(moved, image.shape[:2]), kept
+    (top, left), (bottom, right) = np.maximum(top_left, 0), np.add(top_left, size)
+    image = image[top:bottom, left:right]
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2 - (left, top)
+    inside = ((centres >= 0) & (centres < image.shape[1::-1])).all(axis=1)
+    moved = clip_boxes(boxes - np.array([left, top, left, top], np.float32), image.shape[:2])
+    (kept,) = np.nonzero((moved[:, 2:] > moved[:, :2]).all(axis=1))
+    return image, moved[kept], kept, ~inside[kept]
 
 
-def random_scale_crop(
-    image: np.ndarray,
+def random_corner(
+    image_size: tuple[int, int], window: tuple[int, int], boxes: np.ndarray, rng: np.random.Generator
+) -> tuple[int, int]:
+    """Draw the top left corner (y, x) of a window that contains the centre of a random box, if there is any.
+
+    The window is inside the image or, along an axis on which it is larger, contains the image.
+    """
+    corner = []
+    centre = boxes[rng.integers(len(boxes))].reshape(2, 2).mean(axis=0)[::-1].astype(int) if len(boxes) else None
+    for axis, (length, side) in enumerate(zip(window, image_size, strict=True)):
+        low, high = min(0, side - length), max(0, side - length)
+        if centre is not None:
+            low, high = np.clip((centre[axis] - length + 1, centre[axis]), low, high)
+        corner.append(int(rng.integers(low, high + 1)))
+    return tuple(corner)
+
+
+def random_scale_window(
+    image_size: tuple[int, int],
     boxes: np.ndarray,
     size: tuple[int, int],
     scale_range: tuple[float, float],
     rng: np.random.Generator,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
-    """Crop a window that fills `size` at a random scale, so that the network sees each face at many sizes.
+) -> Window:
+    """Draw a window inside the image that fills `size` at a random scale, so that faces are seen at many sizes.
 
     The scale is drawn log-uniformly from scale_range, relative to the scale at which the whole image fits. The window
-    contains the centre of a random box, if there is any. Returns its pixels before scaling, its boxes, which of the N
-    are kept (see `crop`), and the scale to resize it by.
+    contains the centre of a random box, if there is any.
     """
-    scale = fitting_scale(image.shape[:2], size) * np.exp(rng.uniform(*np.log(scale_range)))
-    window = [min(side, max(1, int(wanted / scale))) for side, wanted in zip(image.shape[:2], size, strict=True)]
-    lowest, highest = [0, 0], [side - cut for side, cut in zip(image.shape[:2], window, strict=True)]
-    if len(boxes):
-        x1, y1, x2, y2 = boxes[rng.integers(len(boxes))]
-        for axis, centre in enumerate((int((y1 + y2) / 2), int((x1 + x2) / 2))):
-            last = highest[axis]
-            lowest[axis] = min(max(0, centre - window[axis] + 1), last)
-            highest[axis] = max(min(last, centre), lowest[axis])
-    top_left = tuple(int(rng.integers(low, high + 1)) for low, high in zip(lowest, highest, strict=True))
-    return *crop(image, boxes, top_left, tuple(window)), float(scale)
+    scale = fitting_scale(image_size, size) * np.exp(rng.uniform(*np.log(scale_range)))
+    window = tuple(min(side, max(1, int(wanted / scale))) for side, wanted in zip(image_size, size, strict=True))
+    return Window(random_corner(image_size, window, boxes, rng), window, float(scale))
+
+
+def random_side_window(
+    image_size: tuple[int, int],
+    boxes: np.ndarray,
+    size: tuple[int, int],
+    side_range: tuple[float, float],
+    anywhere_probability: float,
+    rng: np.random.Generator,
+) -> Window:
+    """Draw a window with the shape of `size`, whose shorter side is a random multiple of the image's shorter side.
+
+    The multiple is drawn uniformly from side_range; a window that is larger than the image contains it. The window
+    contains the centre of a random box, if there is any; with anywhere_probability it is placed without regard to the
+    boxes. The sizes are the sample redistribution of SCRFD (Guo et al. 2021, arXiv:2105.04714).
+    """
+    scale = min(size) / (rng.uniform(*side_range) * min(image_size))
+    window = tuple(max(1, round(side / scale)) for side in size)
+    boxes = boxes[:0] if rng.random() < anywhere_probability else boxes
+    return Window(random_corner(image_size, window, boxes, rng), window, float(scale))
 
 
 def flip_horizontally(image: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -293,33 +334,43 @@ def transform(
     rng: np.random.Generator,
     *,
     scale_range: tuple[float, ...] = (),
+    side_range: tuple[float, ...] = (),
+    anywhere_probability: float = 0.0,
     min_face: float = 0.0,
     **settings,
 ) -> dict[str, np.ndarray]:
     """Fit an image with its boxes into `bucket`, the size of the network's input, and change it at random.
 
-    scale_range: crop a window at a scale in this range, see `random_scale_crop`; empty keeps the whole image.
+    scale_range: crop a window at a scale in this range, see `random_scale_window`.
+    side_range, anywhere_probability: crop a window of a size in this range, see `random_side_window`.
+    If both ranges are empty, the whole image is used.
     min_face: ignore boxes whose shorter side is below this number of pixels of the bucket.
     settings: keyword arguments of TRANSFORMS; all are off by default. They act after scaling, and not on the padding.
 
     Returns image uint8 [*bucket, 3], boxes float32 [M, 4], label int32 [M], ignore bool [M], image_size int32 [2] (the
-    size without padding), scale float32. TypeError on an unknown setting.
+    size without padding on the right and at the bottom), scale float32. TypeError on an unknown setting.
     """
     if unknown := settings.keys() - {name for names in TRANSFORMS.values() for name in names}:
         raise TypeError(f"unknown transform settings: {', '.join(sorted(unknown))}")
-    scale = fitting_scale(image.shape[:2], bucket)
+    size, faces = image.shape[:2], boxes[~ignore]
     if scale_range:
-        image, boxes, kept, scale = random_scale_crop(image, boxes, bucket, scale_range, rng)
-        label, ignore = label[kept], ignore[kept]
-    image, boxes = resize(image, boxes, scale)
+        window = random_scale_window(size, faces, bucket, scale_range, rng)
+    elif side_range:
+        window = random_side_window(size, faces, bucket, side_range, anywhere_probability, rng)
+    else:
+        window = Window((0, 0), size, fitting_scale(size, bucket))
+    image, boxes, kept, partial = crop(image, boxes, window.top_left, window.size)
+    image, boxes = resize(image, boxes, window.scale)
     for change, names in TRANSFORMS.items():
         image, boxes = change(rng, image, boxes, **{name: settings[name] for name in names if name in settings})
     small = (boxes[:, 2:] - boxes[:, :2]).min(axis=1) < min_face
+    y, x = (round(max(0, -start) * window.scale) for start in window.top_left)
+    image_size = np.minimum(np.add(image.shape[:2], (y, x)), bucket)
     return {
-        "image": pad(image, bucket),
-        "boxes": boxes.astype(np.float32),
-        "label": label.astype(np.int32),
-        "ignore": ignore | small,
-        "image_size": np.array(image.shape[:2], np.int32),
-        "scale": np.float32(scale),
+        "image": pad(image, bucket, (y, x)),
+        "boxes": clip_boxes(boxes + np.array([x, y, x, y], np.float32), image_size).astype(np.float32),
+        "label": label[kept].astype(np.int32),
+        "ignore": ignore[kept] | partial | small,
+        "image_size": image_size.astype(np.int32),
+        "scale": np.float32(window.scale),
     }

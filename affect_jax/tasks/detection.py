@@ -90,6 +90,16 @@ class Detection(Task):
         images = {name: jnp.asarray(batch[name]) for name in ("image", "image_size")}
         return prepare_batch(images, self.config.preprocess.mean, self.config.preprocess.std)
 
+    def examples_per_epoch(self, split) -> int:
+        """Return the number of images that an epoch visits."""
+        limits = self.epoch_limits(split)
+        return len(split) - sum(max(0, len(images) - number) for images, number in limits)
+
+    def epoch_limits(self, split) -> boxes_pipeline.Limits:
+        """Return the images of each limit of the config."""
+        limits = self.config.data.epoch_limits
+        return boxes_pipeline.find_limited(split.places(np.arange(len(split))), limits) if limits else ()
+
     def steps_per_dispatch(self) -> int:
         """Return 1: batches differ in size."""
         return 1
@@ -98,7 +108,7 @@ class Detection(Task):
         """Return the batches of a run."""
         data = self.config.data
         source = boxes_pipeline.BucketBatches(
-            split.sizes(), data.buckets, self.config.batch_size, total_steps, self.config.seed
+            split.sizes(), data.buckets, self.config.batch_size, total_steps, self.config.seed, self.epoch_limits(split)
         )
         batches = boxes_pipeline.boxes_stream_iterator(
             source,

@@ -95,6 +95,10 @@ class Task(ABC):
     def normalized_images(self, split: Any, count: int) -> jax.Array:
         """Return the first `count` images as the network's inputs, to measure BatchNorm statistics on."""
 
+    def examples_per_epoch(self, split: Any) -> int:
+        """Return the number of examples of an epoch of training on `split`."""
+        return len(split)
+
     @abstractmethod
     def steps_per_dispatch(self) -> int:
         """Return the number of training steps per call to the device."""

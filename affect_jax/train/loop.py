@@ -64,7 +64,7 @@ class Trainer:
         self.validation = task.evaluation("val")
         self.description = task.describe(train_split, self.validation)
 
-        num_examples = len(train_split)
+        num_examples = task.examples_per_epoch(train_split)
         self.steps_per_epoch = num_examples / config.batch_size
         self.total_steps = epochs_to_steps(config.total_epochs, num_examples, config.batch_size)
         self.eval_steps = evaluation_steps(config, num_examples, self.total_steps)

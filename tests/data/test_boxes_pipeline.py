@@ -7,6 +7,7 @@ from affect_jax.data.boxes_pipeline import (
     BucketBatches,
     boxes_stream_iterator,
     choose_buckets,
+    find_limited,
     merge_boxes,
     pad_boxes,
     padded_box_batches,
@@ -100,6 +101,42 @@ def test_the_plan_of_a_step_depends_only_on_seed_and_step():
     assert late[37].indices.tolist() == forward[37].indices.tolist() and late[37].step == 37
     other = plan(seed=4)
     assert any(other[step].indices.tolist() != late[step].indices.tolist() for step in range(6))
+
+
+def test_limited_images_are_drawn_again_for_each_epoch_and_all_others_are_visited():
+    places = [
+        f"images/{event}/{n}.jpg" for event, count in (("march", 30), ("talk", 20), ("zoo", 7)) for n in range(count)
+    ]
+    limits = find_limited(places, [("/march/", 9), ("talk", 4), ("images/.*", 100)])
+    assert [len(images) for images, _ in limits] == [30, 20, 7]
+    with pytest.raises(ValueError, match="'talk/1' matches no further"):
+        find_limited(places, [("talk", 4), ("talk/1", 3)])
+
+    def source(seed: int) -> BucketBatches:
+        return BucketBatches(
+            np.array([[40, 60]] * 57), [(48, 64)], batch_size=4, num_steps=40, seed=seed, limits=limits
+        )
+
+    batches, drawn = source(0), []
+    assert batches.steps_per_epoch == 5  # 9 + 4 + 7 images
+    for epoch in range(8):
+        plans = [batches[5 * epoch + step].indices for step in range(5)]
+        visits = set(np.concatenate(plans).tolist())
+        events = [places[index].split("/")[1] for index in visits]
+        assert [events.count(event) for event in ("march", "talk", "zoo")] == [9, 4, 7]
+        drawn.append(frozenset(visits))
+    assert len(set(drawn)) == 8 and len(frozenset().union(*drawn)) > 45
+    assert [source(0)[step].indices.tolist() for step in (37, 2)] == [batches[s].indices.tolist() for s in (37, 2)]
+    assert source(1)[0].indices.tolist() != batches[0].indices.tolist()
+
+
+def test_buckets_share_a_limit_in_proportion_to_its_images():
+    sizes = np.array([[40, 60], [40, 60], [60, 40], [60, 40], [60, 40], [60, 40]] * 3)
+    limits = [(np.arange(12), 6)]  # 4 wide and 8 high images
+    source = BucketBatches(sizes, BUCKETS[:2], batch_size=1, num_steps=60, seed=0, limits=limits)
+    assert source.steps_per_epoch == 2 + 2 + 4 + 4
+    visits = [source[step].indices[0] for step in range(12)]
+    assert sum(index < 12 for index in visits) == 6 and len(set(visits)) == 12
 
 
 def test_a_bucket_with_fewer_images_than_a_batch_repeats_them():

@@ -75,7 +75,9 @@ def test_the_markers_are_in_their_boxes_after_any_crop_scale_and_flip():
         assert (out["boxes"] >= 0).all() and (out["boxes"] <= (width, height, width, height)).all()
         for box, channel, ignore in zip(out["boxes"], out["label"], out["ignore"], strict=True):
             side = (box[2:] - box[:2]).min()
-            assert ignore == (channel == 2 or side < 9)
+            whole = np.allclose(box[2:] - box[:2], (boxes[channel, 2:] - boxes[channel, :2]) * out["scale"], atol=0.01)
+            assert ignore or not (channel == 2 or side < 9)
+            assert not ignore or not whole or channel == 2 or side < 9
             if side > 4:
                 np.testing.assert_allclose(found_box(out["image"], channel), box, atol=0.6)
         kept_all += len(out["boxes"]) == 3
@@ -85,13 +87,54 @@ def test_the_markers_are_in_their_boxes_after_any_crop_scale_and_flip():
     assert 10 < kept_all < 140
 
 
-def test_a_crop_keeps_and_clips_the_boxes_whose_centre_is_inside():
+def test_a_crop_clips_its_boxes_and_names_those_whose_centre_is_outside():
     image, boxes = marked(200, 300, THREE)
-    cropped, moved, kept = transforms.crop(image, boxes, (30, 20), (100, 250))
-    assert kept.tolist() == [True, False, False]  # 273 is outside 20 + 250
-    np.testing.assert_array_equal(moved, [[0, 0, 20, 20]])
+    cropped, moved, kept, partial = transforms.crop(image, boxes, (30, 20), (100, 250))
+    assert kept.tolist() == [0, 1] and partial.tolist() == [False, True]  # centre 273 is outside 20 + 250
+    np.testing.assert_array_equal(moved, [[0, 0, 20, 20], [230, 0, 250, 30]])
     np.testing.assert_array_equal(cropped, image[30:130, 20:270])
+    beyond, moved, kept, partial = transforms.crop(image, boxes, (-10, 100), (400, 400))
+    np.testing.assert_array_equal(beyond, image[:, 100:])
+    assert kept.tolist() == [1, 2] and not partial.any()
     assert transforms.crop(image, boxes[:0], (0, 0), (9, 9))[1].shape == (0, 4)
+
+
+@pytest.mark.parametrize("shape", [(200, 300), (310, 200)])
+@pytest.mark.parametrize("bucket", [(128, 128), BUCKET])
+def test_markers_are_in_their_boxes_in_windows_of_any_side_also_beyond_the_image(shape, bucket):
+    image, boxes = marked(*shape, [[10, 20, 40, 50], [150, 30, 197, 60], [120, 120, 160, 199]])
+    multiples, beyond = [], 0
+    for seed in range(150):
+        rng = np.random.default_rng(seed)
+        settings = {"side_range": (0.3, 2.0), "anywhere_probability": 0.3, "horizontal_flip": True, "min_face": 9.0}
+        out = transform(image, boxes, np.arange(3), np.zeros(3, bool), bucket, rng, **settings)
+        multiples.append(min(bucket) / out["scale"] / min(shape))
+        height, width = out["image_size"]
+        assert (out["boxes"] >= 0).all() and (out["boxes"] <= (width, height, width, height)).all()
+        assert not out["image"][height:].any() and not out["image"][:, width:].any()
+        beyond += not out["image"][0].any() or not out["image"][:, 0].any()
+        for box, channel, ignore in zip(out["boxes"], out["label"], out["ignore"], strict=True):
+            side = boxes[channel, 2:] - boxes[channel, :2]
+            share = np.prod((box[2:] - box[:2]) / (side * out["scale"]))
+            # a box with its centre inside keeps at least a quarter of its area
+            assert ignore or (share > 0.24 and (box[2:] - box[:2]).min() >= 9)
+            assert not ignore or share < 0.76 or (box[2:] - box[:2]).min() < 9
+            if (box[2:] - box[:2]).min() > 4:
+                np.testing.assert_allclose(found_box(out["image"], channel), box, atol=1.1)
+    assert 0.3 <= min(multiples) < 0.35 and 1.9 < max(multiples) <= 2.0
+    assert np.median(multiples) == pytest.approx(1.15, rel=0.15) and beyond > 30
+
+
+def test_windows_have_a_face_except_those_placed_anywhere():
+    image, boxes = marked(400, 600, [[20, 350, 50, 380]])
+
+    def share_of_empty(anywhere_probability: float) -> float:
+        settings = {"side_range": (0.3, 0.5), "anywhere_probability": anywhere_probability}
+        arguments = image, boxes, np.zeros(1, int), np.zeros(1, bool), (64, 64)
+        outs = [transform(*arguments, np.random.default_rng(seed), **settings) for seed in range(200)]
+        return np.mean([not (~out["ignore"]).any() for out in outs])
+
+    assert share_of_empty(0.0) == 0 < 0.3 < share_of_empty(0.5) < 0.6 < 0.8 < share_of_empty(1.0)
 
 
 def test_flipping_twice_changes_nothing():
