@@ -1,6 +1,7 @@
 """Files: those of a folder, atomic writing, and errors that name the file."""
 
 import os
+import stat
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -54,6 +55,23 @@ def is_folder(entry: os.DirEntry) -> bool:
         return entry.is_dir()
     except OSError:  # a link to itself, or to a folder that may not be entered
         return False
+
+
+def open_regular(path: str | Path) -> BinaryIO:
+    """Open a file for reading; ValueError with only the reason if it is missing, empty, a folder or a device."""
+    try:
+        status = os.stat(path)
+        if stat.S_ISDIR(status.st_mode):
+            raise ValueError("a folder")
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError("a device or a pipe, not a file")
+        if not status.st_size:
+            raise ValueError("an empty file")
+        return open(path, "rb")
+    except FileNotFoundError:
+        raise ValueError("a link to a missing file" if os.path.islink(path) else "no such file") from None
+    except OSError as error:
+        raise ValueError(error.strerror) from None
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
+from absl import logging
 
 from affect_jax.data.images import decode_image, read_encoded, read_image_size
 from affect_jax.data.prepared import Records, SourceBuilder
@@ -131,8 +132,9 @@ class BoxesBuilder(SourceBuilder, skip_registration=True):
 
     def encode(self, example: dict) -> dict:
         """Return the encoded image unchanged, after checking that it can be decoded to the size in its header."""
-        encoded = read_encoded(Path(self.source) / example["file"])
-        height, width = decode_image(encoded).shape[:2]
+        path = Path(self.source) / example["file"]
+        encoded = read_encoded(path)
+        height, width = decode_image(encoded, lambda remark: logging.warning("%s: %s", path, remark)).shape[:2]
         if (height, width) != tuple(example["size"]):
             found = "x".join(map(str, example["size"][::-1]))
             raise ValueError(f"the header announces {found} pixels, the image has {width}x{height}")
