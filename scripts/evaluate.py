@@ -1,7 +1,7 @@
 """Evaluate a run's best checkpoint: python scripts/evaluate.py --workdir=runs/fer_vgg --split=test [--tta=flip]
 
     python scripts/evaluate.py --workdir=runs/widerface_rcnn [--dark] [--brighten=clahe] [--data=darkface]
-    python scripts/evaluate.py --workdir=runs/widerface_rcnn --centerface=centerface.onnx
+    python scripts/evaluate.py --workdir=runs/widerface_rcnn --peer=yunet,centerface --peer_file=yunet.onnx,center.onnx
 
 The result is printed and recorded in the workdir: metrics.json, predictions/, figures/ and report.html. Choose between
 runs by val; evaluate on test once, at the end. Several processes share the work, as in training.
@@ -30,16 +30,19 @@ OPTIONS = {
         flags.DEFINE_enum("brighten", "none", ("none", "equalize", "clahe"), "Detectors: brighten the images."),
         flags.DEFINE_string("data", "", "Detectors: evaluate on this prepared data set instead of the run's own."),
         flags.DEFINE_string("data_dir", "", "Detectors: folder of that data set, if it is not the run's."),
-        flags.DEFINE_string("centerface", "", "Detectors: CenterFace's ONNX file, to evaluate it as well."),
+        flags.DEFINE_list("buckets", [], "Detectors: sizes of the input in place of the config's, such as 640x640."),
+        flags.DEFINE_bool("large_faces", False, "Detectors: evaluate on crops around the 40 largest faces."),
+        flags.DEFINE_list("peer", [], "Detectors: published detectors to evaluate as well: yunet, centerface."),
+        flags.DEFINE_list("peer_file", [], "Detectors: the ONNX file of each peer, in the same order."),
     ),
 }
-"""Flags by task: the arguments of its `evaluation` method, and the peer."""
+"""Flags by task: the arguments of its `evaluation` method, and the peers."""
 
 
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
-    from affect_jax.evaluate.centerface import CenterFace
+    from affect_jax.evaluate.peers import load_peers
     from affect_jax.runs.evaluation import evaluate_function, evaluate_run
     from affect_jax.runs.text import compare_evaluations, describe_evaluation
     from affect_jax.runs.workdir import Workdir, load_config
@@ -54,21 +57,19 @@ def main(argv):
         if wrong := [flag.name for task in OPTIONS if task != name for flag in OPTIONS[task] if flag.present]:
             raise ValueError(f"--{wrong[0]} is not an option for {name}")
         task, options = TASKS[name], {flag.name: flag.value for flag in OPTIONS[name]}
-        file = options.pop("centerface", "")
-        if file and jax.process_count() > 1:
-            raise ValueError("--centerface needs a single process")
-        centerface = CenterFace(file) if file else None
+        peers = load_peers(options.pop("peer", []), options.pop("peer_file", []))
+        if peers and jax.process_count() > 1:
+            raise ValueError("--peer needs a single process")
         metrics = evaluate_run(run.path, SPLIT.value, **options)
         if jax.process_index() > 0:
             return
         print(describe_evaluation(metrics, task))
-        if centerface:
-            evaluations = {
-                "this run": metrics,
-                "CenterFace": evaluate_function(centerface, run.path, SPLIT.value, **options),
+        if peers:
+            evaluations = {"this run": metrics} | {
+                name: evaluate_function(peer, run.path, SPLIT.value, **options) for name, peer in peers.items()
             }
             print(compare_evaluations(evaluations, task))
-        print(run.report)
+    print(run.report)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,10 @@ IOU_THRESH = 0.5
 SCORE_THRESH = 0.5
 HEIGHT_EDGES = (0, 8, 16, 32, 64, 128, np.inf)
 """Edges of the height groups of recall_by_height, in pixels."""
+PRECISIONS = (0.8, 0.9)
+"""Precisions of recall_at_precision_80 and recall_at_precision_90."""
+SAME_FACE = 0.5
+"""Share of the smaller of two boxes above which they show the same object."""
 TOOL_THRESHOLDS = 1000
 RESAMPLES = 500
 CURVE_POINTS = 101
@@ -218,6 +222,49 @@ def recall_by_height(matches: Matches) -> dict[str, dict[str, float]]:
     return groups
 
 
+def recall_at_precision(precision: np.ndarray, recall: np.ndarray, least: float) -> float:
+    """Return the highest recall at which the precision is at least `least`, 0 if there is none."""
+    return float(recall[precision >= least].max(initial=0.0))
+
+
+def same_object(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Return which of boxes [N, 4] and others [M, 4] show the same object, bool [N, M].
+
+    They do if the centre of the other is in the box, or if they share more than SAME_FACE of the smaller area.
+    """
+    centres = (others[:, :2] + others[:, 2:]) / 2
+    inside = ((centres >= boxes[:, None, :2]) & (centres < boxes[:, None, 2:])).all(axis=2)
+    top_left = np.maximum(boxes[:, None, :2], others[None, :, :2])
+    bottom_right = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
+    shared = np.prod(np.maximum(bottom_right - top_left, 0), axis=2)
+    areas, other_areas = (np.prod(some[:, 2:] - some[:, :2], axis=1) for some in (boxes, others))
+    return inside | (shared > SAME_FACE * np.minimum(areas[:, None], other_areas))
+
+
+def single_boxes(truth: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return the positions of the boxes of an image that no other box overlaps by same_object and that count."""
+    near = same_object(truth["boxes"], truth["boxes"])
+    near |= near.T
+    return np.flatnonzero((near.sum(axis=1) == 1) & ~truth["ignore"])
+
+
+def largest_single_boxes(truths: Truths, count: int) -> list[tuple[int, int]]:
+    """Return (image, position) of the `count` single boxes of the largest shorter side, largest first."""
+    single = [(image, int(at)) for image, truth in enumerate(truths) for at in single_boxes(truth)]
+    sides = [np.min(np.diff(truths[image]["boxes"][at].reshape(2, 2), axis=0)) for image, at in single]
+    return [single[place] for place in np.argsort(-np.array(sides), kind="stable")[:count]]
+
+
+def count_repeated(truths: Truths, detections: Detections) -> dict[str, int]:
+    """Return the number of single boxes, and of those with two or more detections at SCORE_THRESH by same_object."""
+    counts = []
+    for truth, found in zip(truths, detections, strict=True):
+        boxes = truth["boxes"][single_boxes(truth)]
+        counts.append(same_object(boxes, found["boxes"][found["scores"] >= SCORE_THRESH]).sum(axis=1))
+    counts = np.concatenate(counts)
+    return {"boxes": len(counts), "repeated": int(np.sum(counts > 1))}
+
+
 def height_group(low: float, high: float) -> str:
     """Return the name of the group of heights from `low` to less than `high` pixels."""
     return f"{low} px and more" if np.isinf(high) else f"{low} to {high} px"
@@ -230,8 +277,9 @@ def detection_metrics(truths: Truths, detections: Detections, class_names: Seque
     "ap50_tool" that of the tools of WIDER FACE and DARK FACE, and "coco_..." are COCO's metrics. At score 0.5 and IoU
     0.5, "recall" is the share of ground-truth boxes that are detected, and "precision" the share of detections that are
     right. A published "accuracy" of a face detector is often this recall, which ignores false detections: read it
-    together with the precision. "recall_by_height" and "curve" (precision at recalls from 0 to 1) are of all classes
-    together. ValueError if no image has a ground-truth box.
+    together with the precision. "recall_at_precision_90" is the highest recall at a precision of 0.9 or more.
+    "recall_by_height", "repeated" (see count_repeated) and "curve" (precision at recalls from 0 to 1) are of all
+    classes together. ValueError if no image has a ground-truth box.
     """
     present = sorted({int(label) for truth in truths for label in truth["label"][~truth["ignore"]]})
     if not present:
@@ -252,6 +300,11 @@ def detection_metrics(truths: Truths, detections: Detections, class_names: Seque
         **coco_metrics(truths, detections, class_names),
         "recall": float(np.mean(together.found_score >= SCORE_THRESH)),
         "precision": float(np.mean(together.right[sure])) if sure.any() else 0.0,
+        **{
+            f"recall_at_precision_{round(100 * least)}": recall_at_precision(precision, recall, least)
+            for least in PRECISIONS
+        },
+        "repeated": count_repeated(truths, detections),
         "per_class": ap,
         "recall_by_height": recall_by_height(together),
         "curve": curve(precision, recall),

@@ -65,7 +65,7 @@ def evaluate_function(
     for batch in task.evaluation_batches(evaluation):
         for row in np.flatnonzero(batch["mask"]):
             height, width = batch["image_size"][row]
-            found = detect(batch["image"][row, :height, :width])
+            found = detect(np.ascontiguousarray(batch["image"][row, :height, :width]))
             detections[batch["index"][row]] = {**found, "boxes": found["boxes"] / batch["scale"][row]}
     metrics = detection_metrics(ground_truth(evaluation.split), detections, evaluation.split.class_names)
     return {**evaluation.about, **metrics}

@@ -3,6 +3,7 @@
 B batch, N ground-truth boxes padded, D detections of an image. Batches are those of affect_jax.data.boxes_pipeline.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -13,10 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from affect_jax.config import IMAGE_SIZE
 from affect_jax.data import boxes_pipeline, open_split
+from affect_jax.data.box_crops import BoxCrops
+from affect_jax.data.boxes_pipeline import Size
 from affect_jax.data.transforms import fitting_scale, transform
 from affect_jax.evaluate.anchor_coverage import best_anchor_iou, coverage_by_height
-from affect_jax.evaluate.detection import detection_metrics, paired_bootstrap
+from affect_jax.evaluate.detection import detection_metrics, largest_single_boxes, paired_bootstrap
 from affect_jax.evaluate.figures import draw_boxes
 from affect_jax.evaluate.sections import Metrics, Section, Table, metrics_table
 from affect_jax.files import whole_file
@@ -45,6 +49,8 @@ BRIGHTENINGS = {
     "clahe": {"clahe_probability": 1.0},
 }
 """Ways to brighten an image before detection, as settings of data.transforms.transform."""
+LARGE_FACES, LARGE_FACE_MARGIN = 40, 1.5
+"""Number of crops around the largest faces of a split, and the side of a crop in longer sides of its face."""
 VAL_METRICS = ("ap50", "ap50_tool", "coco_ap", "recall", "precision")
 TRUTH_FIELDS, DETECTION_FIELDS = ("boxes", "label", "ignore"), ("boxes", "scores", "label")
 
@@ -130,20 +136,36 @@ class Detection(Task):
         return make_predict_fn(apply, self.config.preprocess.mean, self.config.preprocess.std)
 
     def evaluation(
-        self, split_name: str, dark: bool = False, brighten: str = "none", data: str = "", data_dir: str | Path = ""
+        self,
+        split_name: str,
+        dark: bool = False,
+        brighten: str = "none",
+        data: str = "",
+        data_dir: str | Path = "",
+        buckets: Sequence[str] = (),
+        large_faces: bool = False,
     ) -> Evaluation:
         """Return the evaluation of a split of the run's data set, or of the set `data` in `data_dir`.
 
         `dark` applies the low-light simulator to the images; `brighten`, one of BRIGHTENINGS, brightens them after it.
+        `buckets` are sizes of the network's input, such as "640x640" (height, width), in place of the config's.
+        `large_faces` evaluates on crops around the largest faces of the split.
         """
         of_run = self.config.data
         name, options = (data, {}) if data else (of_run.name, of_run.options.to_dict())
-        changes = (["dark"] if dark else []) + ([brighten] if brighten != "none" else [])
+        split = open_split(name, split_name, data_dir or of_run.data_dir, **options)
+        changes = ["dark"] if dark else []
+        changes += [brighten] if brighten != "none" else []
+        changes += [*buckets]
+        if large_faces:
+            split = BoxCrops(split, largest_single_boxes(ground_truth(split), LARGE_FACES), LARGE_FACE_MARGIN)
+            changes.append("large_faces")
+        settings = ({"low_light_probability": 1.0} if dark else {}) | BRIGHTENINGS[brighten]
         return Evaluation(
             "_".join([*([data] if data else []), split_name, *changes]),
             {"split": ", ".join([name, split_name, *changes])},
-            open_split(name, split_name, data_dir or of_run.data_dir, **options),
-            ({"low_light_probability": 1.0} if dark else {}) | BRIGHTENINGS[brighten],
+            split,
+            {"transform": settings, "buckets": [parse_size(text) for text in buckets]},
         )
 
     def evaluation_batches(self, evaluation: Evaluation, rows: slice = slice(None)) -> Iterator[HostBatch]:
@@ -152,9 +174,9 @@ class Detection(Task):
         return boxes_pipeline.padded_box_batches(
             evaluation.split,
             self.config.eval_batch_size,
-            data.eval_buckets or data.buckets,
+            evaluation.options["buckets"] or data.eval_buckets or data.buckets,
             data.max_boxes,
-            evaluation.options,
+            evaluation.options["transform"],
             self.config.seed,
             rows,
             data.num_workers,
@@ -245,11 +267,20 @@ class Detection(Task):
         def read_image(index: int) -> tuple[np.ndarray, str]:
             """Return an image as the evaluation's options change it, in its original size, and its name."""
             example, rng = split.read_image(index), np.random.default_rng((seed, index))
-            seen = transform(**example, bucket=example["image"].shape[:2], rng=rng, **evaluation.options)
+            seen = transform(**example, bucket=example["image"].shape[:2], rng=rng, **evaluation.options["transform"])
             return seen["image"], split.places([index])[0]
 
         truths, detections = ground_truth(split), predictions["detections"]
         return detection_report.sections(evaluations, evaluation.name, truths, detections, read_image)
+
+
+def parse_size(text: str) -> Size:
+    """Return the height and width in a text such as "768x1024"; ValueError if they are not multiples of 32."""
+    found = re.fullmatch(r"(\d+)x(\d+)", text)
+    size = tuple(map(int, found.groups())) if found else ()
+    if not IMAGE_SIZE.holds(size):
+        raise ValueError(f"a bucket is {text!r}; it {IMAGE_SIZE.words}, such as 768x1024")
+    return size
 
 
 def ground_truth(split) -> list[dict[str, np.ndarray]]:

@@ -36,6 +36,18 @@ def evaluated_images(metrics: Metrics) -> tuple[str, tuple]:
     return f"{metrics['split']}: {text}", (metrics["num_ignored"], *metrics["per_class"])
 
 
+def repeated_text(metrics: Metrics) -> str:
+    """Return the number of repeated boxes, or "" for metrics of an older version."""
+    repeated = metrics.get("repeated")
+    return f"{repeated['repeated']} of {repeated['boxes']}" if repeated else ""
+
+
+REPEATED_COLUMN = Column(
+    "Repeated",
+    repeated_text,
+    "ground-truth boxes that have two or more detections with a score of at least 0.5, among those that overlap no"
+    " other; a detection belongs to a box if its centre is in it, or if they share half of the smaller area",
+)
 PRESENTATION = Presentation(
     columns=(
         number_column("AP50", "ap50", ".2%", "area under the precision-recall curve at IoU 0.5"),
@@ -44,6 +56,13 @@ PRESENTATION = Presentation(
         number_column("COCO AP", "coco_ap", ".2%", "mean AP over IoU thresholds from 0.5 to 0.95"),
         number_column("Recall", "recall", ".2%", "share of ground-truth boxes detected, at score 0.5 and IoU 0.5"),
         number_column("Precision", "precision", ".2%", "share of detections that are correct, at the same thresholds"),
+        number_column(
+            "Recall at P 90", "recall_at_precision_90", ".2%", "highest recall at a precision of at least 0.9"
+        ),
+        number_column(
+            "Recall at P 80", "recall_at_precision_80", ".2%", "highest recall at a precision of at least 0.8"
+        ),
+        REPEATED_COLUMN,
         number_column("Boxes", "num_boxes", ",d"),
         number_column("Images", "num_pictures", ",d"),
         number_column("Checkpoint", "checkpoint_step", ",d", "training step of the checkpoint"),

@@ -6,9 +6,12 @@ from affect_jax.evaluate.detection import (
     bootstrap_interval,
     box_iou,
     coco_metrics,
+    count_repeated,
     detection_metrics,
+    largest_single_boxes,
     match_detections,
     precision_recall,
+    recall_at_precision,
     tool_average_precision,
     worst_images,
 )
@@ -218,3 +221,36 @@ def test_worst_images_have_the_most_mistakes():
     truths = [truth([[0, 0, 10, 10]]), truth([[0, 0, 10, 10], [20, 20, 40, 40]]), truth([])]
     detections = [found([[0, 0, 10, 10]], [0.9]), found([], []), found([[0, 0, 9, 9]], [0.8])]
     assert worst_images(truths, detections, 5) == [1, 2]
+
+
+def test_recall_at_a_precision_is_the_best_over_all_thresholds():
+    for seed in range(10):
+        truths, detections = random_images(np.random.default_rng(seed))
+        matches = match_detections(truths, detections, 0)
+        metrics = detection_metrics(truths, detections, ("face",), with_interval=False)
+        for least in (0.8, 0.9):
+            best = 0.0
+            for threshold in matches.scores:
+                taken = matches.scores >= threshold
+                if matches.right[taken].mean() >= least:
+                    best = max(best, matches.right[taken].sum() / matches.num_true.sum())
+            assert metrics[f"recall_at_precision_{100 * least:.0f}"] == pytest.approx(best)
+    assert recall_at_precision(np.array([0.5, 0.4]), np.array([0.1, 0.2]), 0.9) == 0.0
+
+
+def test_a_box_is_repeated_if_two_sure_detections_show_it_and_no_other_box_is_near():
+    alone, pair = [0, 0, 100, 100], [[200, 0, 240, 40], [210, 5, 250, 45]]
+    truths = [truth([alone, *pair])]
+    cases = {
+        "twice": ([[0, 0, 100, 100], [5, 5, 90, 110]], [0.9, 0.6], 1),
+        "an eye": ([[0, 0, 100, 100], [20, 30, 40, 40]], [0.9, 0.6], 1),
+        "the whole person": ([[0, 0, 100, 100], [-50, -20, 150, 400]], [0.9, 0.6], 1),
+        "one unsure": ([[0, 0, 100, 100], [5, 5, 90, 110]], [0.9, 0.4], 0),
+        "one elsewhere": ([[0, 0, 100, 100], [70, 70, 190, 190]], [0.9, 0.6], 0),
+        "near the pair": ([[200, 0, 240, 40], [210, 5, 250, 45], [205, 5, 245, 40]], [0.9, 0.9, 0.9], 0),
+        "nothing": ([], [], 0),
+    }
+    for name, (boxes, scores, repeated) in cases.items():
+        assert count_repeated(truths, [found(boxes, scores)]) == {"boxes": 1, "repeated": repeated}, name
+    ignored = truth([alone, [300, 300, 340, 360]], ignore=[True, False])
+    assert largest_single_boxes([*truths, ignored, truth([])], 5) == [(0, 0), (1, 1)]

