@@ -1,5 +1,6 @@
 """Files: those of a folder, atomic writing, and errors that name the file."""
 
+import json
 import os
 import stat
 from collections import deque
@@ -98,6 +99,14 @@ def errors_naming(path: str | Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def read_json(path: str | Path):
+    """Return the content of a JSON file; ValueError that names the file if it is not valid JSON."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as reason:  # ValueError also for the encoding
+        raise ValueError(f"{path} is not valid JSON ({reason}); restore it") from None
 
 
 def write_atomically(path: str | Path, text: str) -> None:

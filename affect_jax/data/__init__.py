@@ -1,7 +1,10 @@
 """Data sets by name, and the pipelines that feed them to a device."""
 
 import importlib
+from contextlib import suppress
 from pathlib import Path
+
+from affect_jax.data.source import MissingSplit
 
 # A module is imported when its data set is used. An entry is a builder, prepared once by scripts/prepare_data.py, or a
 # class `attribute(split, **options)` whose examples are generated.
@@ -41,8 +44,9 @@ def open_split(name: str, split: str, data_dir: str | Path = "data", **options):
     nor as missed), and `read_image(index)` -> the same and image uint8 [H, W, 3] (RGB, original size). It can be
     pickled.
 
-    An option may be a mapping from split to value. ValueError on an unknown name; FileNotFoundError, with the command
-    to run, if the data set is not prepared.
+    Both may have `fingerprint`, a hash of all images and labels. An option may be a mapping from split to value.
+    ValueError on an unknown name, MissingSplit if the data set lacks the split; FileNotFoundError, with the command to
+    run, if the data set is not prepared.
     """
     dataset = find_dataset(name)
     if split not in SPLITS:
@@ -51,3 +55,12 @@ def open_split(name: str, split: str, data_dir: str | Path = "data", **options):
     if hasattr(dataset, "prepare"):
         return dataset.open_split(split, data_dir, **options)
     return dataset(split, **options)
+
+
+def open_splits(name: str, data_dir: str | Path = "data", **options) -> dict:
+    """Return all splits of the data set `name` that exist, by name; errors and options as in open_split."""
+    splits = {}
+    for split in SPLITS:
+        with suppress(MissingSplit):
+            splits[split] = open_split(name, split, data_dir, **options)
+    return splits

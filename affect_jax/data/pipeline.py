@@ -142,6 +142,7 @@ class InMemorySplit:
 
     def __init__(self, split, name: str):
         self.class_names, self.image_shape = split.class_names, split.image_shape
+        self.fingerprint = getattr(split, "fingerprint", "")
         pieces = np.array_split(np.arange(len(split)), max(1, len(split) // 2048))
         batches = [split.read(piece) for piece in tqdm(pieces, f"reading {name}", delay=2, leave=False, disable=None)]
         self.arrays = {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}

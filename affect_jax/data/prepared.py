@@ -4,9 +4,10 @@ B batch, H W C image, K classes.
 """
 
 import contextlib
+import json
 import os
 import shutil
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from io import BytesIO
@@ -19,7 +20,9 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.proto import tf_example_pb2
 from tqdm import tqdm
 
-from affect_jax.data.source import BadInput, BadRows, place
+from affect_jax.data.identity import Fingerprint
+from affect_jax.data.source import BadInput, BadRows, MissingSplit, place
+from affect_jax.files import read_json, write_atomically
 
 # array_record compresses as well, and better: compressed PNG would take more space in it and longer to read.
 STORED = (cv2.IMWRITE_PNG_COMPRESSION, 0)
@@ -77,6 +80,7 @@ class SourceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     ):
         self.source, self.allow_other_counts = source, allow_other_counts
         self.bad_rows = BadRows(on_bad_row)
+        self.fingerprints = defaultdict(Fingerprint)
         super().__init__(**kwargs)
 
     @property
@@ -108,8 +112,12 @@ class SourceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             if any(counts.values()) and (missing := [name for name in counts if not counts[name]])
         ]
 
+    def load(self, example: dict) -> dict:
+        """Return the example with its image, decoded or not; ValueError with only the reason if it is unreadable."""
+        raise NotImplementedError
+
     def encode(self, example: dict) -> dict:
-        """Encode the example for its features; ValueError with only the reason on an unreadable image."""
+        """Encode a loaded example for its features."""
         raise NotImplementedError
 
     def write_extra_files(self, directory: Path) -> None:
@@ -154,14 +162,15 @@ class SourceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         written = 0
         for index, example in enumerate(tqdm(examples, desc=f"writing {split}", unit=f" {self.UNIT}", delay=2)):
             try:
-                stored = self.encode(example)
+                loaded = self.load(example)
             except ValueError as reason:
                 self.bad_rows.report(Path(self.source) / example["file"], example.get("row"), str(reason))
                 for label in self.labels_of(example):
                     self.counts[split][self.class_names[label]] -= 1
                 continue
             written += 1
-            yield index, stored
+            self.fingerprints[split].add(loaded)
+            yield index, self.encode(loaded)
         if not written:
             raise BadInput(self.source, None, f"no readable image for {split}", "a split must not be empty")
 
@@ -201,6 +210,8 @@ class SourceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 )
             remarks = [*builder.remarks, *builder.check_classes()]  # unreadable images are no longer counted
             builder.write_extra_files(cls.directory(temporary))
+            fingerprints = {split: fingerprint.text() for split, fingerprint in builder.fingerprints.items()}
+            write_atomically(fingerprints_file(cls.directory(temporary)), json.dumps(fingerprints))
             if target.exists():
                 target.rename(temporary / "replaced")
             (temporary / cls.name).rename(target)
@@ -265,9 +276,13 @@ class PreparedBuilder(SourceBuilder, skip_registration=True):
         """Check the counts."""
         return self.check(counts, len(self.bad_rows.skipped))
 
+    def load(self, example: dict) -> dict:
+        """Read the image, if it is not read yet."""
+        return {**example, "image": example["image"]()} if callable(example["image"]) else example
+
     def encode(self, example: dict) -> dict:
         """Encode the image as PNG."""
-        image = example["image"]() if callable(example["image"]) else example["image"]
+        image = example["image"]
         if image.ndim == 3:
             image = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
         return {**example, "image": BytesIO(cv2.imencode(".png", image, STORED)[1].tobytes())}
@@ -278,14 +293,21 @@ class PreparedBuilder(SourceBuilder, skip_registration=True):
         return PreparedSplit(cls.prepared_directory(data_dir), split)
 
 
+def fingerprints_file(directory: Path) -> Path:
+    """Return the path of the fingerprints of the splits; sets that an older version prepared have none."""
+    return directory / "fingerprints.json"
+
+
 class Records:
-    """The records of a prepared split, and its `features`; ValueError if the data set has no such split."""
+    """The records of a prepared split, its `features` and its `fingerprint`; MissingSplit if it does not exist."""
 
     def __init__(self, directory: str | Path, split: str):
         builder = tfds.builder_from_directory(directory)
         if split not in builder.info.splits:
-            raise ValueError(f"{directory} has no split {split}; it has {', '.join(builder.info.splits)}")
+            raise MissingSplit(f"{directory} has no split {split}; it has {', '.join(builder.info.splits)}")
         self.features = builder.info.features
+        file = fingerprints_file(Path(directory))
+        self.fingerprint: str = read_json(file)[split] if file.exists() else ""
         self._files = [str(file) for file in builder.info.splits[split].filepaths]
         self._ends = np.cumsum(builder.info.splits[split].shard_lengths)
         # decoding by tfds, one example at a time, was four times slower; this source is pickled without its builder
@@ -329,12 +351,12 @@ class Records:
 class PreparedSplit:
     """A prepared split for classification, read in batches; it can be pickled, and then opens its files again.
 
-    It has `class_names`, `image_shape` (H, W, C), and `len`.
+    It has `class_names`, `image_shape` (H, W, C), `fingerprint`, and `len`.
     """
 
     def __init__(self, directory: str | Path, split: str):
         self._records = Records(directory, split)
-        features = self._records.features
+        features, self.fingerprint = self._records.features, self._records.fingerprint
         self.class_names: tuple[str, ...] = tuple(features["label"].names)
         self.image_shape: tuple[int, int, int] = features["image"].shape
         self._targets = {name: features[name].shape[0] for name in TARGETS if name in features}

@@ -130,8 +130,8 @@ class BoxesBuilder(SourceBuilder, skip_registration=True):
             remarks.append(f"{len(self.clipped):,} {problem}; the first: {self.clipped[0]}")
         return remarks
 
-    def encode(self, example: dict) -> dict:
-        """Return the encoded image unchanged, after checking that it can be decoded to the size in its header."""
+    def load(self, example: dict) -> dict:
+        """Return the bytes of the image file, after checking that they can be decoded to the size in the header."""
         path = Path(self.source) / example["file"]
         encoded = read_encoded(path)
         height, width = decode_image(encoded, lambda remark: logging.warning("%s: %s", path, remark)).shape[:2]
@@ -139,7 +139,11 @@ class BoxesBuilder(SourceBuilder, skip_registration=True):
             found = "x".join(map(str, example["size"][::-1]))
             raise ValueError(f"the header announces {found} pixels, the image has {width}x{height}")
         self.stored_files.add(example["file"])
-        return {**example, "image": BytesIO(encoded)}
+        return {**example, "image": encoded}
+
+    def encode(self, example: dict) -> dict:
+        """Return the bytes of the image file unchanged."""
+        return {**example, "image": BytesIO(example["image"])}
 
     def write_extra_files(self, directory: Path) -> None:
         """Write an index of each split with sizes and boxes, so that no image has to be read for them."""
@@ -182,11 +186,12 @@ def describe(split: str, examples: Sequence[dict]) -> list[str]:
 class PreparedBoxesSplit:
     """A prepared split of images with boxes; it can be pickled, and then opens its files again.
 
-    It has `class_names` and `len`.
+    It has `class_names`, `fingerprint` and `len`.
     """
 
     def __init__(self, directory: str | Path, split: str):
         self._records = Records(directory, split)
+        self.fingerprint = self._records.fingerprint
         self.class_names: tuple[str, ...] = tuple(self._records.features["label"].feature.names)
         with np.load(index_file(Path(directory), split)) as index:
             self._index = dict(index)

@@ -13,6 +13,10 @@ class BadInput(ValueError):
         super().__init__(f"{place(file, row)}: {reason}; {remedy}")
 
 
+class MissingSplit(ValueError):
+    """A data set has no such split."""
+
+
 def place(file: str | Path, row: int | None) -> str:
     """Return the origin of an example: `FILE, row N`, or `FILE` if it is a whole file (row 0 or None)."""
     return f"{file}, row {row}" if row else str(file)

@@ -37,7 +37,7 @@ def train_and_evaluate(config: ConfigDict, path: str | Path) -> dict[str, float]
         resources.callback(trainer.close)
         # Nothing has been written up to here: a config that cannot run leaves no folder.
         resources.enter_context(workdir.locked(run))
-        workdir.claim(run, config, trainer.data)
+        workdir.claim(run, config, trainer.data, trainer.task.identify_data())
         for line in set_aside_damaged(run.checkpoints):
             say(line)
         checkpoints = build_checkpoints(config, run.checkpoints)

@@ -8,7 +8,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -18,7 +18,8 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from affect_jax.config import default_config
-from affect_jax.files import write_atomically
+from affect_jax.data.identity import SplitIdentity, difference
+from affect_jax.files import read_json, write_atomically
 from affect_jax.tasks.interface import DataFacts
 
 
@@ -70,15 +71,20 @@ def locked(workdir: Workdir) -> Iterator[None]:
         file.truncate(0)
 
 
-def claim(workdir: Workdir, config: ConfigDict, data: DataFacts) -> None:
-    """Write config.json, or raise ValueError if the folder has the config of another run.
+def claim(workdir: Workdir, config: ConfigDict, data: DataFacts, splits: Mapping[str, SplitIdentity]) -> None:
+    """Write config.json, or raise ValueError if the folder has the config of another run or a run on other data.
 
     Process 0 writes and all processes compare: they must share one folder and run one config.
     """
     wanted = json.loads(config.to_json())
     if jax.process_index() == 0 and not workdir.config.exists():
         workdir.path.mkdir(parents=True, exist_ok=True)
-        record = {"config": wanted, "data": data._asdict(), "environment": environment()}
+        record = {
+            "config": wanted,
+            "data": data._asdict(),
+            "splits": {name: split._asdict() for name, split in splits.items()},
+            "environment": environment(),
+        }
         write_atomically(workdir.config, json.dumps(record, indent=2))
     multihost_utils.sync_global_devices("config.json is written")
     if not workdir.config.exists():
@@ -92,6 +98,24 @@ def claim(workdir: Workdir, config: ConfigDict, data: DataFacts) -> None:
             f"{workdir.path} holds a run with another config; use another --workdir, or restore these fields:\n"
             + "\n".join(f"  {name}: {old} in the folder, {new} now" for name, old, new in differences)
         )
+    check_data(workdir, splits)
+
+
+def check_data(workdir: Workdir, found: Mapping[str, SplitIdentity]) -> None:
+    """Raise ValueError, naming both, if a split is not the one that the run was started with.
+
+    Of a run of an older version only the class names are known.
+    """
+    config, record = load_config(workdir), _read_record(workdir)
+    recorded = {name: SplitIdentity(**tuples(split)) for name, split in record.get("splits", {}).items()}
+    if not recorded:
+        recorded = dict.fromkeys(found, SplitIdentity(load_data_facts(workdir).class_names, 0, ""))
+    for name, split in found.items():
+        if name in recorded and (both := difference(recorded[name], split)):
+            raise ValueError(
+                f"{workdir.path} was trained on another {config.data.name}: {name} in the run and now in"
+                f" {config.data.data_dir} have {both}; prepare the first data set again, or train a new run"
+            )
 
 
 def load_config(workdir: Workdir) -> ConfigDict:
@@ -125,7 +149,7 @@ def load_history(workdir: Workdir) -> list[dict]:
 
 def load_metrics(workdir: Workdir) -> dict[str, dict]:
     """Load the evaluations of a run by name, such as "val" and "test_tta_flip"; empty before the first one."""
-    return json.loads(workdir.metrics.read_text()) if workdir.metrics.exists() else {}
+    return read_json(workdir.metrics) if workdir.metrics.exists() else {}
 
 
 def environment() -> dict[str, str]:
@@ -157,7 +181,7 @@ def differing_fields(old: dict, new: dict, prefix: str = "") -> list[tuple[str, 
 def _read_record(workdir: Workdir) -> dict:
     if not workdir.config.exists():
         raise FileNotFoundError(f"{workdir.path} is not the folder of a run: it has no {workdir.config.name}")
-    return json.loads(workdir.config.read_text())
+    return read_json(workdir.config)
 
 
 def tuples(value):

@@ -14,6 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from affect_jax.data import pipeline
+from affect_jax.data.identity import identify, to_text
 from affect_jax.evaluate.classification import classification_metrics, paired_test, valence_arousal_metrics
 from affect_jax.evaluate.sections import Metrics, Section, Table, metrics_table
 from affect_jax.evaluate.tta import views
@@ -39,6 +40,7 @@ from affect_jax.tasks.interface import (
     PredictFn,
     Task,
     TrainingData,
+    check_same_split,
 )
 
 VAL_METRICS = ("accuracy", "macro_f1", "ece", "ccc_valence", "ccc_arousal", "rmse_valence", "rmse_arousal")
@@ -153,7 +155,8 @@ class Classification(Task):
     ) -> None:
         """Write the predictions of checkpoint `step` and the labels to an .npz file."""
         with whole_file(path) as file:
-            np.savez_compressed(file, labels=evaluation.split.arrays["label"], checkpoint_step=step, **predictions)
+            split, labels = to_text(identify(evaluation.split)), evaluation.split.arrays["label"]
+            np.savez_compressed(file, split=split, labels=labels, checkpoint_step=step, **predictions)
 
     def read_predictions(self, path: Path) -> tuple[int, dict[str, np.ndarray]]:
         """Return the step (-1 in older files) and the predictions that write_predictions wrote."""
@@ -162,7 +165,8 @@ class Classification(Task):
             return int(stored.get("checkpoint_step", -1)), predictions
 
     def paired_test(self, path_a: Path, path_b: Path) -> dict:
-        """Return McNemar's test of two files of predictions; ValueError if their labels differ."""
+        """Return McNemar's test of two files of predictions; ValueError if their images differ."""
+        check_same_split(path_a, path_b)
         correct, labels = [], []
         for path in (path_a, path_b):
             with np.load(path) as stored:

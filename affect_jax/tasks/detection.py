@@ -18,6 +18,7 @@ from affect_jax.config import IMAGE_SIZE
 from affect_jax.data import boxes_pipeline, open_split
 from affect_jax.data.box_crops import BoxCrops
 from affect_jax.data.boxes_pipeline import Size
+from affect_jax.data.identity import identify, to_text
 from affect_jax.data.transforms import fitting_scale, transform
 from affect_jax.evaluate.anchor_coverage import best_anchor_iou, coverage_by_height
 from affect_jax.evaluate.detection import detection_metrics, largest_single_boxes, paired_bootstrap
@@ -38,6 +39,7 @@ from affect_jax.tasks.interface import (
     PredictFn,
     Task,
     TrainingData,
+    check_same_split,
 )
 
 NETWORK_INPUTS = ("image", "image_size", "boxes", "label", "box_mask", "ignore")
@@ -166,6 +168,7 @@ class Detection(Task):
             {"split": ", ".join([name, split_name, *changes])},
             split,
             {"transform": settings, "buckets": [parse_size(text) for text in buckets]},
+            of_run=not data,
         )
 
     def evaluation_batches(self, evaluation: Evaluation, rows: slice = slice(None)) -> Iterator[HostBatch]:
@@ -209,7 +212,8 @@ class Detection(Task):
 
     def write_predictions(self, path: Path, predictions: Mapping[str, Any], evaluation: Evaluation, step: int) -> None:
         """Write the detections of checkpoint `step`, the losses and the ground truth to an .npz file."""
-        arrays = {"checkpoint_step": step, **{f"loss/{k}": v for k, v in predictions["losses"].items()}}
+        arrays = {"split": to_text(identify(evaluation.split)), "checkpoint_step": step}
+        arrays |= {f"loss/{name}": value for name, value in predictions["losses"].items()}
         for prefix, fields, images in (
             ("", DETECTION_FIELDS, predictions["detections"]),
             ("true_", TRUTH_FIELDS, ground_truth(evaluation.split)),
@@ -227,7 +231,8 @@ class Detection(Task):
             return int(stored.get("checkpoint_step", -1)), {"detections": detections, "losses": losses}
 
     def paired_test(self, path_a: Path, path_b: Path) -> dict:
-        """Return the paired bootstrap of two files of predictions; ValueError if their true boxes differ."""
+        """Return the paired bootstrap of two files of predictions; ValueError if their images differ."""
+        check_same_split(path_a, path_b)
         (truths, found_a), (others, found_b) = read_detections(path_a), read_detections(path_b)
         if len(truths) != len(others) or not all(
             np.array_equal(one[name], other[name]) for one, other in zip(truths, others, strict=True) for name in one

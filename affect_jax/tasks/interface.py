@@ -14,7 +14,8 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from affect_jax.data import open_split
+from affect_jax.data import open_split, open_splits
+from affect_jax.data.identity import SplitIdentity, difference, from_text, identify
 from affect_jax.evaluate.sections import Metrics, Presentation, Section, Table
 
 HostBatch = dict[str, np.ndarray]
@@ -54,6 +55,18 @@ class Evaluation(NamedTuple):
     """Description that is stored with the metrics: "split" and, for classifiers, "tta"."""
     split: Any
     options: Mapping[str, Any]
+    of_run: bool = True
+    """False for another data set than the one in the config."""
+
+
+def check_same_split(path_a: Path, path_b: Path) -> None:
+    """Raise ValueError, naming both, if two files of predictions are of different splits; older files name none."""
+    identities = []
+    for path in (path_a, path_b):
+        with np.load(path) as stored:
+            identities += [from_text(str(stored["split"]))] if "split" in stored else []
+    if len(identities) == 2 and (both := difference(*identities)):
+        raise ValueError(f"the images are not the same: they have {both}")
 
 
 class Task(ABC):
@@ -74,6 +87,12 @@ class Task(ABC):
         """Open the split "train", "val" or "test" of the config's data set."""
         data = self.config.data
         return open_split(data.name, name, data.data_dir, **data.options.to_dict())
+
+    def identify_data(self) -> dict[str, SplitIdentity]:
+        """Return the identity of each split of the config's data set."""
+        data = self.config.data
+        splits = open_splits(data.name, data.data_dir, **data.options.to_dict())
+        return {name: identify(split) for name, split in splits.items()}
 
     @abstractmethod
     def data_facts(self, split: Any) -> DataFacts:

@@ -31,12 +31,18 @@ def test_fields_that_differ_have_the_value_of_every_run():
 class Labels:
     """A split of a classifier: its labels."""
 
-    def __init__(self, labels):
+    def __init__(self, labels, class_names=("a", "b", "c"), fingerprint=""):
         self.arrays = {"label": np.asarray(labels)}
+        self.class_names, self.fingerprint = class_names, fingerprint
+
+    def __len__(self):
+        return len(self.arrays["label"])
 
 
 class Boxes:
     """A split of a detector: its ground truth."""
+
+    class_names = ("face",)
 
     def __init__(self, truths):
         self.truths = truths
@@ -56,9 +62,9 @@ def write_run(path, config, predictions, split):
     build_task(config).write_predictions(path / "predictions" / "val.npz", predictions, evaluation, step=5)
 
 
-def write_classifier(path, labels, predicted):
+def write_classifier(path, labels, predicted, **identity):
     predictions = {"probs": np.eye(3)[predicted], "valence_arousal": np.zeros((len(labels), 0))}
-    write_run(path, classification_config(), predictions, Labels(labels))
+    write_run(path, classification_config(), predictions, Labels(labels, **identity))
 
 
 def write_detector(path, truths, detections):
@@ -85,6 +91,22 @@ def test_runs_on_other_images_or_without_predictions_are_refused(tmp_path):
         compare_runs(tmp_path / "a", tmp_path / "b", "test")
     with pytest.raises(FileNotFoundError, match=r"evaluate.py --workdir=.*/b --split=test --tta=flip"):
         compare_runs(tmp_path / "b", tmp_path / "a", "test_tta_flip")
+
+
+@pytest.mark.parametrize(
+    ("identity", "both"),
+    [
+        ({"class_names": ("b", "a", "c")}, "the classes a, b, c and the classes b, a, c"),
+        ({"fingerprint": "8f3e"}, "images or labels with the fingerprints 77aa and 8f3e"),
+    ],
+)
+def test_runs_on_data_sets_with_the_same_labels_but_another_identity_are_refused(tmp_path, identity, both):
+    write_classifier(tmp_path / "a", [0, 1], np.array([0, 1]), fingerprint="77aa")
+    write_classifier(tmp_path / "b", [0, 1], np.array([0, 1]), **identity)
+    with pytest.raises(ValueError, match=f"val of .*a and of .*b: the images are not the same: they have {both}"):
+        compare_runs(tmp_path / "a", tmp_path / "b", "val")
+    write_classifier(tmp_path / "b", [0, 1], np.array([0, 1]))  # prepared by an older version, without fingerprint
+    assert compare_runs(tmp_path / "a", tmp_path / "b", "val")["difference"] == 0
 
 
 def detected(counts, scores):
@@ -122,8 +144,11 @@ def test_detectors_are_compared_by_their_average_precision(tmp_path):
     compared = compare_runs(tmp_path / "all", tmp_path / "half", "val")
     low, high = compared["difference_ci95"]
     assert compared["difference"] == pytest.approx(0.5) and 0 < low < 0.5 < high <= 1
-    write_detector(tmp_path / "half", truths[:-1], found[:-1])
+    write_detector(tmp_path / "half", [*truths[:-1], {**truths[-1], "label": np.array([1])}], found)
     with pytest.raises(ValueError, match="the images are not the same: their true boxes differ"):
+        compare_runs(tmp_path / "all", tmp_path / "half", "val")
+    write_detector(tmp_path / "half", truths[:-1], found[:-1])
+    with pytest.raises(ValueError, match="the images are not the same: they have 8 and 7 images"):
         compare_runs(tmp_path / "all", tmp_path / "half", "val")
     np.savez(tmp_path / "half" / "predictions" / "val.npz", count=[1], scores=[0.5])
     with pytest.raises(ValueError, match="older version, without true boxes; evaluate the run again"):

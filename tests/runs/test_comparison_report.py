@@ -26,7 +26,7 @@ def write_run(path, records, evaluations, **fields):
     """Write the folder of a run: its config, records with an incomplete last line, and its evaluations."""
     config = classification_config()
     config.update(fields)
-    claim(Workdir(path), config, DataFacts(NAMES, (48, 48, 1)))
+    claim(Workdir(path), config, DataFacts(NAMES, (48, 48, 1)), {})
     (path / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records) + '{"step": 3')
     if evaluations:
         (path / "metrics.json").write_text(json.dumps(evaluations))

@@ -135,7 +135,7 @@ def test_records_after_the_checkpoint_of_a_resume_are_dropped(finished_runs, run
 
 def test_changed_config_in_an_old_workdir_is_an_error_with_the_difference(config, tmp_path):
     (tmp_path / "run").mkdir()
-    claim(Workdir(tmp_path / "run"), config, DataFacts(("happy", "sad"), (48, 48, 1)))
+    claim(Workdir(tmp_path / "run"), config, DataFacts(("happy", "sad"), (48, 48, 1)), {})
     config.optim.learning_rate = 0.5
     with pytest.raises(ValueError, match=r"optim\.learning_rate: 0\.01 in the folder, 0\.5 now"):
         train_and_evaluate(config, tmp_path / "run")
