@@ -34,8 +34,7 @@ class Listing(NamedTuple):
 def list_images(folder: Path) -> Listing:
     """Sort the files below a folder, without hidden files, into images and others.
 
-    A file with a suffix of an image is an image, readable or not; a file with another suffix is one if it has the
-    header of an image.
+    A file with a suffix of an image is an image, readable or not; a file with another suffix is one if its content is.
     """
     images, others = [], {}
     for path in files_below(folder):
@@ -50,11 +49,11 @@ def list_images(folder: Path) -> Listing:
 
 
 def describe_others(source: Path, others: dict[Path, str]) -> list[str]:
-    """Return a remark that counts the files that are not images and names the first three; none without files."""
+    """Return a remark that counts the files that were left out and names the first three; none without files."""
     if not others:
         return []
     named = "; ".join(f"{path.relative_to(source)}: {reason}" for path, reason in list(others.items())[:3])
-    return [f"files that are not images were left out: {len(others):,} ({named})"]
+    return [f"files left out: {len(others):,} ({named})"]
 
 
 def subfolders(folder: Path) -> list[Path]:

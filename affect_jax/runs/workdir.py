@@ -113,8 +113,8 @@ def check_data(workdir: Workdir, found: Mapping[str, SplitIdentity]) -> None:
     for name, split in found.items():
         if name in recorded and (both := difference(recorded[name], split)):
             raise ValueError(
-                f"{workdir.path} was trained on another {config.data.name}: {name} in the run and now in"
-                f" {config.data.data_dir} have {both}; prepare the first data set again, or train a new run"
+                f"{workdir.path} was trained on another version of {config.data.name}: {name} of the run and {name} in"
+                f" {config.data.data_dir} have {both}; prepare the first version again, or train a new run"
             )
 
 

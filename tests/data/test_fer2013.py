@@ -173,7 +173,7 @@ def test_hidden_and_system_files_of_a_folder_are_ignored_and_other_files_are_nam
     (root / "train" / "angry" / "list.txt").write_text("0.png")
     done = prepare(root, tmp_path / "data")
     assert sum(sum(counts.values()) for counts in done.counts.values()) == len(sheet.images)
-    assert any("files that are not images were left out: 1 (train/angry/list.txt" in remark for remark in done.remarks)
+    assert any("files left out: 1 (train/angry/list.txt" in remark for remark in done.remarks)
 
 
 def merge_val_and_test(root):

@@ -176,7 +176,7 @@ def test_an_image_is_known_by_its_content_and_other_files_are_named(tmp_path, fo
     (folder / "calm" / "notes.txt").write_text("calm faces")
     done = Folder.prepare(tmp_path / "data", source=folder)
     assert sum(counts["calm"] for counts in done.counts.values()) == 60
-    assert any("files that are not images were left out: 1 (calm/notes.txt" in remark for remark in done.remarks)
+    assert any("files left out: 1 (calm/notes.txt" in remark for remark in done.remarks)
 
 
 def test_a_class_without_images_is_an_error_and_a_split_without_a_class_is_reported(tmp_path, folder):

@@ -54,9 +54,13 @@ def test_another_data_set_is_refused_and_the_first_one_prepared_again_is_accepte
     (tmp_path / "data").rename(tmp_path / "kept")
     (tmp_path / "other" / "data").rename(tmp_path / "data")
     try:
-        with pytest.raises(ValueError, match=f"run was trained on another folder: val in the run .*have {both}"):
+        with pytest.raises(
+            ValueError, match=f"run was trained on another version of folder: val of the run .*have {both}"
+        ):
             evaluate_run(tmp_path / "run", "val")
-        with pytest.raises(ValueError, match=r"was trained on another folder: train in the run .*prepare the first"):
+        with pytest.raises(
+            ValueError, match=r"was trained on another version of folder: train of the run .*prepare the first"
+        ):
             train_and_evaluate(other, tmp_path / "run")
     finally:
         (tmp_path / "data").rename(tmp_path / "other" / "data")
