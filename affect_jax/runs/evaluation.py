@@ -10,7 +10,6 @@ import numpy as np
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from affect_jax.data.identity import identify
 from affect_jax.evaluate.detection import detection_metrics
 from affect_jax.files import write_atomically
 from affect_jax.runs import workdir
@@ -33,8 +32,8 @@ def evaluate_run(path: str | Path, split_name: str, **options: Any) -> dict:
     best = load_best_checkpoint(run)
     task, mesh = best.task, data_mesh()
     evaluation = task.evaluation(split_name, **options)
-    if evaluation.of_run:
-        workdir.check_data(run, {split_name: identify(evaluation.split)})
+    if evaluation.of_run is not None:
+        workdir.check_data(run, {split_name: evaluation.of_run})
     predict = compile_predict(task.predict_fn(best.apply, best.data, evaluation.options), mesh)
     batches = task.evaluation_batches(evaluation, process_rows(task.config.eval_batch_size))
     outputs = predict_split(predict, best.variables, batches, len(evaluation.split), mesh)

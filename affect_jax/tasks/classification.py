@@ -127,7 +127,7 @@ class Classification(Task):
         """Return the evaluation of a split with one of evaluate.tta.TTA; the split is read into memory."""
         name = split_name if tta == "none" else f"{split_name}_tta_{tta}"
         split = pipeline.InMemorySplit(self.open_split(split_name), split_name)
-        return Evaluation(name, {"split": split_name, "tta": tta}, split, {"tta": tta})
+        return Evaluation(name, {"split": split_name, "tta": tta}, split, {"tta": tta}, identify(split))
 
     def evaluation_batches(self, evaluation: Evaluation, rows: slice = slice(None)) -> Iterator[HostBatch]:
         """Yield image uint8 [B, H, W, C], index int32 [B] and mask float32 [B] in the order of the split."""

@@ -156,6 +156,7 @@ class Detection(Task):
         of_run = self.config.data
         name, options = (data, {}) if data else (of_run.name, of_run.options.to_dict())
         split = open_split(name, split_name, data_dir or of_run.data_dir, **options)
+        identity = None if data else identify(split)
         changes = ["dark"] if dark else []
         changes += [brighten] if brighten != "none" else []
         changes += [*buckets]
@@ -168,7 +169,7 @@ class Detection(Task):
             {"split": ", ".join([name, split_name, *changes])},
             split,
             {"transform": settings, "buckets": [parse_size(text) for text in buckets]},
-            of_run=not data,
+            identity,
         )
 
     def evaluation_batches(self, evaluation: Evaluation, rows: slice = slice(None)) -> Iterator[HostBatch]:

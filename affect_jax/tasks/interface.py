@@ -55,8 +55,8 @@ class Evaluation(NamedTuple):
     """Description that is stored with the metrics: "split" and, for classifiers, "tta"."""
     split: Any
     options: Mapping[str, Any]
-    of_run: bool = True
-    """False for another data set than the one in the config."""
+    of_run: SplitIdentity | None = None
+    """Identity of the whole split if it is of the run's own data set."""
 
 
 def check_same_split(path_a: Path, path_b: Path) -> None:
