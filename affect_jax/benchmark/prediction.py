@@ -3,7 +3,8 @@
 import os
 import statistics
 import subprocess
-from collections.abc import Callable, Iterable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import cv2
@@ -42,15 +43,8 @@ def write_video(path: Path, frames: Iterable[np.ndarray]) -> str:
     return str(path)
 
 
-def speed_rows(
-    video: str, num_frames: int, load: Load, batch_sizes: Sequence[int], rounds: int, peers_python: str = ""
-) -> list[dict]:
-    """Return frames per second of "find" (the detector alone) and "read" (faces and expressions).
-
-    `peers_python` is a Python interpreter with the packages deface and fer; "" leaves them out. Raises
-    ChildProcessError if it cannot run them.
-    """
-    works = our_works(video, load, batch_sizes) | (peer_works(video, peers_python) if peers_python else {})
+def speed_rows(works: Mapping[tuple[str, str], Work], num_frames: int, rounds: int) -> list[dict]:
+    """Return frames per second of works by kind and implementation; the passes over the video are interleaved."""
     return [
         {
             "work": name,
@@ -64,7 +58,7 @@ def speed_rows(
 
 
 def our_works(video: str, load: Load, batch_sizes: Sequence[int]) -> dict[tuple[str, str], Work]:
-    """Return passes over the video by work and implementation."""
+    """Return passes over the video: "find" is the detector alone, "read" finds and classifies faces."""
     works = {}
 
     def frames():
@@ -80,27 +74,44 @@ def our_works(video: str, load: Load, batch_sizes: Sequence[int]) -> dict[tuple[
     return works
 
 
-def peer_works(video: str, python: str) -> dict[tuple[str, str], Work]:
-    """Return passes over the video by other packages, run by another interpreter."""
+def peer_works(video: str, python: str, yunet_file: str) -> tuple[dict[tuple[str, str], Work], list[str]]:
+    """Return passes over the video by published face readers, and a remark on each that cannot be timed.
 
-    def work(package: str) -> Work:
-        command = [python, peers.__file__, package, video]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-        process = subprocess.Popen(command, text=True, **pipes)
+    `python` is a Python interpreter with the packages deface and fer, `yunet_file` YuNet's ONNX file.
+    """
+    commands = {
+        ("find", "yunet"): [sys.executable, peers.__file__, "yunet", video, yunet_file] if yunet_file else [],
+        ("find", "deface"): [python, peers.__file__, "deface", video] if python else [],
+        ("read", "fer"): [python, peers.__file__, "fer", video] if python else [],
+    }
+    works, remarks = {}, []
+    for (kind, name), command in commands.items():
+        if not command:
+            remarks.append(f"{name} was not timed: no {'--yunet' if name == 'yunet' else '--peers'}")
+            continue
+        try:
+            works[kind, name] = peer_work(command)
+        except (ChildProcessError, OSError) as error:
+            remarks.append(f"{name} was not timed: {error}")
+    return works, remarks
 
-        def wait_for(word: str) -> None:
-            if not any(line.strip() == word for line in process.stdout):
-                raise ChildProcessError(f"{package} failed; for its error, run: {' '.join(command)}")
 
-        def run_once() -> None:
-            process.stdin.write("\n")
-            process.stdin.flush()
-            wait_for("done")
+def peer_work(command: Sequence[str]) -> Work:
+    """Start a process that passes over a video for each line on its standard input; ChildProcessError if it fails."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen(command, text=True, **pipes)
 
-        wait_for("ready")
-        return run_once
+    def wait_for(word: str) -> None:
+        if not any(line.strip() == word for line in process.stdout):
+            raise ChildProcessError(f"it failed; for its error, run: {' '.join(command)}")
 
-    return {("find", "deface"): work("deface"), ("read", "fer"): work("fer")}
+    def run_once() -> None:
+        process.stdin.write("\n")
+        process.stdin.flush()
+        wait_for("done")
+
+    wait_for("ready")
+    return run_once
 
 
 def memory_rows(folder: Path, load: Load, num_frames: int) -> list[dict]:

@@ -51,7 +51,7 @@ BRIGHTENINGS = {
     "clahe": {"clahe_probability": 1.0},
 }
 """Ways to brighten an image before detection, as settings of data.transforms.transform."""
-LARGE_FACES, LARGE_FACE_MARGIN = 40, 1.5
+LARGE_FACES, LARGE_FACE_MARGIN = 40, 2.0
 """Number of crops around the largest faces of a split, and the side of a crop in longer sides of its face."""
 VAL_METRICS = ("ap50", "ap50_tool", "coco_ap", "recall", "precision")
 TRUTH_FIELDS, DETECTION_FIELDS = ("boxes", "label", "ignore"), ("boxes", "scores", "label")

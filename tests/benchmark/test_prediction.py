@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
+from affect_jax.benchmark import prediction
 from affect_jax.runs.model_file import write
 
 ROOT = Path(__file__).parents[2]
@@ -19,11 +20,30 @@ def test_script_measures_speed_and_memory_of_prediction(classifier, tmp_path):
         cv2.imwrite(str(tmp_path / f"{number}.png"), np.full((30 + number, 50, 3), 40 * number, np.uint8))
     command = [sys.executable, str(ROOT / "scripts" / "benchmark_predict.py"), f"--images={tmp_path}"]
     command += [f"--classifier={tmp_path / 'model.safetensors'}", "--detector=whole", "--frame_size=48,64"]
-    command += ["--num_frames=4", "--batch_sizes=1,3", "--rounds=2", "--memory_frames=40"]
+    command += [
+        "--num_frames=4",
+        "--batch_sizes=1,3",
+        "--rounds=2",
+        "--memory_frames=40",
+        f"--yunet={tmp_path}/no.onnx",
+    ]
     done = subprocess.run([*command, f"--out={tmp_path / 'rows.json'}"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     rows = json.loads((tmp_path / "rows.json").read_text())
     timed, memory = ([row for row in rows if row["work"] == work] for work in ("read", "memory"))
     assert [row["implementation"] for row in timed] == ["affect_jax, batch 1", "affect_jax, batch 3"]
     assert all(0 < row["frames_per_second"] <= row["frames_per_second_best"] for row in timed)
+    assert "yunet was not timed: it failed; for its error, run: " in done.stdout
+    assert "deface was not timed: no --peers" in done.stdout and "fer was not timed: no --peers" in done.stdout
     assert [row["frames"] for row in memory] == list(range(4, 41, 4))
+
+
+def test_yunet_passes_over_a_video_for_each_line(shared_data, tmp_path):
+    file = shared_data / "weights" / "yunet_n_wider_face.onnx"
+    if not file.is_file():
+        pytest.skip(f"no real data: {file} is absent")
+    video = prediction.write_video(tmp_path / "a.avi", [np.full((64, 96, 3), 40 * n, np.uint8) for n in range(3)])
+    works, remarks = prediction.peer_works(video, "", str(file))
+    assert list(works) == [("find", "yunet")] and len(remarks) == 2
+    (row,) = prediction.speed_rows(works, 3, rounds=2)
+    assert row["implementation"] == "yunet" and 0 < row["frames_per_second"] <= row["frames_per_second_best"]
