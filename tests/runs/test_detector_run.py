@@ -98,6 +98,19 @@ def test_evaluation_in_other_buckets_and_on_crops_of_large_faces_is_recorded_und
     assert "drawn_scenes, val, 96x96, 64x128, large_faces" in done.stdout and "Repeated" in done.stdout
 
 
+def test_published_detector_is_evaluated_on_the_same_images(finished_run, shared_data, tmp_path):
+    file = shared_data / "weights" / "yunet_n_wider_face.onnx"
+    if not file.is_file():
+        pytest.skip(f"no real data: {file} is absent")
+    run = tmp_path / "run"
+    shutil.copytree(finished_run[0], run)
+    done = fork("evaluate", f"--workdir={run}", "--peer=yunet", f"--peer_file={file}")
+    assert done.returncode == 0, done.stderr
+    (ours,), (peer,) = (re.findall(rf"^ *{name} .*$", done.stdout, re.MULTILINE) for name in ("this run", "yunet"))
+    boxes = json.loads((run / "metrics.json").read_text())["val"]["num_boxes"]
+    assert f" {boxes} " in ours and f" {boxes} " in peer
+
+
 @pytest.mark.slow
 def test_two_processes_train_a_detector_like_one(finished_run, tmp_path):
     run = tmp_path / "run"
