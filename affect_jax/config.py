@@ -75,8 +75,8 @@ def detection_config() -> ConfigDict:
     )
     config.model = {
         "name": "faster_rcnn",
-        "backbone_name": "resnet50",  # or "resnet18", "resnet34", "mobilenet_v2"
-        "neck": "fpn",  # or "fpn_c4", whose backbone ends at C4, or "c4"
+        "backbone_name": "resnet50",  # or "resnet18", "resnet34", "mobilenet_v2", "yunet_n"
+        "neck": "fpn",  # or "fpn_c4", whose backbone ends at C4, or "c4", or "yunet" of yunet_n
         "stride_in_1x1": False,
         "bn_epsilon": 1e-5,
         "fpn_channels": 256,
@@ -93,12 +93,20 @@ def detection_config() -> ConfigDict:
             "bg_iou_thresh": 0.3,
             "batch_size_per_image": 256,
             "positive_fraction": 0.5,
+            "assigner": "iou",  # or "atss", "simota"
+            "objectness_loss": "cross_entropy",  # of a sample of the anchors; or of all: "yunet", "quality_focal"
+            "box_loss": "smooth_l1",  # or "diou", "eiou"
+            "box_loss_weight": 1.0,  # at least 0
         },
         "box": {
             "canonical_size": 224.0,
             "canonical_level": 4,
             "roi_aligned": False,
+            "pooled_side": 7,  # cells of a pooled RoI along each side
+            "context": 1.0,  # sides of the pooled region over those of the proposal
             "representation_size": 1024,
+            "layers": 2,  # dense layers before the predictor, 1 or 2
+            "units": 0,  # separable convolutions before the dense layers
             "score_thresh": 0.05,
             "nms_thresh": 0.5,
             "detections_per_img": 300,
@@ -106,6 +114,9 @@ def detection_config() -> ConfigDict:
             "bg_iou_thresh": 0.5,
             "batch_size_per_image": 512,
             "positive_fraction": 0.25,
+            "box_loss": "smooth_l1",  # or "diou", "eiou"
+            "box_loss_weight": 1.0,  # at least 0
+            "fuse_scores": False,  # score: geometric mean of the proposal's score and the probability of the class
         },
     }
     config.preprocess = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
@@ -290,7 +301,7 @@ COMMON_CHECKS = {
     "eval_batch_size": at_least(1),
     "keep_checkpoints": at_least(1),
 }
-NECK_LEVELS = {"fpn": 5, "fpn_c4": 4, "c4": 1}
+NECK_LEVELS = {"fpn": 5, "fpn_c4": 4, "c4": 1, "yunet": 3}
 """Feature levels of each neck of Faster R-CNN."""
 HEAD_CHECKS = {
     "nms_thresh": FRACTION,
@@ -299,6 +310,8 @@ HEAD_CHECKS = {
     "bg_iou_thresh": FRACTION,
     "batch_size_per_image": at_least(1),
     "positive_fraction": FRACTION,
+    "box_loss": one_of("smooth_l1", "diou", "eiou"),
+    "box_loss_weight": at_least(0),
 }
 """Checks of the fields that the RPN and the box head share."""
 CHECKS = {
@@ -341,7 +354,13 @@ CHECKS = {
         **{f"model.{head}.{field}": check for head in ("rpn", "box") for field, check in HEAD_CHECKS.items()},
         "model.box.canonical_size": above(0),
         "model.box.canonical_level": between(2, 6),
+        "model.rpn.assigner": one_of("iou", "atss", "simota"),
+        "model.rpn.objectness_loss": one_of("cross_entropy", "yunet", "quality_focal"),
+        "model.box.pooled_side": at_least(1),
+        "model.box.context": above(0),
         "model.box.representation_size": at_least(1),
+        "model.box.layers": between(1, 2),
+        "model.box.units": at_least(0),
         "model.box.detections_per_img": at_least(1),
         "transform.scale_range": RANGE,
         "transform.side_range": RANGE,

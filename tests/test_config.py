@@ -65,6 +65,9 @@ VARIANTS = [
     "widerface_rcnn.py:two_cores",
     "widerface_rcnn.py:mobilenet",
     "widerface_rcnn.py:demo",
+    "widerface_yunet.py",
+    "widerface_yunet.py:whole",
+    "widerface_yunet.py:scratch",
     "darkface_rcnn.py",
     "darkface_rcnn.py:two_cores",
 ]
@@ -163,6 +166,7 @@ def test_first_step_and_prediction_of_config_trace(variant, traced):
     validate(config)
     task = build_task(config)
     if config.task == "detection":
+        config.data.epoch_limits = ()  # of events of WIDER FACE, which drawn scenes do not have
         split = DrawnScenes("train", config.batch_size)
     else:
         split = StandInFaces(config.data.name, 2 * config.batch_size)

@@ -1,4 +1,4 @@
-"""Faster R-CNN (Ren et al. 2015, arXiv:1506.01497) on a ResNet or MobileNetV2, with a feature pyramid or on C4.
+"""Faster R-CNN (Ren et al. 2015, arXiv:1506.01497) on a ResNet or MobileNetV2, with a pyramid or on C4, or on YuNet.
 
 B batch, H W height, width, N ground-truth boxes (padded). The parts are torchvision's, and so are the names of fields.
 """
@@ -12,26 +12,30 @@ from flax import linen as nn
 from affect_jax.models.fpn import FeaturePyramid
 from affect_jax.models.mobilenet import MobileNetV2Backbone
 from affect_jax.models.resnet import ResNetBackbone
-from affect_jax.models.roi_heads import POOLED_SIDE, BoxPredictor, Res5Head, RoIHeads, TwoMLPHead
+from affect_jax.models.roi_heads import RES5_SIDE, BoxPredictor, MLPHead, Res5Head, RoIHeads
 from affect_jax.models.rpn import RegionProposalNetwork, RPNHead
+from affect_jax.models.yunet import ThinMaps, YuNetBackbone, YuNetPyramid, YuNetRPNHead
 from affect_jax.ops.matching import GroundTruth
 
 FINEST_TAP = "C2"
 """Feature map of the backbone that the finest map of a pyramid is made from."""
-BACKBONES = {"mobilenet_v2": None, "resnet18": 18, "resnet34": 34, "resnet50": 50}
+BACKBONES = {"mobilenet_v2": None, "resnet18": 18, "resnet34": 34, "resnet50": 50, "yunet_n": None}
 """Depth of a ResNet by name of the backbone; None for another network."""
-ANCHOR_STRIDES = {"fpn": (4, 8, 16, 32, 64), "fpn_c4": (4, 8, 16, 32), "c4": (16,)}
+ANCHOR_STRIDES = {"fpn": (4, 8, 16, 32, 64), "fpn_c4": (4, 8, 16, 32), "c4": (16,), "yunet": (8, 16, 32)}
 """Pixels between the cells of the maps that anchors are on, finest first, by neck."""
+ROI_STRIDES = {"fpn": (4, 8, 16, 32), "fpn_c4": (4, 8, 16), "c4": (16,), "yunet": (4, 8, 16, 32)}
+"""The same of the maps that RoIs are pooled from."""
 
 
 class FasterRCNN(nn.Module):
     """Detector of `num_classes` classes: images and, if present, their ground-truth boxes -> detections and losses.
 
     Defaults are in affect_jax.config.detection_config. `backbone_name` is a key of BACKBONES; stride_in_1x1 is for a
-    ResNet, see ResidualBlock. `neck` is "fpn", "fpn_c4" (a pyramid without C5) or "c4" (no pyramid; a ResNet's last
-    stage is the box head). anchor_sizes holds the sizes of each level, pixels: five levels of "fpn" (P2 to P5 and
-    "pool"), four of "fpn_c4", one of "c4". `rpn` holds the fields of RegionProposalNetwork; `box` those of RoIHeads,
-    and representation_size of TwoMLPHead.
+    ResNet, see ResidualBlock. `neck` is "fpn", "fpn_c4" (a pyramid without C5), "c4" (no pyramid; a ResNet's last
+    stage is the box head) or "yunet" (the pyramid of "yunet_n", and its head as that of the RPN). fpn_channels are
+    those of the maps that RoIs are pooled from. anchor_sizes holds the sizes of each level, pixels: five levels of
+    "fpn" (P2 to P5 and "pool"), four of "fpn_c4", one of "c4", three of "yunet". `rpn` holds the fields of
+    RegionProposalNetwork; `box` those of RoIHeads, and representation_size, layers and units of MLPHead.
     """
 
     num_classes: int
@@ -62,49 +66,60 @@ class FasterRCNN(nn.Module):
         truth = None
         if "boxes" in batch:
             truth = GroundTruth(batch["boxes"], batch["label"], batch["box_mask"], batch["ignore"])
-        features = self._features(images, train)
-        proposals, rpn_losses = self._rpn()(features, images.shape[1:3], image_size, truth, train)
-        if self.neck != "c4":
-            features = features[:-1]  # no RoI is pooled from "pool"
-        detections, box_losses = self._roi_heads()(features, proposals, image_size, truth, train)
+        anchor_maps, roi_maps = self._maps(images, train)
+        proposals, rpn_losses = self._rpn()(anchor_maps, images.shape[1:3], image_size, truth, train)
+        detections, box_losses = self._roi_heads()(roi_maps, proposals, image_size, truth, train)
         outputs = {"losses": rpn_losses | box_losses, "detections": detections}
         return {name: values for name, values in outputs.items() if values}
 
-    def _features(self, images: jax.Array, train: bool) -> list[jax.Array]:
-        """Return the maps that anchors are on, finest first."""
+    def _maps(self, images: jax.Array, train: bool) -> tuple[list[jax.Array], list[jax.Array]]:
+        """Return the maps that anchors are on, and those that RoIs are pooled from, finest first."""
         if images.shape[1] % 32 or images.shape[2] % 32:
             raise ValueError(f"images are {images.shape[1]}x{images.shape[2]}; both sides must be multiples of 32")
-        maps = self._backbone(last="C5" if self.neck == "fpn" else "C4")(images.astype(self.dtype), train)
+        maps = self._backbone()(images.astype(self.dtype), train)
         if self.neck == "c4":
-            return [maps["C4"]]
+            return [maps["C4"]], [maps["C4"]]
+        if self.neck == "yunet":
+            shared = {"bn_epsilon": self.bn_epsilon, "dtype": self.dtype}
+            pyramid = YuNetPyramid(**shared, name="fpn")(maps, train)
+            return pyramid, ThinMaps(self.fpn_channels, **shared, name="thin_maps")(maps, pyramid, train)
         maps = {tap: maps[tap] for tap in maps if tap >= FINEST_TAP}
-        return FeaturePyramid(self.fpn_channels, self.dtype, name="fpn")(maps)
+        pyramid = FeaturePyramid(self.fpn_channels, self.dtype, name="fpn")(maps)
+        return pyramid, pyramid[:-1]  # no RoI is pooled from "pool"
 
-    def _backbone(self, last: str) -> nn.Module:
-        """Return the backbone up to feature map `last`."""
+    def _backbone(self) -> nn.Module:
+        """Return the backbone up to the last feature map that the neck needs."""
         if self.backbone_name not in BACKBONES:
             raise ValueError(f"unknown backbone {self.backbone_name!r}; known are {', '.join(BACKBONES)}")
         if self.neck == "c4" and BACKBONES[self.backbone_name] is None:
             raise ValueError(f"neck 'c4' needs the last stage of a ResNet as box head; {self.backbone_name} has none")
-        shared = {"last": last, "bn_epsilon": self.bn_epsilon, "dtype": self.dtype, "name": "backbone"}
+        if (self.neck == "yunet") != (self.backbone_name == "yunet_n"):
+            raise ValueError(f"neck {self.neck!r} does not fit {self.backbone_name}: 'yunet' is for yunet_n only")
+        shared = {"bn_epsilon": self.bn_epsilon, "dtype": self.dtype, "name": "backbone"}
+        if self.backbone_name == "yunet_n":
+            return YuNetBackbone(**shared)
+        shared["last"] = "C5" if self.neck == "fpn" else "C4"
         if self.backbone_name == "mobilenet_v2":
             return MobileNetV2Backbone(**shared)
         return ResNetBackbone(BACKBONES[self.backbone_name], stride_in_1x1=self.stride_in_1x1, **shared)
 
     def _rpn(self) -> RegionProposalNetwork:
         """Return the region proposal network; its head is a child of the detector, so that weights keep their names."""
-        head = RPNHead(len(self.anchor_sizes[0]) * len(self.aspect_ratios), self.dtype, name="rpn_head")
+        if self.neck == "yunet":
+            head = YuNetRPNHead(self.bn_epsilon, self.dtype, name="rpn_head")
+        else:
+            head = RPNHead(len(self.anchor_sizes[0]) * len(self.aspect_ratios), self.dtype, name="rpn_head")
         return RegionProposalNetwork(head, self.anchor_sizes, self.aspect_ratios, **self.rpn, name="rpn")
 
     def _roi_heads(self) -> RoIHeads:
         """Return the RoI heads; head and predictor are children of the detector, so that weights keep their names."""
         fields = dict(self.box)
-        representation_size = fields.pop("representation_size")
+        of_head = [fields.pop(name) for name in ("representation_size", "layers", "units")]
         if self.neck == "c4":
-            depth, strides, pooled_side = BACKBONES[self.backbone_name], ANCHOR_STRIDES["c4"], 2 * POOLED_SIDE
+            fields["pooled_side"] = RES5_SIDE
+            depth = BACKBONES[self.backbone_name]
             head = Res5Head(depth, self.stride_in_1x1, self.bn_epsilon, self.dtype, name="box_head")
         else:
-            strides, pooled_side = ANCHOR_STRIDES[self.neck][:-1], POOLED_SIDE
-            head = TwoMLPHead(representation_size, self.dtype, name="box_head")
+            head = MLPHead(*of_head, self.bn_epsilon, self.dtype, name="box_head")
         predictor = BoxPredictor(self.num_classes, name="box_predictor")
-        return RoIHeads(head, predictor, strides, pooled_side, **fields, name="roi_heads")
+        return RoIHeads(head, predictor, ROI_STRIDES[self.neck], **fields, name="roi_heads")

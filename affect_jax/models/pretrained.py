@@ -16,10 +16,9 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError, safe_open
 
-from affect_jax.models import mobilenet_v1
+from affect_jax.models import mobilenet_v1, yunet
 from affect_jax.models.mobilenet import STAGES
 from affect_jax.models.resnet import BLOCKS
-from affect_jax.models.roi_heads import POOLED_SIDE
 from affect_jax.names import check_patterns, selects
 from affect_jax.packages import require
 
@@ -48,10 +47,13 @@ class Pretrained:
     folded: bool = False
 
 
+TORCHVISION_POOLED_SIDE = 7
+"""Cells of a pooled RoI along each side in torchvision's detectors."""
 OWN_RECORD = "affect_jax"
 """Key of the metadata of our model files: JSON with the config."""
 IMAGENET = Preprocess((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 MINUS_ONE_TO_ONE = Preprocess((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+ZERO_TO_ONE = Preprocess((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 VGGFACE2 = Preprocess((123.68 / 255, 116.779 / 255, 103.939 / 255), IMAGENET.std)
 """The mean is that of the weights. They expect pixels in [0, 255]; _from_folded scales the first kernel instead."""
 
@@ -235,7 +237,37 @@ def _read_keras(path: Path) -> tuple[Arrays, dict]:
     return arrays, {}
 
 
-READERS = {".safetensors": _read_safetensors, ".pth": _read_torch, ".pt": _read_torch, ".h5": _read_keras}
+def _read_onnx(path: Path) -> tuple[Arrays, dict]:
+    require("onnx", purpose=str(path))
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        graph = onnx.load(path).graph
+    except (DecodeError, onnx.checker.ValidationError) as error:
+        raise ValueError(f"{path} is not a complete ONNX file: {error}") from error
+    weights = {weight.name: onnx.numpy_helper.to_array(weight) for weight in graph.initializer}
+    arrays, layers = {}, {}  # layers: {output of a convolution: its name}
+    for node in graph.node:
+        if node.op_type != "Conv":
+            continue
+        layer, kind = node.input[1].rpartition(".")[::2]
+        if kind != "weight":  # a convolution with BatchNorm folded into it has lost its name
+            before = layers.get(node.input[0], "")
+            layer = f"{before.removesuffix('.conv1')}.conv2" if before.endswith(".conv1") else "stem"
+        layers[node.output[0]] = layer
+        for weight, name in zip(("weight", "bias"), node.input[1:], strict=False):
+            arrays[f"{layer}.{weight}"] = np.asarray(weights[name], np.float32)
+    return arrays, {}
+
+
+READERS = {
+    ".safetensors": _read_safetensors,
+    ".pth": _read_torch,
+    ".pt": _read_torch,
+    ".h5": _read_keras,
+    ".onnx": _read_onnx,
+}
 
 
 def _options_in(metadata: Mapping[str, str]) -> dict[str, object]:
@@ -349,7 +381,7 @@ def _from_torch_detector(layer: str, weight: str, array: np.ndarray) -> tuple[st
     """Return our name and layout; the inputs of the first dense layer are [C, P, P] in torchvision, [P, P, C] here."""
     if layer == "box_head/fc6" and weight == "weight":
         features, inputs = array.shape
-        cells = POOLED_SIDE**2
+        cells = TORCHVISION_POOLED_SIDE**2
         array = array.reshape(features, inputs // cells, cells).swapaxes(1, 2).reshape(features, inputs)
     return _from_torch(layer, weight, array)
 
@@ -374,6 +406,48 @@ def _from_folded(layer: str, weight: str, array: np.ndarray) -> tuple[str, np.nd
     return f"conv/{name}" if name == "kernel" else f"bn/{name}", array
 
 
+YUNET_OUTPUTS = ("cls", "obj", "bbox")
+"""Outputs of each level of YuNet in the order of our layer, which gives all of them."""
+
+
+def _join_yunet_outputs(arrays: Arrays) -> Arrays:
+    """Join the layers of the outputs of each level, which are one layer here, and leave out those of key points."""
+    joined = {name: array for name, array in arrays.items() if ".multi_level_" not in name or "_share_" in name}
+    for level in range(3):
+        for weight in (f"{level}.conv{conv}.{kind}" for conv in (1, 2) for kind in ("weight", "bias")):
+            parts = [arrays[f"bbox_head.multi_level_{output}.{weight}"] for output in YUNET_OUTPUTS]
+            joined[f"bbox_head.outputs.{weight}"] = np.concatenate(parts)
+    return joined
+
+
+def _yunet() -> dict[str, str]:
+    units = {"backbone.model0.conv2": "backbone/stage0_0"}
+    for stage in range(1, len(yunet.STAGES)):
+        units |= {f"backbone.model{stage}.conv{place + 1}": f"backbone/stage{stage}_{place}" for place in range(2)}
+    modules = {"stem": "backbone"}
+    for level in range(3):
+        units[f"neck.lateral_convs.{level}"] = f"fpn/lateral{level + 3}"
+        units[f"bbox_head.multi_level_share_convs.{level}.0"] = f"rpn_head/shared{level + 3}"
+        for conv, ours in (("conv1", "pointwise"), ("conv2", "depthwise")):
+            modules[f"bbox_head.outputs.{level}.{conv}"] = f"rpn_head/{ours}{level + 3}"
+    for theirs, ours in units.items():
+        modules |= {f"{theirs}.conv1": f"{ours}/pointwise", f"{theirs}.conv2": ours}
+    return modules
+
+
+def _from_yunet(layer: str, weight: str, array: np.ndarray) -> tuple[str, np.ndarray]:
+    """Return our name and layout; BatchNorm is folded into the stem and into the second convolution of each unit.
+
+    The stem is for B, G, R pixels in [0, 255] in the file, for R, G, B pixels in [0, 1] here.
+    """
+    name, array = _from_torch(layer, weight, array)
+    if layer == "backbone":
+        return ("stem/kernel", 255 * array[:, :, ::-1]) if name == "kernel" else ("stem_bn/bias", array)
+    if layer.startswith("rpn_head/depthwise") or layer.rpartition("/")[2].startswith("pointwise"):
+        return name, array
+    return ("depthwise/kernel", array) if name == "kernel" else ("bn/bias", array)
+
+
 def _with_idle_batch_norm(values: Mapping[str, np.ndarray], epsilon: float) -> dict[str, np.ndarray]:
     """Add BatchNorm scales and statistics that change nothing to weights that only have BatchNorm biases."""
     idle = {}
@@ -392,6 +466,7 @@ class _Naming:
     preprocess: Preprocess
     model_options: Mapping[str, object] = field(default_factory=dict)
     folded: bool = False
+    prepare: Callable[[Arrays], Arrays] = dict  # changes the arrays of a file before they are renamed
 
 
 def _namings() -> dict[str, _Naming]:
@@ -412,6 +487,9 @@ def _namings() -> dict[str, _Naming]:
         "MobileNetV1 of VGGFace2": _Naming(
             _folded_mobilenet_v1(), _from_folded, VGGFACE2, {"bn_epsilon": 1e-3}, folded=True
         ),
+        "YuNet-n": _Naming(
+            _yunet(), _from_yunet, ZERO_TO_ONE, {"bn_epsilon": 1e-5}, folded=True, prepare=_join_yunet_outputs
+        ),
     }
 
 
@@ -428,7 +506,7 @@ def _recognize(arrays: Arrays, reference: str) -> _Naming:
 
 def _translate(arrays: Arrays, naming: _Naming) -> Iterator[tuple[str, np.ndarray]]:
     """Yield (our name, array); a name that is not in the naming is kept, so that `merge` reports it."""
-    for name, array in arrays.items():
+    for name, array in naming.prepare(arrays).items():
         layer, _, weight = name.rpartition(".")
         if weight == "num_batches_tracked":
             continue

@@ -12,11 +12,12 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from affect_jax.losses import smooth_l1, softmax_cross_entropy
+from affect_jax.losses import softmax_cross_entropy
 from affect_jax.models.resnet import BLOCKS, ResidualBlock
-from affect_jax.models.rpn import Proposals, sampler_key
+from affect_jax.models.rpn import Proposals, box_regression_loss, sampler_key
+from affect_jax.models.yunet import SeparableUnit
 from affect_jax.ops import matching
-from affect_jax.ops.boxes import clip_boxes, decode_boxes, encode_boxes, is_large
+from affect_jax.ops.boxes import clip_boxes, decode_boxes, enlarge_boxes, is_large
 from affect_jax.ops.matching import GroundTruth, Sampling
 from affect_jax.ops.nms import nms
 from affect_jax.ops.roi_align import roi_align, roi_levels
@@ -24,23 +25,32 @@ from affect_jax.ops.roi_align import roi_align, roi_levels
 BOX_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 """Weights of the offsets, which scale each to about unit variance (Fast R-CNN, arXiv:1504.08083, section 2.3)."""
 MIN_DETECTION_SIDE = 1e-2  # pixels
-POOLED_SIDE = 7
-"""P of TwoMLPHead; Res5Head takes twice that and halves it."""
+RES5_SIDE = 14
+"""P of Res5Head, which halves it."""
 FINEST_LEVEL = 2
 """Level of the finest map of a pyramid, P2, in equation 1 of the FPN paper."""
 
 
-class TwoMLPHead(nn.Module):
-    """Two dense layers with ReLU: pooled [R, P, P, C] -> [R, representation_size]."""
+class MLPHead(nn.Module):
+    """`units` separable units and `layers` dense layers (1 or 2) with ReLU: pooled [R, P, P, C] -> [R, features].
+
+    features is representation_size.
+    """
 
     representation_size: int
+    layers: int
+    units: int
+    bn_epsilon: float
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, pooled: jax.Array, train: bool) -> jax.Array:
         """Return the features of each RoI."""
-        x = pooled.reshape(len(pooled), -1)
-        for name in ("fc6", "fc7"):
+        x = pooled
+        for unit in range(self.units):
+            x = SeparableUnit(x.shape[-1], self.bn_epsilon, self.dtype, name=f"unit{unit}")(x, train)
+        x = x.reshape(len(x), -1)
+        for name in ("fc6", "fc7")[: self.layers]:
             x = nn.relu(nn.Dense(self.representation_size, dtype=self.dtype, name=name)(x))
         return x
 
@@ -93,8 +103,8 @@ class RoISamples(NamedTuple):
     """bool [S], False for unused places"""
     label: jax.Array
     """int32 [S], 0 for background"""
-    targets: jax.Array
-    """[S, 4], offsets to the matched ground-truth box"""
+    boxes: jax.Array
+    """[S, 4], matched ground-truth boxes"""
 
 
 class RoIHeads(nn.Module):
@@ -102,6 +112,9 @@ class RoIHeads(nn.Module):
 
     The fields after pooled_side are torchvision's, without "box_"; roi_aligned is detectron2's "ROIAlignV2".
     box_head maps pooled RoIs [R, P, P, C] with P = pooled_side to features, box_predictor these to logits and offsets.
+    RoIs are pooled with `context` times their sides. box_loss is "smooth_l1" or a key of losses.BOX_LOSSES;
+    box_loss_weight multiplies it. With fuse_scores, the score of a detection is the geometric mean of the scores of its
+    proposal and of its class (Zhou et al. 2021, arXiv:2103.07461).
     Sampling draws from the rng "sampler"; without that rng it always draws the same.
     """
 
@@ -119,6 +132,10 @@ class RoIHeads(nn.Module):
     bg_iou_thresh: float
     batch_size_per_image: int
     positive_fraction: float
+    context: float
+    box_loss: str
+    box_loss_weight: float
+    fuse_scores: bool
 
     def __call__(
         self,
@@ -141,13 +158,15 @@ class RoIHeads(nn.Module):
             count = proposals.boxes.shape[1] + truth.boxes.shape[1]
             priority = matching.sampling_priority(sampler_key(self), (len(proposals.boxes), count))
             samples = jax.vmap(partial(sample_proposals, sampling=sampling))(priority, proposals, truth)
-            losses = jax.vmap(box_losses)(*self._classify(features, samples.rois, train), samples)
+            loss = partial(box_losses, box_loss=self.box_loss, box_loss_weight=self.box_loss_weight)
+            losses = jax.vmap(loss)(*self._classify(features, samples.rois, train), samples)
         if not train:
             select = partial(
                 select_detections,
                 score_thresh=self.score_thresh,
                 nms_thresh=self.nms_thresh,
                 detections_per_img=self.detections_per_img,
+                fuse_scores=self.fuse_scores,
             )
             logits, offsets = self._classify(features, proposals.boxes, train)
             detections = jax.vmap(select)(logits, offsets, proposals, image_size)
@@ -155,6 +174,7 @@ class RoIHeads(nn.Module):
 
     def _classify(self, features: Sequence[jax.Array], rois: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
         """Return logits [B, R, K + 1] and offsets [B, R, K + 1, 4] of rois [B, R, 4]."""
+        rois = enlarge_boxes(rois, self.context)
         levels = roi_levels(rois, len(features), FINEST_LEVEL, self.canonical_size, self.canonical_level)
         pooled = roi_align(features, self.strides, rois, levels, self.pooled_side, aligned=self.roi_aligned)
         logits, offsets = self.box_predictor(self.box_head(pooled.reshape(-1, *pooled.shape[2:]), train))
@@ -174,20 +194,24 @@ def sample_proposals(priority: jax.Array, proposals: Proposals, truth: GroundTru
         rois=rois,
         sampled=samples.sampled,
         label=jnp.where(samples.matched >= 0, truth.label[box] + 1, 0).astype(jnp.int32),
-        targets=encode_boxes(truth.boxes[box], rois, BOX_WEIGHTS),
+        boxes=truth.boxes[box],
     )
 
 
-def box_losses(logits: jax.Array, offsets: jax.Array, samples: RoISamples) -> dict[str, jax.Array]:
+def box_losses(
+    logits: jax.Array, offsets: jax.Array, samples: RoISamples, box_loss: str, box_loss_weight: float
+) -> dict[str, jax.Array]:
     """Losses of an image as sums over its sampled RoIs: "classifier" and "box_reg"; "roi_count" RoIs.
 
     logits [S, K + 1], offsets [S, K + 1, 4].
     """
     label, sampled = samples.label, samples.sampled
     label_offsets = jnp.take_along_axis(offsets, label[:, None, None], axis=1)[:, 0]
+    positive = sampled & (label > 0)
+    box_reg = box_regression_loss(box_loss, label_offsets, samples.rois, samples.boxes, positive, BOX_WEIGHTS)
     return {
         "classifier": softmax_cross_entropy(logits, jax.nn.one_hot(label, logits.shape[-1]), sampled),
-        "box_reg": smooth_l1(label_offsets, samples.targets, (sampled & (label > 0))[:, None], beta=1 / 9),
+        "box_reg": box_loss_weight * box_reg,
         "roi_count": jnp.sum(sampled.astype(jnp.float32)),
     }
 
@@ -200,6 +224,7 @@ def select_detections(
     score_thresh: float,
     nms_thresh: float,
     detections_per_img: int,
+    fuse_scores: bool,
 ) -> dict[str, jax.Array]:
     """Select the detections of an image: "boxes" [D, 4], "scores" [D], "label" int32 [D] and "valid" bool [D].
 
@@ -207,6 +232,8 @@ def select_detections(
     NMS is within a class; D is detections_per_img, or R K if that is less. Labels count from 0, without background.
     """
     probs = jax.nn.softmax(logits)[:, 1:].T  # [K, R]
+    if fuse_scores:
+        probs = jnp.sqrt(probs * proposals.scores)
     boxes = decode_boxes(offsets, proposals.boxes[:, None], BOX_WEIGHTS)
     boxes = clip_boxes(boxes, image_size)[:, 1:].swapaxes(0, 1)
     candidates = proposals.valid & (probs > score_thresh) & is_large(boxes, MIN_DETECTION_SIDE)

@@ -11,24 +11,30 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax import lax
 
-from affect_jax.losses import sigmoid_cross_entropy, smooth_l1
+from affect_jax.losses import BOX_LOSSES, cross_entropy_of_log, log_geometric_mean, smooth_l1
 from affect_jax.models.layers import Conv
 from affect_jax.ops import matching
 from affect_jax.ops.anchors import grid_anchors
-from affect_jax.ops.boxes import clip_boxes, decode_boxes, encode_boxes, is_large
-from affect_jax.ops.matching import GroundTruth, Sampling
+from affect_jax.ops.assignment import assign_adaptively, assign_by_cost
+from affect_jax.ops.boxes import clip_boxes, decode_boxes, encode_boxes, is_large, paired_iou
+from affect_jax.ops.matching import GroundTruth, Samples, Sampling
 from affect_jax.ops.nms import nms
 
+ASSIGNERS = ("iou", "atss", "simota")
+"""Names of the ways to match anchors with ground-truth boxes: see ops.matching and ops.assignment."""
 head_init = nn.initializers.normal(0.01)
 MIN_PROPOSAL_SIDE = 1e-3  # pixels
 
 
 class Proposals(NamedTuple):
-    """Proposals of an image; of a batch, both arrays have B in front."""
+    """Proposals of an image; of a batch, all arrays have B in front."""
 
     boxes: jax.Array
     """[P, 4]"""
+    scores: jax.Array
+    """[P], probabilities, 0 for padding"""
     valid: jax.Array
     """bool [P], False for padding"""
 
@@ -36,33 +42,36 @@ class Proposals(NamedTuple):
 class RPNHead(nn.Module):
     """Objectness logits and box offsets of the `anchors_per_cell` anchors of every cell; shared by all levels.
 
-    features, L maps [B, H, W, C] -> objectness, L of [B, A], and offsets, L of [B, A, 4], A = H W anchors_per_cell.
+    features, L maps [B, H, W, C] -> logits, L of [B, A, 1], and offsets, L of [B, A, 4], A = H W anchors_per_cell.
     """
 
     anchors_per_cell: int
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, features: Sequence[jax.Array]) -> tuple[list[jax.Array], list[jax.Array]]:
-        """Return objectness and offsets, float32."""
+    def __call__(self, features: Sequence[jax.Array], train: bool) -> tuple[list[jax.Array], list[jax.Array]]:
+        """Return logits and offsets, float32."""
         conv = Conv(features[0].shape[-1], dtype=self.dtype, kernel_init=head_init, name="conv")
         pointwise = {"kernel_size": (1, 1), "padding": "VALID", "dtype": self.dtype, "kernel_init": head_init}
         cls_logits = Conv(self.anchors_per_cell, **pointwise, name="cls_logits")
         bbox_pred = Conv(4 * self.anchors_per_cell, **pointwise, name="bbox_pred")
         hidden = [nn.relu(conv(level)) for level in features]
-        objectness = [cls_logits(x).reshape(len(x), -1).astype(jnp.float32) for x in hidden]
+        logits = [cls_logits(x).reshape(len(x), -1, 1).astype(jnp.float32) for x in hidden]
         offsets = [bbox_pred(x).reshape(len(x), -1, 4).astype(jnp.float32) for x in hidden]
-        return objectness, offsets
+        return logits, offsets
 
 
 class RegionProposalNetwork(nn.Module):
     """Proposals of a batch and, given its ground truth, their losses.
 
-    The fields after aspect_ratios are torchvision's, without "rpn_". anchor_sizes holds the sizes of each level,
-    pixels. Sampling for the losses draws from the rng "sampler"; without that rng it always draws the same.
+    The fields from pre_nms_top_n_train to positive_fraction are torchvision's, without "rpn_". anchor_sizes holds the
+    sizes of each level, pixels. The score of an anchor is the geometric mean of the sigmoids of its S logits.
+    `assigner` is a key of ASSIGNERS, `objectness_loss` of OBJECTNESS_LOSSES, box_loss "smooth_l1" or a key of
+    losses.BOX_LOSSES; box_loss_weight multiplies the latter. Sampling for the losses draws from the rng "sampler";
+    without that rng it always draws the same.
     """
 
-    head: RPNHead
+    head: nn.Module
     anchor_sizes: Sequence[Sequence[float]]
     aspect_ratios: Sequence[float]
     pre_nms_top_n_train: int
@@ -75,6 +84,10 @@ class RegionProposalNetwork(nn.Module):
     bg_iou_thresh: float
     batch_size_per_image: int
     positive_fraction: float
+    assigner: str
+    objectness_loss: str
+    box_loss: str
+    box_loss_weight: float
 
     def __call__(
         self,
@@ -91,7 +104,7 @@ class RegionProposalNetwork(nn.Module):
         """
         if len(features) != len(self.anchor_sizes):
             raise ValueError(f"anchor_sizes has {len(self.anchor_sizes)} levels, the neck gives {len(features)}")
-        objectness, offsets = self.head(features)
+        logits, offsets = self.head(features, train)
         grids = [level.shape[1:3] for level in features]
         strides = [tuple(side // cells for side, cells in zip(padded_size, grid, strict=True)) for grid in grids]
         anchors = [
@@ -110,14 +123,37 @@ class RegionProposalNetwork(nn.Module):
             nms_thresh=self.nms_thresh,
             score_thresh=self.score_thresh,
         )
-        proposals = jax.vmap(select, (0, 0, None, 0))(objectness, offsets, anchors, image_size)
+        log_scores = [log_geometric_mean(level) for level in logits]
+        proposals = jax.vmap(select, (0, 0, None, 0))(log_scores, offsets, anchors, image_size)
         if truth is None:
             return proposals, {}
+        return proposals, self._losses(logits, offsets, anchors, truth)
+
+    def _losses(self, logits, offsets, anchors, truth: GroundTruth) -> dict[str, jax.Array]:
+        """Return rpn_losses of each image."""
+        cells_of_levels = [len(level) for level in anchors]
+        logits, offsets, anchors = jnp.concatenate(logits, 1), jnp.concatenate(offsets, 1), jnp.concatenate(anchors)
         sampling = Sampling(self.fg_iou_thresh, self.bg_iou_thresh, self.batch_size_per_image, self.positive_fraction)
-        objectness, offsets = jnp.concatenate(objectness, 1), jnp.concatenate(offsets, 1)
-        priority = matching.sampling_priority(sampler_key(self), objectness.shape)
-        losses = jax.vmap(partial(rpn_losses, sampling=sampling), (0, 0, 0, None, 0))
-        return proposals, losses(priority, objectness, offsets, jnp.concatenate(anchors), truth)
+        priority = matching.sampling_priority(sampler_key(self), logits.shape[:2])
+
+        def losses(priority, logits, offsets, truth):
+            log_scores, boxes = lax.stop_gradient((log_geometric_mean(logits), decode_boxes(offsets, anchors)))
+            if self.assigner == "iou":
+                thresholds = self.fg_iou_thresh, self.bg_iou_thresh
+                matched = matching.match_by_iou(anchors, truth, *thresholds, allow_low_quality_matches=True)
+            elif self.assigner == "atss":
+                matched = assign_adaptively(anchors, cells_of_levels, truth)
+            else:
+                matched = assign_by_cost(log_scores, boxes, anchors, truth)
+            if self.objectness_loss == "cross_entropy":
+                samples = matching.sample_matches(priority, matched, jnp.ones(len(anchors), bool), sampling)
+            else:
+                samples = matching.Samples(jnp.arange(len(anchors)), matched != matching.IGNORED, matched)
+            return rpn_losses(
+                samples, logits, offsets, anchors, truth, self.objectness_loss, self.box_loss, self.box_loss_weight
+            )
+
+        return jax.vmap(losses)(priority, logits, offsets, truth)
 
 
 def sampler_key(module: nn.Module) -> jax.Array:
@@ -126,7 +162,7 @@ def sampler_key(module: nn.Module) -> jax.Array:
 
 
 def select_proposals(
-    objectness: Sequence[jax.Array],
+    log_scores: Sequence[jax.Array],
     offsets: Sequence[jax.Array],
     anchors: Sequence[jax.Array],
     image_size: jax.Array,
@@ -137,15 +173,15 @@ def select_proposals(
 ) -> Proposals:
     """Select the best proposals of an image, P = post_nms_top_n. There is no gradient through them.
 
-    objectness L of [A], offsets L of [A, 4], anchors L of [A, 4], image_size (height, width). The pre_nms_top_n best of
-    each level go through NMS within the level; then the best of all levels are taken.
+    log_scores, logarithms of probabilities, L of [A], offsets L of [A, 4], anchors L of [A, 4], image_size (height,
+    width). The pre_nms_top_n best of each level go through NMS within the level; then the best of all levels are taken.
     """
     boxes, probs, valid = [], [], []
-    for level_objectness, level_offsets, level_anchors in zip(objectness, offsets, anchors, strict=True):
+    for level_scores, level_offsets, level_anchors in zip(log_scores, offsets, anchors, strict=True):
         count = min(pre_nms_top_n, len(level_anchors))
-        logits, best = jax.lax.top_k(jax.lax.stop_gradient(level_objectness), count)
-        level = decode_boxes(jax.lax.stop_gradient(level_offsets)[best], level_anchors[best])
-        level, prob = clip_boxes(level, image_size), jax.nn.sigmoid(logits)
+        highest, best = lax.top_k(lax.stop_gradient(level_scores), count)
+        level = decode_boxes(lax.stop_gradient(level_offsets)[best], level_anchors[best])
+        level, prob = clip_boxes(level, image_size), jnp.exp(highest)
         fill = ((0, pre_nms_top_n - count),)
         boxes.append(jnp.pad(level, (*fill, (0, 0))))
         probs.append(jnp.pad(prob, fill))
@@ -153,31 +189,82 @@ def select_proposals(
     boxes, probs, valid = jnp.stack(boxes), jnp.stack(probs), jnp.stack(valid)
     kept = jax.vmap(nms, (0, 0, 0, None))(boxes, probs, valid, nms_thresh).reshape(-1)
     count = min(post_nms_top_n, len(kept))
-    strength, best = jax.lax.top_k(jnp.where(kept, probs.reshape(-1), -1.0), count)
+    strength, best = lax.top_k(jnp.where(kept, probs.reshape(-1), -1.0), count)
     fill = (0, post_nms_top_n - count)
-    return Proposals(jnp.pad(boxes.reshape(-1, 4)[best], (fill, (0, 0))), jnp.pad(strength >= 0, fill))
+    scores = jnp.pad(jnp.maximum(strength, 0.0), fill)
+    return Proposals(jnp.pad(boxes.reshape(-1, 4)[best], (fill, (0, 0))), scores, jnp.pad(strength >= 0, fill))
 
 
 def rpn_losses(
-    priority: jax.Array,
-    objectness: jax.Array,
+    samples: Samples,
+    logits: jax.Array,
     offsets: jax.Array,
     anchors: jax.Array,
     truth: GroundTruth,
-    sampling: Sampling,
+    objectness_loss: str,
+    box_loss: str,
+    box_loss_weight: float,
 ) -> dict[str, jax.Array]:
-    """Losses of an image as sums over its sampled anchors: "objectness" and "rpn_box_reg"; "rpn_count" anchors.
+    """Losses of an image as sums over `samples` of its anchors: "objectness" and "rpn_box_reg"; "rpn_count".
 
-    priority [A] (see match_and_sample), objectness [A], offsets [A, 4], anchors [A, 4] of all levels.
+    logits [A, S], offsets [A, 4], anchors [A, 4] of all levels. The count is that of the samples for "cross_entropy"
+    and that of the positives for the other losses of OBJECTNESS_LOSSES, which all anchors enter.
     """
-    samples = matching.match_and_sample(
-        priority, anchors, jnp.ones(len(anchors), bool), truth, sampling, allow_low_quality_matches=True
-    )
-    objectness, offsets, anchors = objectness[samples.indices], offsets[samples.indices], anchors[samples.indices]
+    logits, offsets, anchors = logits[samples.indices], offsets[samples.indices], anchors[samples.indices]
     positive = samples.sampled & (samples.matched >= 0)
-    targets = encode_boxes(truth.boxes[jnp.maximum(samples.matched, 0)], anchors)
+    boxes = truth.boxes[jnp.maximum(samples.matched, 0)]
+    quality = lax.stop_gradient(paired_iou(decode_boxes(offsets, anchors), boxes))
+    objectness = OBJECTNESS_LOSSES[objectness_loss](logits, positive, quality)
+    counted = samples.sampled if objectness_loss == "cross_entropy" else positive
     return {
-        "objectness": sigmoid_cross_entropy(objectness, positive.astype(jnp.float32), samples.sampled),
-        "rpn_box_reg": smooth_l1(offsets, targets, positive[:, None], beta=1 / 9),
-        "rpn_count": jnp.sum(samples.sampled.astype(jnp.float32)),
+        "objectness": jnp.sum(jnp.where(samples.sampled, objectness, 0.0)),
+        "rpn_box_reg": box_loss_weight * box_regression_loss(box_loss, offsets, anchors, boxes, positive),
+        "rpn_count": jnp.sum(counted.astype(jnp.float32)),
     }
+
+
+def _cross_entropy(logits: jax.Array, positive: jax.Array, quality: jax.Array) -> jax.Array:
+    """Return the cross-entropy of the score; positives have the target 1."""
+    return cross_entropy_of_log(log_geometric_mean(logits), positive.astype(jnp.float32))
+
+
+def _yunet_loss(logits: jax.Array, positive: jax.Array, quality: jax.Array) -> jax.Array:
+    """Return the cross-entropy of the last logit, whose target is 1, plus that of the first, whose target is the IoU.
+
+    The first, the class, counts for positives only. YuNet and YOLOX (arXiv:2107.08430) are trained with it.
+    """
+    log_probs = jax.nn.log_sigmoid(logits)
+    objectness = cross_entropy_of_log(log_probs[:, -1], positive.astype(jnp.float32))
+    return objectness + jnp.where(positive, cross_entropy_of_log(log_probs[:, 0], quality), 0.0)
+
+
+def _quality_focal_loss(logits: jax.Array, positive: jax.Array, quality: jax.Array) -> jax.Array:
+    """Return the quality focal loss of the score, whose target is the IoU (Li et al. 2020, arXiv:2006.04388, eq. 2)."""
+    log_probs = log_geometric_mean(logits)
+    targets = jnp.where(positive, quality, 0.0)
+    return (targets - jnp.exp(log_probs)) ** 2 * cross_entropy_of_log(log_probs, targets)
+
+
+OBJECTNESS_LOSSES = {"cross_entropy": _cross_entropy, "yunet": _yunet_loss, "quality_focal": _quality_focal_loss}
+"""Losses of the logits [A, S] of anchors by name; "cross_entropy" is for a sample of the anchors, the others for all.
+
+The arguments are the logits, bool [A], True for positive anchors, and [A], the IoU of predicted and true box.
+"""
+
+
+def box_regression_loss(
+    name: str,
+    offsets: jax.Array,
+    references: jax.Array,
+    boxes: jax.Array,
+    positive: jax.Array,
+    weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0),
+) -> jax.Array:
+    """Sum a loss of offsets [A, 4] from references [A, 4], with `weights`, to true boxes [A, 4] where positive [A].
+
+    `name` is "smooth_l1", on the offsets, or a key of losses.BOX_LOSSES, on the boxes.
+    """
+    if name == "smooth_l1":
+        return smooth_l1(offsets, encode_boxes(boxes, references, weights), positive[:, None], beta=1 / 9)
+    predicted = jnp.where(positive[:, None], decode_boxes(offsets, references, weights), boxes)
+    return jnp.sum(jnp.where(positive, BOX_LOSSES[name](predicted, boxes), 0.0))

@@ -34,6 +34,20 @@ def box_iou(a: jax.Array, b: jax.Array) -> jax.Array:
     return intersection / jnp.where(union > 0, union, 1.0)
 
 
+def paired_iou(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Return the IoU of boxes a and b [..., 4] with the same index: [...] in [0, 1], 0 if neither has an area."""
+    sides = jnp.minimum(a[..., 2:], b[..., 2:]) - jnp.maximum(a[..., :2], b[..., :2])
+    intersection = jnp.maximum(sides, 0.0).prod(-1)
+    union = box_area(a) + box_area(b) - intersection
+    return intersection / jnp.where(union > 0, union, 1.0)
+
+
+def enlarge_boxes(boxes: jax.Array, factor: float) -> jax.Array:
+    """Return boxes [..., 4] with the same centers and `factor` times the sides."""
+    centers, sides = _centers_and_sides(boxes)
+    return jnp.concatenate([centers - 0.5 * factor * sides, centers + 0.5 * factor * sides], -1)
+
+
 def clip_boxes(boxes: jax.Array, image_size: jax.Array) -> jax.Array:
     """Clip boxes [..., 4] to an image of image_size [2] (height, width)."""
     height, width = image_size[0], image_size[1]

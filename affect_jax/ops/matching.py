@@ -111,14 +111,33 @@ def match_and_sample(
 
     A candidate that is covered by an ignored region is not background.
     """
-    objects = truth.mask & ~truth.ignore
+    matched = match_by_iou(candidates, truth, sampling.fg_iou_thresh, sampling.bg_iou_thresh, allow_low_quality_matches)
+    return sample_matches(priority, matched, valid, sampling)
+
+
+def match_by_iou(
+    candidates: jax.Array,
+    truth: GroundTruth,
+    fg_iou_thresh: float,
+    bg_iou_thresh: float,
+    allow_low_quality_matches: bool,
+) -> jax.Array:
+    """Match candidates [A, 4] to the ground truth of an image: see match_boxes.
+
+    Background that is covered by an ignored region is IGNORED.
+    """
     iou = box_iou(truth.boxes, candidates)
-    matched = match_boxes(iou, objects, sampling.fg_iou_thresh, sampling.bg_iou_thresh, allow_low_quality_matches)
-    background = (matched == BACKGROUND) & ~covered(candidates, truth.boxes, truth.mask & truth.ignore)
+    matched = match_boxes(iou, truth.mask & ~truth.ignore, fg_iou_thresh, bg_iou_thresh, allow_low_quality_matches)
+    in_ignored = covered(candidates, truth.boxes, truth.mask & truth.ignore)
+    return jnp.where((matched == BACKGROUND) & in_ignored, IGNORED, matched)
+
+
+def sample_matches(priority: jax.Array, matched: jax.Array, valid: jax.Array, sampling: Sampling) -> Samples:
+    """Sample candidates with matches [A] where valid [A], by priority [A]: see sample_balanced."""
     indices, sampled = sample_balanced(
         priority,
         (matched >= 0) & valid,
-        background & valid,
+        (matched == BACKGROUND) & valid,
         sampling.batch_size_per_image,
         sampling.positive_fraction,
     )

@@ -3,6 +3,8 @@
 N boxes (padded).
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -15,10 +17,38 @@ def nms(boxes: jax.Array, scores: jax.Array, valid: jax.Array, iou_threshold: fl
 
     boxes [N, 4], scores [N], valid [N]; boxes that are not valid take no part. From the highest score down, a box is
     kept if its IoU with every box kept before is at most iou_threshold; of equal scores the first in order comes first.
+    """
+    return lax.platform_dependent(
+        boxes,
+        scores,
+        valid,
+        cpu=partial(_keep_one_by_one, iou_threshold=iou_threshold),
+        default=partial(_keep_all_at_once, iou_threshold=iou_threshold),
+    )
 
-    The result is that of the greedy loop. It is computed as a fixed point: whether a box is kept depends on boxes of
-    higher score only, so that applying the rule to all boxes at once settles them from the first on. The number of
-    rounds is the length of the longest chain of boxes that suppress one another.
+
+def _keep_one_by_one(boxes, scores, valid, iou_threshold):
+    """Keep the best box that is left and suppress others, until none is left: N operations per kept box."""
+
+    def any_left(carry):
+        left, _ = carry
+        return jnp.any(left > -jnp.inf)
+
+    def keep_best(carry):
+        left, kept = carry
+        best = jnp.argmax(left)
+        suppressed = box_iou(boxes[best][None], boxes)[0] > iou_threshold
+        return jnp.where(suppressed, -jnp.inf, left).at[best].set(-jnp.inf), kept.at[best].set(True)
+
+    _, kept = lax.while_loop(any_left, keep_best, (jnp.where(valid, scores, -jnp.inf), jnp.zeros_like(valid)))
+    return kept
+
+
+def _keep_all_at_once(boxes, scores, valid, iou_threshold):
+    """Keep boxes by a fixed point of N x N operations, for devices that do not like loops of small operations.
+
+    Whether a box is kept depends on boxes of higher score only, so that applying the rule to all boxes at once settles
+    them from the first on. The number of rounds is the length of the longest chain of boxes that suppress one another.
     """
     order = jnp.argsort(jnp.where(valid, -scores, jnp.inf), stable=True)
     ordered, ordered_valid = boxes[order], valid[order]

@@ -93,17 +93,17 @@ def evaluate(variables, batch):
 def test_pyramid_rpn_proposals_and_detections_equal_torchvisions(case, variables):
     batch = padded_batch(case)
     outputs, kept = evaluate(variables, batch)
-    pyramid, (objectness, offsets) = kept["fpn"]["__call__"][0], kept["rpn_head"]["__call__"][0]
+    pyramid, (logits, offsets) = kept["fpn"]["__call__"][0], kept["rpn_head"]["__call__"][0]
     proposals, _ = kept["rpn"]["__call__"][0]
     for level, features in enumerate(pyramid):
         shape = features.shape[:3]
         for ours, name, take in (
             (features, "pyramid", sample),
-            (objectness[level].reshape(*shape, -1), "objectness", lambda x: x[:, ::3, ::3]),
+            (logits[level].reshape(*shape, -1), "objectness", lambda x: x[:, ::3, ::3]),
             (offsets[level].reshape(*shape, -1), "offsets", lambda x: x[:, ::3, ::3]),
         ):
             np.testing.assert_allclose(take(np.asarray(ours)), EXPECTED[f"{case}/{name}/{level}"], atol=1e-4, rtol=1e-5)
-    for i, (boxes, valid) in enumerate(zip(*proposals, strict=True)):
+    for i, (boxes, valid) in enumerate(zip(proposals.boxes, proposals.valid, strict=True)):
         np.testing.assert_allclose(boxes[valid], EXPECTED[f"{case}/proposals/{i}"], atol=0.01)
         found = {name: np.asarray(value[i]) for name, value in outputs["detections"].items()}
         detected = found.pop("valid")

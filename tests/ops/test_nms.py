@@ -4,9 +4,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from affect_jax.ops.nms import nms
+from affect_jax.ops.nms import _keep_all_at_once, nms
 
-suppress = jax.jit(nms)
+
+@pytest.fixture(params=[nms, _keep_all_at_once], ids=["on CPU", "on other devices"])
+def suppress(request):
+    return jax.jit(request.param)
 
 
 def nms_by_loops(boxes, scores, valid, threshold):
@@ -28,7 +31,7 @@ def crowd(rng, count):
     return np.concatenate([centers - sides / 2, centers + sides / 2], -1).astype(np.float32)
 
 
-def test_chain_of_boxes_equals_a_hand_computed_example():
+def test_chain_of_boxes_equals_a_hand_computed_example(suppress):
     # the IoU of neighbours is 1/3; a box that is suppressed does not suppress others
     boxes = jnp.array([[0.0, 0.0, 2.0, 2.0], [1.0, 0.0, 3.0, 2.0], [2.0, 0.0, 4.0, 2.0]])
     np.testing.assert_array_equal(
@@ -43,7 +46,7 @@ def test_chain_of_boxes_equals_a_hand_computed_example():
 
 
 @pytest.mark.parametrize("threshold", [0.3, 0.5, 0.7])
-def test_kept_boxes_equal_those_of_a_greedy_loop_and_opencv(threshold):
+def test_kept_boxes_equal_those_of_a_greedy_loop_and_opencv(threshold, suppress):
     for seed in range(5):
         rng = np.random.default_rng(seed)
         boxes, scores = crowd(rng, 300), (1 + rng.permutation(300)).astype(np.float32) / 300
@@ -55,21 +58,21 @@ def test_kept_boxes_equal_those_of_a_greedy_loop_and_opencv(threshold):
         np.testing.assert_array_equal(np.flatnonzero(stays), np.sort(np.flatnonzero(valid)[kept]))
 
 
-def test_first_of_equal_scores_is_kept():
+def test_first_of_equal_scores_is_kept(suppress):
     boxes = jnp.tile(jnp.array([0.0, 0.0, 5.0, 5.0]), (4, 1))
     np.testing.assert_array_equal(suppress(boxes, jnp.ones(4), jnp.array([False, True, True, True]), 0.5), [0, 1, 0, 0])
 
 
-def test_boxes_without_area_suppress_nothing_and_no_valid_box_is_fine():
+def test_boxes_without_area_suppress_nothing_and_no_valid_box_is_fine(suppress):
     without_area = jnp.zeros((5, 4))
     assert np.asarray(suppress(without_area, jnp.ones(5), jnp.ones(5, bool), 0.5)).all()
     assert not np.asarray(suppress(without_area, jnp.ones(5), jnp.zeros(5, bool), 0.5)).any()
 
 
-def test_vmap_over_images_equals_a_loop():
+def test_vmap_over_images_equals_a_loop(suppress):
     rng = np.random.default_rng(3)
     boxes = np.stack([crowd(rng, 64) for _ in range(3)])
     scores, valid = rng.random((3, 64), np.float32), rng.random((3, 64)) < [[1.0], [0.5], [0.0]]
-    together = jax.vmap(nms, (0, 0, 0, None))(boxes, scores, valid, 0.4)
+    together = jax.vmap(suppress, (0, 0, 0, None))(boxes, scores, valid, 0.4)
     for i in range(3):
         np.testing.assert_array_equal(together[i], suppress(boxes[i], scores[i], valid[i], 0.4))

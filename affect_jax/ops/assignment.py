@@ -1,0 +1,103 @@
+"""Assignment of ground-truth boxes to the cells of detectors with one anchor per cell.
+
+N ground-truth boxes (padded), A cells of all levels. Both functions return int32 [A]: the index of the ground-truth box
+of each cell, matching.BACKGROUND, or matching.IGNORED for background in an ignored region.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from affect_jax.ops.boxes import box_iou
+from affect_jax.ops.matching import BACKGROUND, IGNORED, GroundTruth
+
+FAR = 1e5
+"""Cost of a cell outside the box or outside its center region; above every other cost."""
+
+
+def assign_by_cost(
+    log_scores: jax.Array,
+    boxes: jax.Array,
+    anchors: jax.Array,
+    truth: GroundTruth,
+    center_radius: float = 2.5,
+    most_cells: int = 10,
+    iou_weight: float = 3.0,
+) -> jax.Array:
+    """Assign by SimOTA (Ge et al. 2021, arXiv:2107.08430, section 2.3).
+
+    log_scores [A] and boxes [A, 4] are the predictions; anchors [A, 4], whose width is the stride of the cell. A ground
+    truth box takes its k cheapest cells, where k is the sum of its `most_cells` highest IoUs with predicted boxes,
+    at least 1. Cells take part if their center is inside the box or at most center_radius strides from its center. The
+    cost is the cross-entropy of the score plus iou_weight times -log IoU, plus FAR unless both conditions hold. A cell
+    that several boxes take goes to the box of the lowest cost.
+    """
+    centers, strides = _centers(anchors), anchors[:, 2] - anchors[:, 0]
+    objects = (truth.mask & ~truth.ignore)[:, None]
+    in_box = _inside(centers, truth.boxes)
+    distance = jnp.abs(_centers(truth.boxes)[:, None] - centers).max(-1)
+    in_center = distance < center_radius * strides
+    candidate = (in_box | in_center).any(0, where=objects) & objects  # [N, A]
+    iou = jnp.where(candidate, box_iou(truth.boxes, boxes), 0.0)
+    cost = -log_scores - iou_weight * jnp.log(iou + 1e-7) + FAR * ~(in_box & in_center)
+    cost = jnp.where(candidate, cost, jnp.inf)
+
+    most_cells = min(most_cells, len(anchors))
+    highest, _ = lax.top_k(iou, most_cells)
+    count = jnp.maximum(highest.sum(1).astype(jnp.int32), 1)
+    lowest, cheapest = lax.top_k(-cost, most_cells)
+    taken = (jnp.arange(most_cells) < count[:, None]) & jnp.isfinite(lowest)
+    rows = jnp.arange(len(cost))[:, None]
+    takers = jnp.zeros(cost.shape, bool).at[rows, cheapest].set(taken).sum(0)  # [A]
+    first = jnp.zeros(cost.shape, bool).at[rows, cheapest].set(taken).argmax(0)
+    matched = jnp.where(takers > 1, jnp.argmin(cost, axis=0), first)
+    return _with_background(matched, takers > 0, centers, anchors, truth)
+
+
+def assign_adaptively(
+    anchors: jax.Array, cells_of_levels: Sequence[int], truth: GroundTruth, nearest: int = 9
+) -> jax.Array:
+    """Assign by ATSS (Zhang et al. 2020, arXiv:1912.02424, algorithm 1).
+
+    anchors [A, 4] of all levels, cells_of_levels of them each. The `nearest` anchors of each level by distance of the
+    centers are candidates of a box; those take it whose IoU is at least the mean plus the standard deviation of its
+    candidates' IoUs and whose center is inside it. An anchor that takes several boxes keeps that of the highest IoU.
+    """
+    centers = _centers(anchors)
+    distance = ((_centers(truth.boxes)[:, None] - centers) ** 2).sum(-1)
+    iou = box_iou(truth.boxes, anchors)
+    candidates, start = [], 0
+    for cells in cells_of_levels:
+        _, level = lax.top_k(-distance[:, start : start + cells], min(nearest, cells))
+        candidates.append(start + level)
+        start += cells
+    candidates = jnp.concatenate(candidates, axis=1)
+    of_candidates = jnp.take_along_axis(iou, candidates, axis=1)
+    threshold = of_candidates.mean(1) + of_candidates.std(1, ddof=1)
+    rows = jnp.arange(len(iou))[:, None]
+    positive = jnp.zeros(iou.shape, bool).at[rows, candidates].set(of_candidates >= threshold[:, None])
+    positive &= _inside(centers, truth.boxes) & (truth.mask & ~truth.ignore)[:, None]
+    best = jnp.where(positive, iou, -1.0)
+    return _with_background(best.argmax(0), positive.any(0), centers, anchors, truth)
+
+
+def _centers(boxes: jax.Array) -> jax.Array:
+    return (boxes[..., :2] + boxes[..., 2:]) / 2
+
+
+def _inside(points: jax.Array, boxes: jax.Array) -> jax.Array:
+    """Return True for points [A, 2] inside boxes [N, 4], without their edges: [N, A]."""
+    return ((points > boxes[:, None, :2]) & (points < boxes[:, None, 2:])).all(-1)
+
+
+def _with_background(
+    matched: jax.Array, positive: jax.Array, centers: jax.Array, anchors: jax.Array, truth: GroundTruth
+) -> jax.Array:
+    """Return `matched` where positive [A]; otherwise IGNORED in an ignored region, which takes all cells it touches."""
+    reach = (anchors[:, 2:] - anchors[:, :2]) / 2
+    low, high = truth.boxes[:, None, :2] - reach, truth.boxes[:, None, 2:] + reach
+    near = ((centers > low) & (centers < high)).all(-1)
+    ignored = (near & (truth.mask & truth.ignore)[:, None]).any(0)
+    return jnp.where(positive, matched, jnp.where(ignored, IGNORED, BACKGROUND)).astype(jnp.int32)

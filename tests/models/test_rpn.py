@@ -1,0 +1,64 @@
+"""Losses of all anchors are compared with formulas written out for each anchor."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from affect_jax.models.rpn import OBJECTNESS_LOSSES, rpn_losses
+from affect_jax.ops.boxes import decode_boxes
+from affect_jax.ops.matching import IGNORED, GroundTruth, Samples
+
+ANCHORS = np.array([[0, 0, 8, 8], [8, 0, 16, 8], [0, 8, 8, 16], [8, 8, 16, 16]], np.float32)
+MATCHED = np.array([-1, 1, 0, IGNORED])
+TRUTH = GroundTruth(
+    np.array([[1, 9, 8, 15], [7, 0, 17, 9]], np.float32), np.zeros(2, int), np.ones(2, bool), np.zeros(2, bool)
+)
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def cross_entropy(p, target):
+    return -target * np.log(p) - (1 - target) * np.log(1 - p)
+
+
+def iou(a, b):
+    shared = np.prod(np.maximum(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0))
+    return shared / (np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2]) - shared)
+
+
+def losses_of(name):
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(4, 2)).astype(np.float32)
+    offsets = rng.normal(0, 0.2, (4, 4)).astype(np.float32)
+    samples = Samples(jnp.arange(4), jnp.asarray(MATCHED != IGNORED), jnp.asarray(MATCHED))
+    found = jax.jit(rpn_losses, static_argnums=(5, 6, 7))(samples, logits, offsets, ANCHORS, TRUTH, name, "diou", 2.0)
+    predicted = np.asarray(decode_boxes(offsets, ANCHORS))
+    quality = [iou(predicted[a], TRUTH.boxes[m]) if m >= 0 else 0.0 for a, m in enumerate(MATCHED)]
+    return found, sigmoid(logits), quality
+
+
+def test_yunet_loss_equals_its_formula_and_leaves_out_ignored_anchors():
+    found, probs, quality = losses_of("yunet")
+    expected = cross_entropy(probs[0, 1], 0)
+    for anchor in (1, 2):
+        expected += cross_entropy(probs[anchor, 1], 1) + cross_entropy(probs[anchor, 0], quality[anchor])
+    np.testing.assert_allclose(found["objectness"], expected, rtol=1e-5)
+    assert found["rpn_count"] == 2 and found["rpn_box_reg"] > 0
+
+
+def test_quality_focal_loss_equals_its_formula():
+    found, probs, quality = losses_of("quality_focal")
+    scores = np.sqrt(probs.prod(1))
+    expected = sum((quality[a] - scores[a]) ** 2 * cross_entropy(scores[a], quality[a]) for a in (0, 1, 2))
+    np.testing.assert_allclose(found["objectness"], expected, rtol=1e-5)
+    assert found["rpn_count"] == 2
+
+
+def test_cross_entropy_counts_all_sampled_anchors():
+    found, probs, _ = losses_of("cross_entropy")
+    scores = np.sqrt(probs.prod(1))
+    expected = sum(cross_entropy(scores[a], float(MATCHED[a] >= 0)) for a in (0, 1, 2))
+    np.testing.assert_allclose(found["objectness"], expected, rtol=1e-5)
+    assert found["rpn_count"] == 3 and len(OBJECTNESS_LOSSES) == 3
