@@ -45,6 +45,8 @@ from affect_jax.tasks.interface import (
 NETWORK_INPUTS = ("image", "image_size", "boxes", "label", "box_mask", "ignore")
 LOSS_COUNTS = {"objectness": "rpn_count", "rpn_box_reg": "rpn_count", "classifier": "roi_count", "box_reg": "roi_count"}
 """The parts of the loss, and the count of samples that each is averaged over."""
+MOST_PIXELS = 2**22
+"""Pixels of all images of Detection.normalized_images: 28 images of 384x384."""
 BRIGHTENINGS = {
     "none": {},
     "equalize": {"equalize_probability": 1.0},
@@ -91,8 +93,13 @@ class Detection(Task):
         return {"image": image, "image_size": jax.ShapeDtypeStruct((1, 2), jnp.int32)}
 
     def normalized_images(self, split, count: int) -> dict[str, jax.Array]:
-        """Return the first `count` images, resized to the first bucket, as the network's inputs."""
-        indices, bucket = np.arange(min(count, len(split))), tuple(self.config.data.buckets[0])
+        """Return the first images, resized to the first bucket, as the network's inputs.
+
+        There are `count` or, if the memory of their feature maps would be large, as many as have MOST_PIXELS.
+        """
+        height, width = self.config.data.buckets[0]
+        count = min(count, len(split), max(1, MOST_PIXELS // (height * width)))
+        indices, bucket = np.arange(count), (height, width)
         rngs = [np.random.default_rng(int(index)) for index in indices]
         batch = boxes_pipeline.read_batch(split, indices, bucket, rngs, max_boxes=1, max_ignored=1, settings={})
         images = {name: jnp.asarray(batch[name]) for name in ("image", "image_size")}
