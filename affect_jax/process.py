@@ -5,9 +5,6 @@ import importlib.util
 import mmap
 import os
 import platform
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import jax
@@ -91,15 +88,6 @@ def keep_freed_memory() -> None:
         libc = ctypes.CDLL(None)
         for option, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, -1), (M_ARENA_MAX, 1)):
             libc.mallopt(option, value)
-
-
-@contextmanager
-def one_line_errors() -> Iterator[None]:
-    """End the process with one line and no traceback on a wrong value, a file problem or a missing package."""
-    try:
-        yield
-    except (ValueError, OSError, ImportError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")
 
 
 def define_process_flags() -> tuple[flags.FlagHolder, ...]:

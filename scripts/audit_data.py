@@ -3,6 +3,10 @@
 Images of val or test that are also in train make results too high.
 """
 
+from affect_jax import command_line
+
+command_line.exit_on_interrupt()  # before the slow imports
+
 import json
 from pathlib import Path
 
@@ -17,21 +21,19 @@ NUM_EXAMPLES = flags.DEFINE_integer(
 
 
 def main(argv):
-    from affect_jax.data import DATASETS, SPLITS, open_split
+    from affect_jax.data import DATASETS, open_splits
     from affect_jax.data.audit import audit
-    from affect_jax.process import one_line_errors
 
     if len(argv) != 2:
         raise app.UsageError(f"give one data set of {', '.join(DATASETS)}")
     logging.set_verbosity(logging.ERROR)
     options = {"num_examples": NUM_EXAMPLES.value} if NUM_EXAMPLES.value else {}
-    with one_line_errors():
-        found = audit({split: open_split(argv[1], split, DATA_DIR.value, **options) for split in SPLITS})
-        print_table(found)
-        print_examples(found)
-        if OUT.value:
-            Path(OUT.value).write_text(json.dumps({"dataset": argv[1], **found}, indent=1))
-            print(f"the complete result is in {OUT.value}")
+    found = audit(open_splits(argv[1], DATA_DIR.value, **options))
+    print_table(found)
+    print_examples(found)
+    if OUT.value:
+        Path(OUT.value).write_text(json.dumps({"dataset": argv[1], **found}, indent=1))
+        print(f"the complete result is in {OUT.value}")
 
 
 def print_table(found: dict):
@@ -51,7 +53,7 @@ def print_table(found: dict):
         )
     row("identical with different labels", [summary[split]["conflicting_labels"] for split in summary])
     row("constant", [summary[split]["constant"] for split in summary])
-    for split in ("val", "test"):
+    for split in [name for name in summary if name != "train" and "train" in summary]:
         copies = summary[split]["identical_to"]["train"] + summary[split]["nearly_identical_to"]["train"]
         print(f"{copies / found['num_images'][split]:.1%} of {split} is also in train")
 
@@ -73,4 +75,4 @@ def print_examples(found: dict):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command_line.run(main)

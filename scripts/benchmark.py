@@ -11,6 +11,10 @@ fraction of the rate of a large matrix product in the config's dtype; on NVIDIA 
 PyTorch.
 """
 
+from affect_jax import command_line
+
+command_line.exit_on_interrupt()  # before the slow imports
+
 import json
 import time
 from pathlib import Path
@@ -32,17 +36,16 @@ def main(argv):
         raise app.UsageError("--config is missing, for example --config=configs/fer_vgg.py")
     from affect_jax.benchmark.timing import format_table
     from affect_jax.benchmark.training import benchmark
-    from affect_jax.process import one_line_errors, prepare_process
+    from affect_jax.process import prepare_process
 
     logging.set_verbosity(logging.ERROR)
     prepare_process()
     print(f"imports: {time.perf_counter() - STARTED:.1f} s", flush=True)
-    with one_line_errors():
-        rows = benchmark(CONFIG.value, COMPARE.value == "torch", ROUNDS.value)
-        print(format_table(rows))
-        if OUT.value:
-            Path(OUT.value).write_text(json.dumps(rows, indent=2))
+    rows = benchmark(CONFIG.value, COMPARE.value == "torch", ROUNDS.value)
+    print(format_table(rows))
+    if OUT.value:
+        Path(OUT.value).write_text(json.dumps(rows, indent=2))
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command_line.run(main)

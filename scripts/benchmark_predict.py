@@ -8,6 +8,10 @@ classifies). Those that are not given or fail are named. Then it prints the memo
 that are read, classified as whole faces and drawn. FILE gets the rows as JSON.
 """
 
+from affect_jax import command_line
+
+command_line.exit_on_interrupt()  # before the slow imports
+
 import json
 import tempfile
 from functools import partial
@@ -17,7 +21,7 @@ from absl import app, flags, logging
 
 from affect_jax.benchmark import prediction
 from affect_jax.predict import reader
-from affect_jax.process import one_line_errors, prepare_process
+from affect_jax.process import prepare_process
 
 IMAGES = flags.DEFINE_string("images", None, "A folder of images.", required=True)
 CLASSIFIER = flags.DEFINE_string("classifier", str(reader.CLASSIFIER), "A model file or a run's folder.")
@@ -41,7 +45,7 @@ def main(argv):
         raise app.UsageError(f"unknown argument {argv[1]!r}; the folder is --images=FOLDER")
     logging.set_verbosity(logging.ERROR)
     prepare_process()
-    with one_line_errors(), tempfile.TemporaryDirectory() as name:
+    with command_line.interruptible(), tempfile.TemporaryDirectory() as name:
         folder, size = Path(name), tuple(map(int, FRAME_SIZE.value))
         video = prediction.image_video(folder / "images.avi", Path(IMAGES.value), NUM_FRAMES.value, size)
         sizes = tuple(map(int, BATCH_SIZES.value))
@@ -55,4 +59,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command_line.run(main)

@@ -7,11 +7,15 @@ The result is printed and recorded in the workdir: metrics.json, predictions/, f
 runs by val; evaluate on test once, at the end. Several processes share the work, as in training.
 """
 
+from affect_jax import command_line
+
+command_line.exit_on_interrupt()  # before the slow imports
+
 import jax
 from absl import app, flags, logging
 
 from affect_jax.data import SPLITS
-from affect_jax.process import define_process_flags, join_processes, one_line_errors, prepare_process
+from affect_jax.process import define_process_flags, join_processes, prepare_process
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder.", required=True)
 SPLIT = flags.DEFINE_enum("split", "val", SPLITS, "The split to evaluate on.")
@@ -51,26 +55,25 @@ def main(argv):
     logging.set_verbosity(logging.ERROR)
     prepare_process()
     run = Workdir(WORKDIR.value)
-    with one_line_errors():
-        join_processes(*(flag.value for flag in PROCESSES))
-        name = load_config(run).task
-        if wrong := [flag.name for task in OPTIONS if task != name for flag in OPTIONS[task] if flag.present]:
-            raise ValueError(f"--{wrong[0]} is not an option for {name}")
-        task, options = TASKS[name], {flag.name: flag.value for flag in OPTIONS[name]}
-        peers = load_peers(options.pop("peer", []), options.pop("peer_file", []))
-        if peers and jax.process_count() > 1:
-            raise ValueError("--peer needs a single process")
-        metrics = evaluate_run(run.path, SPLIT.value, **options)
-        if jax.process_index() > 0:
-            return
-        print(describe_evaluation(metrics, task))
-        if peers:
-            evaluations = {"this run": metrics} | {
-                name: evaluate_function(peer, run.path, SPLIT.value, **options) for name, peer in peers.items()
-            }
-            print(compare_evaluations(evaluations, task))
+    join_processes(*(flag.value for flag in PROCESSES))
+    name = load_config(run).task
+    if wrong := [flag.name for task in OPTIONS if task != name for flag in OPTIONS[task] if flag.present]:
+        raise ValueError(f"--{wrong[0]} is not an option for {name}")
+    task, options = TASKS[name], {flag.name: flag.value for flag in OPTIONS[name]}
+    peers = load_peers(options.pop("peer", []), options.pop("peer_file", []))
+    if peers and jax.process_count() > 1:
+        raise ValueError("--peer needs a single process")
+    metrics = evaluate_run(run.path, SPLIT.value, **options)
+    if jax.process_index() > 0:
+        return
+    print(describe_evaluation(metrics, task))
+    if peers:
+        evaluations = {"this run": metrics} | {
+            name: evaluate_function(peer, run.path, SPLIT.value, **options) for name, peer in peers.items()
+        }
+        print(compare_evaluations(evaluations, task))
     print(run.report)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command_line.run(main)

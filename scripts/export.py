@@ -5,12 +5,16 @@ and, for a classifier, ONNX, both with the preprocessing inside, and a README.md
 appears only after each file has given the network's outputs on real images.
 """
 
+from affect_jax import command_line
+
+command_line.exit_on_interrupt()  # before the slow imports
+
 import jax
 from absl import app, flags, logging
 
 from affect_jax.export.export import export_model
 from affect_jax.export.readme import table
-from affect_jax.process import one_line_errors, prepare_process
+from affect_jax.process import prepare_process
 from affect_jax.runs.model_file import read
 
 MODEL = flags.DEFINE_string("model", None, "A run's folder or a model file.", required=True)
@@ -25,7 +29,7 @@ def main(argv):
     logging.set_verbosity(logging.ERROR)
     jax.config.update("jax_platforms", "cpu")  # exact float32; the exported files run on the other platforms too
     prepare_process()
-    with one_line_errors():
+    with command_line.interruptible():
         record = export_model(read(MODEL.value), OUT.value, LICENCE.value, ONNX.value)
     print(f"classes: {', '.join(record['class_names'])}")
     print(f"licence of the training data: {record['licence']}")
@@ -36,4 +40,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command_line.run(main)

@@ -3,6 +3,10 @@
 The first argument is a name in the table of affect_jax/data/__init__.py. `--help` lists the options of each data set.
 """
 
+from affect_jax import command_line
+
+command_line.exit_on_interrupt()  # before the slow imports
+
 import runpy
 import sys
 from collections import defaultdict
@@ -44,18 +48,17 @@ def main(argv):
         raise app.UsageError(f"give one data set of {', '.join(DATASETS)}, then --source=PATH")
     if SOURCE.value is None:
         raise app.UsageError("give the source: --source=PATH")
-    from affect_jax.process import one_line_errors
 
     logging.set_verbosity(logging.ERROR)  # tfds logs every step
     options = {flag.name: flag.value for flag in OPTIONS if flag.value is not None}
-    with one_line_errors():
-        dataset = find_dataset(argv[1])
-        if not hasattr(dataset, "prepare"):
-            sys.exit(f"{argv[1]} needs no preparation")
-        known = [option.name for option in dataset.OPTIONS]
-        if others := set(options) - set(known):
-            names = ", ".join(f"--{name}" for name in known) or "none"
-            raise ValueError(f"{argv[1]} has no option --{', --'.join(sorted(others))}; its options are: {names}")
+    dataset = find_dataset(argv[1])
+    if not hasattr(dataset, "prepare"):
+        sys.exit(f"{argv[1]} needs no preparation")
+    known = [option.name for option in dataset.OPTIONS]
+    if others := set(options) - set(known):
+        names = ", ".join(f"--{name}" for name in known) or "none"
+        raise ValueError(f"{argv[1]} has no option --{', --'.join(sorted(others))}; its options are: {names}")
+    with command_line.interruptible():
         done = dataset.prepare(
             DATA_DIR.value,
             overwrite=OVERWRITE.value,
@@ -96,4 +99,4 @@ def train_command(dataset: str, config: str) -> str:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command_line.run(main)

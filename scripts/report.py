@@ -9,6 +9,10 @@ against the first run on the same images, from the predictions that scripts/eval
 exact test, detectors by a bootstrap over images.
 """
 
+from affect_jax import command_line
+
+command_line.exit_on_interrupt()  # before the slow imports
+
 from absl import app, flags
 
 OUT = flags.DEFINE_string("out", "runs/comparison.html", "Path of the page.")
@@ -33,11 +37,9 @@ def print_evaluation(evaluation, columns) -> None:
 def main(argv):
     if len(argv) < 2:
         raise app.UsageError("no runs given. Example: python scripts/report.py runs/fer_vgg runs/fer_mobilenet")
-    from affect_jax.process import one_line_errors
     from affect_jax.runs.comparison import write_runs
 
-    with one_line_errors():
-        comparisons = write_runs(OUT.value, argv[1:])
+    comparisons = write_runs(OUT.value, argv[1:])
     for comparison in comparisons:
         for evaluation in comparison.evaluations:
             print_evaluation(evaluation, comparison.presentation.columns)
@@ -45,4 +47,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command_line.run(main)

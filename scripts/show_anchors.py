@@ -4,6 +4,10 @@ Prints, by height of the boxes in images of the evaluation size, the share of bo
 at least 0.5 and 0.7. A box below the RPN's threshold is only matched to its best anchor.
 """
 
+from affect_jax import command_line
+
+command_line.exit_on_interrupt()  # before the slow imports
+
 from absl import app, flags, logging
 from ml_collections import config_flags
 
@@ -17,14 +21,12 @@ def main(argv):
     if CONFIG.value is None:
         raise app.UsageError("--config is missing. Example: --config=configs/widerface_rcnn.py")
     from affect_jax.config import validate
-    from affect_jax.process import one_line_errors
     from affect_jax.tasks import build_task
     from affect_jax.tasks.detection import anchor_coverage
 
     logging.set_verbosity(logging.ERROR)  # tfds logs every file
-    with one_line_errors():
-        validate(CONFIG.value)
-        groups = anchor_coverage(CONFIG.value, build_task(CONFIG.value).open_split(SPLIT.value))
+    validate(CONFIG.value)
+    groups = anchor_coverage(CONFIG.value, build_task(CONFIG.value).open_split(SPLIT.value))
     print(f"anchors {CONFIG.value.model.anchor_sizes} x {CONFIG.value.model.aspect_ratios}")
     print(f"{'height':>18} {'boxes':>8} {'IoU 0.5':>9} {'IoU 0.7':>9} {'mean best':>10}")
     for name, row in groups.items():
@@ -32,4 +34,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command_line.run(main)

@@ -4,6 +4,10 @@ Each row shows an image of the training split, then the same image after several
 detector's images are shown with their boxes; boxes that training ignores are yellow.
 """
 
+from affect_jax import command_line
+
+command_line.exit_on_interrupt()  # before the slow imports
+
 import sys
 
 from absl import app, flags, logging
@@ -25,14 +29,12 @@ def main(argv):
     import numpy as np
 
     from affect_jax.config import validate
-    from affect_jax.process import one_line_errors
     from affect_jax.tasks import build_task
 
     logging.set_verbosity(logging.ERROR)  # tfds logs every file
-    with one_line_errors():
-        validate(CONFIG.value)
-        task = build_task(CONFIG.value)
-        rows = task.augmented_samples(task.open_split("train"), IMAGES.value, DRAWS.value)
+    validate(CONFIG.value)
+    task = build_task(CONFIG.value)
+    rows = task.augmented_samples(task.open_split("train"), IMAGES.value, DRAWS.value)
     framed = np.pad(rows, [(0, 0), (0, 0), (1, 1), (1, 1), (0, 0)])
     sheet = np.concatenate([np.concatenate(row, axis=1) for row in framed])
     scale = min(ENLARGE.value, WIDEST / sheet.shape[1])
@@ -45,4 +47,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command_line.run(main)

@@ -7,6 +7,10 @@ Finished runs are skipped and stopped runs resumed: rerun the command to add see
 two runs on the same images.
 """
 
+from affect_jax import command_line
+
+command_line.exit_on_interrupt()  # before the slow imports
+
 import shlex
 from pathlib import Path
 
@@ -35,17 +39,15 @@ def parse_run(text: str) -> tuple[str, list[str]]:
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}; set fields within --run")
-    from affect_jax.process import one_line_errors
     from affect_jax.runs.sweep import run_sweep
 
     runs = [parse_run(text) for text in RUN.value]
     if len({name for name, _ in runs}) < len(runs):
         raise app.UsageError("two runs have the same name")
-    with one_line_errors():
-        seeds = [int(seed) for seed in SEEDS.value]
-        marks = [float(mark) / 100 for mark in MARKS.value]
-        print(run_sweep(dict(runs), seeds, WORKDIR.value, SPLIT.value, Path(__file__).parent, marks))
+    seeds = [int(seed) for seed in SEEDS.value]
+    marks = [float(mark) / 100 for mark in MARKS.value]
+    print(run_sweep(dict(runs), seeds, WORKDIR.value, SPLIT.value, Path(__file__).parent, marks))
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command_line.run(main)

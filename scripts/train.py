@@ -6,8 +6,11 @@ Several processes run the same command with one shared workdir. On SLURM, Kubern
 elsewhere each one gets --coordinator_address=HOST:PORT --num_processes=2 --process_id=0. scripts/launch/ has templates.
 """
 
+from affect_jax import command_line
+
+command_line.exit_on_interrupt()  # before the slow imports
+
 import errno
-import signal
 import sys
 from pathlib import Path
 
@@ -55,6 +58,7 @@ def main(argv):
 
     logging.set_verbosity(logging.FATAL)  # orbax logs every file, and the errors that it raises
     prepare_process(DETERMINISTIC.value)
+    command_line.exit_on_interrupt("stopped at once; rerun the command to resume from the newest checkpoint")
     try:
         join_processes(*(flag.value for flag in PROCESSES))
         train_and_evaluate(CONFIG.value, WORKDIR.value or default_workdir())
@@ -64,16 +68,14 @@ def main(argv):
         if jax.process_index() == 0:
             print(stopped, flush=True)
         sys.exit(128 + stopped.signal)
-    except KeyboardInterrupt:
-        print("stopped at once; rerun the command to resume from the newest checkpoint", flush=True)
-        sys.exit(128 + signal.SIGINT)
     except FloatingPointError as error:  # the same in every process
         sys.exit(f"FloatingPointError: {error}" if jax.process_index() == 0 else 1)
-    except (ValueError, OSError, ImportError) as error:
-        unwritable = isinstance(error, OSError) and error.errno in UNWRITABLE
-        remedy = ". Saved checkpoints are intact: make the folder writable, then rerun the command to resume."
-        sys.exit(f"{type(error).__name__}: {error}{remedy if unwritable else ''}")
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        remedy = "Saved checkpoints are intact: make the folder writable, then rerun the command to resume."
+        sys.exit(f"{type(error).__name__}: {error}. {remedy}")
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command_line.run(main)

@@ -2,8 +2,8 @@ import sys
 
 import pytest
 
+from affect_jax.command_line import one_line_errors
 from affect_jax.packages import require
-from affect_jax.process import one_line_errors
 
 
 def test_missing_packages_are_one_line_with_the_pip_command(monkeypatch):

@@ -2,6 +2,7 @@
 
 import importlib
 from contextlib import suppress
+from inspect import signature
 from pathlib import Path
 
 from affect_jax.data.source import MissingSplit
@@ -52,9 +53,13 @@ def open_split(name: str, split: str, data_dir: str | Path = "data", **options):
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}; known are {', '.join(SPLITS)}")
     options = {key: value[split] if hasattr(value, "keys") else value for key, value in options.items()}
-    if hasattr(dataset, "prepare"):
-        return dataset.open_split(split, data_dir, **options)
-    return dataset(split, **options)
+    is_prepared = hasattr(dataset, "prepare")
+    known = signature(dataset.open_split if is_prepared else dataset).parameters.keys() - {"split", "data_dir"}
+    if wrong := sorted(options.keys() - known):
+        raise ValueError(
+            f"{name} has no option {', '.join(wrong)}; its options are: {', '.join(sorted(known)) or 'none'}"
+        )
+    return dataset.open_split(split, data_dir, **options) if is_prepared else dataset(split, **options)
 
 
 def open_splits(name: str, data_dir: str | Path = "data", **options) -> dict:

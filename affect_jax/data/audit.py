@@ -40,8 +40,10 @@ def audit(splits: Mapping[str, object]) -> dict:
     Images are identical if all pixels are equal. Images of different splits are nearly identical if their 64-bit
     difference hashes differ by at most MAX_DISTANCE bits and their gray thumbnails have a correlation of at least
     MIN_CORRELATION. An image is constant if its standard deviation is below one gray level; constant images do not
-    count as copies.
+    count as copies. ValueError for images with boxes.
     """
+    if any(not hasattr(split, "read") for split in splits.values()):
+        raise ValueError("only data sets of images with one label each can be audited, not images with boxes")
     prints = {name: fingerprints(split, name) for name, split in splits.items()}
     exact = exact_groups(prints)
     near = {pair: near_pairs(prints[pair[0]], prints[pair[1]]) for pair in combinations(prints, 2)}

@@ -17,10 +17,12 @@ Z95 = 1.959963984540054
 def classification_metrics(probs: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> dict:
     """Return all metrics of the predictions of a split, JSON-able.
 
-    num_examples, accuracy, accuracy_ci95 [low, high], macro_f1, nll (natural logarithm), ece, per_class {name:
-    {precision, recall, f1, support}}, confusion_matrix [K][K] (rows are true classes), calibration {confidence [M],
-    accuracy [M], count [M]}, coverage (from coverage_accuracy). A ratio without a denominator, such as the
-    precision of a class that is never predicted, is 0, as in scikit-learn. ValueError for invalid predictions.
+    num_examples, accuracy, accuracy_ci95 [low, high], macro_f1, absent_classes, nll (natural logarithm), ece, per_class
+    {name: {precision, recall, f1, support}}, confusion_matrix [K][K] (rows are true classes), calibration {confidence
+    [M], accuracy [M], count [M]}, coverage (from coverage_accuracy). A ratio without a denominator, such as the
+    precision of a class that is never predicted, is 0, as in scikit-learn. macro_f1 is the mean over the classes that
+    occur in the labels or the predictions, scikit-learn's default; absent_classes names the others. ValueError for
+    invalid predictions.
     """
     from sklearn import metrics
 
@@ -28,12 +30,14 @@ def classification_metrics(probs: np.ndarray, labels: np.ndarray, class_names: S
     predicted = probs.argmax(axis=1)
     every = np.arange(len(class_names))
     table = metrics.precision_recall_fscore_support(labels, predicted, labels=every, zero_division=0.0)
+    present = np.isin(every, np.concatenate([labels, predicted]))
     correct = int((predicted == labels).sum())
     return {
         "num_examples": len(labels),
         "accuracy": correct / len(labels),
         "accuracy_ci95": list(wilson_interval(correct, len(labels))),
-        "macro_f1": float(table[2].mean()),
+        "macro_f1": float(table[2][present].mean()),
+        "absent_classes": [name for name, occurs in zip(class_names, present, strict=True) if not occurs],
         "nll": float(-np.log(np.maximum(probs[np.arange(len(labels)), labels], np.finfo(np.float32).tiny)).mean()),
         "ece": expected_calibration_error(probs, labels),
         "per_class": {

@@ -6,6 +6,10 @@ camera or a long video and keeps the results so far. Files that cannot be read a
 then 1. An expression is what a face shows, not what a person feels.
 """
 
+from affect_jax import command_line
+
+command_line.exit_on_interrupt()  # before the slow imports
+
 import itertools
 import sys
 from collections.abc import Sequence
@@ -18,7 +22,7 @@ from tqdm import tqdm
 from affect_jax.predict import reader
 from affect_jax.predict.media import Source, find_sources, read_frames
 from affect_jax.predict.output import DRAWN, Output
-from affect_jax.process import one_line_errors, prepare_process
+from affect_jax.process import prepare_process
 
 CLASSIFIER = flags.DEFINE_string("classifier", str(reader.CLASSIFIER), "A model file or a run's folder.")
 DETECTOR = flags.DEFINE_string("detector", str(reader.DETECTOR), "A model file or a run's folder.")
@@ -73,20 +77,20 @@ def main(argv: Sequence[str]) -> None:
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # unreadable files are reported below
     logging.set_verbosity(logging.ERROR)
     prepare_process()
-    with one_line_errors():
-        sources = find_sources(argv[1:], left_out=Path(OUT.value, DRAWN))
-        read_faces = reader.load(
-            CLASSIFIER.value,
-            reader.WHOLE if FACES.value == "whole" else DETECTOR.value,
-            batch_size=BATCH_SIZE.value,
-            margin=MARGIN.value,
-            min_score=MIN_SCORE.value,
-            min_confidence=MIN_CONFIDENCE.value,
-        )
+    sources = find_sources(argv[1:], left_out=Path(OUT.value, DRAWN))
+    read_faces = reader.load(
+        CLASSIFIER.value,
+        reader.WHOLE if FACES.value == "whole" else DETECTOR.value,
+        batch_size=BATCH_SIZE.value,
+        margin=MARGIN.value,
+        min_score=MIN_SCORE.value,
+        min_confidence=MIN_CONFIDENCE.value,
+    )
+    with command_line.interruptible():
         unreadable = write_predictions(sources, read_faces)
     if unreadable:
         sys.exit("cannot read:\n" + "\n".join(f"  {line}" for line in unreadable))
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command_line.run(main)

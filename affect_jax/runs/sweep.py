@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from affect_jax.command_line import INTERRUPTED, handling_interrupts
 from affect_jax.files import write_atomically
 from affect_jax.runs.workdir import Workdir, load_history, load_metrics
 
@@ -46,8 +47,12 @@ def run_sweep(
 
 
 def start(script: Path, *arguments: str) -> None:
-    """Run a script; ChildProcessError if it fails."""
-    if subprocess.run([sys.executable, str(script), *arguments]).returncode:
+    """Run a script; ChildProcessError if it fails. Ctrl-C is left to the script, which saves its work."""
+    with handling_interrupts(lambda number, frame: None):
+        status = subprocess.run([sys.executable, str(script), *arguments]).returncode
+    if status == INTERRUPTED:
+        raise KeyboardInterrupt
+    if status:
         command = " ".join([script.name, *arguments])
         raise ChildProcessError(f"{command} failed; fix the cause, then rerun the sweep to resume")
 

@@ -9,6 +9,7 @@ import jax
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
+import affect_jax
 from affect_jax.config import validate
 from affect_jax.models.pretrained import Pretrained, load_pretrained, named_weights, trained_with
 from affect_jax.runs import workdir
@@ -61,11 +62,19 @@ def load_initial_weights(config: ConfigDict) -> Pretrained | None:
     """Load the weights of `config.init_from`: a file, a hub reference, or the best checkpoint of another run."""
     if not config.init_from:
         return None
-    other = Workdir(config.init_from)
+    reference = find_bundled(config.init_from)
+    other = Workdir(reference)
     if not other.config.exists():
-        return load_pretrained(config.init_from)
+        return load_pretrained(reference)
     _, variables = load_best_variables(other)
     return trained_with(workdir.load_config(other), named_weights(variables), config.init_from)
+
+
+def find_bundled(reference: str) -> str:
+    """Return the path of a file of this package, "affect_jax/...", from any working directory; others unchanged."""
+    bundled = Path(affect_jax.__file__).parents[1] / reference
+    is_ours = Path(reference).parts[:1] == ("affect_jax",) and not Path(reference).exists() and bundled.is_file()
+    return str(bundled) if is_ours else reference
 
 
 def open_log(run: Workdir, trainer: Trainer, say) -> RunLog:

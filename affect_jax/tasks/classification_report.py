@@ -10,6 +10,7 @@ import numpy as np
 from affect_jax.evaluate import figures
 from affect_jax.evaluate.classification import most_confident_mistakes
 from affect_jax.evaluate.sections import (
+    Column,
     Figure,
     Image,
     Images,
@@ -41,11 +42,17 @@ def evaluated_images(metrics: Metrics) -> tuple[str, tuple]:
     return f"{metrics['num_examples']:,} images of {len(supports)} classes", supports
 
 
+def absent_classes(metrics: Metrics) -> str:
+    """Return the names of the classes that macro-F1 leaves out."""
+    return ", ".join(metrics.get("absent_classes", []))
+
+
 PRESENTATION = Presentation(
     columns=(
         number_column("Accuracy", "accuracy", ".2%"),
         interval_column("accuracy_ci95"),
         number_column("Macro-F1", "macro_f1", ".2%", "unweighted mean of the F1 of the classes"),
+        Column("Absent classes", absent_classes, "not in the labels or the predictions, and left out of macro-F1"),
         number_column("NLL", "nll", ".4f", "mean negative log-likelihood"),
         number_column("ECE", "ece", ".4f", "expected calibration error"),
         number_column("CCC valence", "ccc_valence", ".3f", "concordance correlation coefficient"),

@@ -1,0 +1,142 @@
+"""Start and end of a script without tracebacks: Ctrl-C, closed pipes, --help, and errors that a user can cause.
+
+This module imports nothing slow, so that a script can call exit_on_interrupt before its other imports.
+"""
+
+import os
+import select
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from multiprocessing import current_process
+
+HELP = {"help", "h", "helpshort", "helpfull"}
+INTERRUPTED, CLOSED_PIPE = 128 + signal.SIGINT, 128 + signal.SIGPIPE
+"""Exit statuses, as shells name them."""
+
+
+def exit_on_interrupt(line: str = "interrupted") -> None:
+    """From now on, end the process at once on Ctrl-C: print a line and exit with status 130.
+
+    Python's own KeyboardInterrupt would print a long traceback from within an import, and be ignored in a callback. Use
+    `interruptible` around code that cleans up after itself. A process that ignores Ctrl-C still does. A worker of
+    multiprocessing, which imports the script again, ignores it too: a terminal sends it to all processes.
+    """
+
+    def leave(number, frame):
+        with suppress(Exception):  # the output may be closed, or be in use by the interrupted code
+            sys.stdout.flush()
+        os.write(2, f"\n{line}\n".encode() if os.isatty(2) else f"{line}\n".encode())
+        os._exit(INTERRUPTED)
+
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        is_worker = current_process().name != "MainProcess"
+        signal.signal(signal.SIGINT, signal.SIG_IGN if is_worker else leave)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Raise KeyboardInterrupt on Ctrl-C in the block, so that it can remove its temporary files."""
+    with handling_interrupts(signal.default_int_handler):
+        yield
+
+
+@contextmanager
+def handling_interrupts(handler: Callable) -> Iterator[None]:
+    """Handle Ctrl-C with `handler` in the block, unless the process ignores it."""
+    previous = signal.getsignal(signal.SIGINT)
+    if previous is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """End the process with one line and no traceback on an error that a user can cause.
+
+    These are wrong values, problems with files, missing packages and Ctrl-C. If the reader of the output has closed it
+    (`| head`), the process ends silently with status 141.
+    """
+    try:
+        yield
+    except BrokenPipeError as error:
+        if not output_is_closed():
+            sys.exit(f"{type(error).__name__}: {error}")
+        discard_output()
+        sys.exit(CLOSED_PIPE)
+    except (ValueError, OSError, ImportError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+
+
+def output_is_closed() -> bool:
+    """Return True if nothing reads the pipe that stdout or stderr writes to."""
+    poll = select.poll()
+    for descriptor in (1, 2):
+        poll.register(descriptor, 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def discard_output() -> None:
+    """Write the rest of the output nowhere: Python would report a closed pipe once more at its end."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for descriptor in (1, 2):
+        os.dup2(nowhere, descriptor)
+
+
+def parse_flags(argv: Sequence[str]) -> list[str]:
+    """Parse the flags; end the process with one line on an error in a flag, a config file or a field of a config."""
+    from absl import flags
+
+    try:
+        arguments = flags.FLAGS(argv)
+        flags.FLAGS.flag_values_dict()  # a config file that cannot be read is an error of its value
+        return arguments
+    except flags.Error as error:
+        reason = last_error(str(error))
+    except AttributeError as error:  # raised from the KeyError of a config's field
+        missing = error.args[0].args[0] if isinstance(error.args[0], KeyError) else str(error)
+        reason = "the config has no field " + ". ".join(missing.splitlines())
+    except SyntaxError as error:
+        reason = f"{error.filename}, line {error.lineno}: {error.msg}"
+    except Exception as error:
+        reason = f"{type(error).__name__}: {str(error).strip().splitlines()[-1].strip()}"
+    sys.exit(f"{reason}; --help lists the flags")
+
+
+def last_error(text: str) -> str:
+    """Return the first line of a flag's error and, if a traceback of a config file follows, its last line and place."""
+    heading, *lines = text.strip().splitlines()
+    if not lines:
+        return heading
+    error = lines[-1].strip()
+    places = [line.strip() for line in lines if line.strip().startswith("File ")]
+    is_intended = error.startswith("ValueError") or not places
+    return f"{heading} {error}" + ("" if is_intended else f" ({places[-1]})")
+
+
+def run(main: Callable[[Sequence[str]], None]) -> None:
+    """Run `main` with absl's app.run and one_line_errors; `--help` exits with status 0."""
+    from absl import app
+
+    def complete(argv: Sequence[str]) -> None:
+        with one_line_errors():
+            main(argv)
+            sys.stdout.flush()
+
+    try:
+        with one_line_errors():  # also of reading the flags and of writing the help
+            try:
+                app.run(complete, flags_parser=parse_flags)
+            finally:
+                sys.stdout.flush()
+    except SystemExit as ended:
+        if ended.code == 1 and any(argument.lstrip("-") in HELP for argument in sys.argv[1:]):
+            ended.code = 0
+        raise
