@@ -96,8 +96,11 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
 
     try:
         arguments = flags.FLAGS(argv)
-        flags.FLAGS.flag_values_dict()  # a config file that cannot be read is an error of its value
+        for value in flags.FLAGS.flag_values_dict().values():
+            getattr(value, "keys", None)  # raises the error of a config file that could not be read
         return arguments
+    except BrokenPipeError:  # while help is printed
+        raise
     except flags.Error as error:
         reason = last_error(str(error))
     except AttributeError as error:  # raised from the KeyError of a config's field

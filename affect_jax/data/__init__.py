@@ -54,11 +54,12 @@ def open_split(name: str, split: str, data_dir: str | Path = "data", **options):
         raise ValueError(f"unknown split {split!r}; known are {', '.join(SPLITS)}")
     options = {key: value[split] if hasattr(value, "keys") else value for key, value in options.items()}
     is_prepared = hasattr(dataset, "prepare")
-    known = signature(dataset.open_split if is_prepared else dataset).parameters.keys() - {"split", "data_dir"}
+    parameters = dict(signature(dataset.open_split if is_prepared else dataset).parameters)
+    known = {key: value for key, value in parameters.items() if key not in ("split", "data_dir")}
     if wrong := sorted(options.keys() - known):
-        raise ValueError(
-            f"{name} has no option {', '.join(wrong)}; its options are: {', '.join(sorted(known)) or 'none'}"
-        )
+        raise ValueError(f"{name} has no option {', '.join(wrong)}; its options are: {', '.join(known) or 'none'}")
+    if missing := [key for key, value in known.items() if value.default is value.empty and key not in options]:
+        raise ValueError(f"{name} needs the option {', '.join(missing)}")
     return dataset.open_split(split, data_dir, **options) if is_prepared else dataset(split, **options)
 
 

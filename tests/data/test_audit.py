@@ -7,9 +7,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from run_script import fork
 
 from affect_jax import labels
 from affect_jax.data.audit import audit, correlation, exact_groups, fingerprints
+from affect_jax.data.folder import Folder
 
 ROOT = Path(__file__).parents[2]
 
@@ -118,3 +120,19 @@ def test_the_scripts_prepare_a_data_set_with_bad_rows_and_audit_it(sheet, write_
     assert audited.returncode == 0, audited.stderr
     assert "fer2013.csv, row 2 (train, angry) = fer2013.csv, row 13 (test, fear)" in audited.stdout
     assert len(json.loads(out.read_text())["conflicting_labels"]) == 1
+
+
+def test_a_data_set_without_test_is_audited_and_a_data_set_of_boxes_is_refused(tmp_path):
+    for name, tone in (("dark", 40), ("light", 200)):
+        for index in range(8):
+            image = np.random.default_rng([tone, index // 2]).integers(tone - 30, tone + 30, (48, 48)).astype(np.uint8)
+            (tmp_path / "faces" / name).mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(tmp_path / "faces" / name / f"{index}.png"), image)
+    Folder.prepare(tmp_path / "data", source=tmp_path / "faces", test_share=0.0, val_share=0.5)
+    done = fork("audit_data", "folder", f"--data_dir={tmp_path / 'data'}")
+    assert done.returncode == 0, done.stderr
+    assert "of val is also in train" in done.stdout and "test" not in done.stdout
+    assert fork("audit_data", "drawn_scenes", "--num_examples=2").stderr.startswith("ValueError: only data sets of")
+    assert fork("audit_data", "drawn_scenes").stderr == "ValueError: drawn_scenes needs the option num_examples\n"
+    done = fork("audit_data", "folder", f"--data_dir={tmp_path / 'data'}", "--num_examples=2")
+    assert done.stderr == "ValueError: folder has no option num_examples; its options are: none\n"

@@ -159,3 +159,12 @@ def test_valence_and_arousal_metrics_of_an_example_worked_by_hand():
     assert found["ccc_arousal"] == pytest.approx((2 / 6) / (1 / 6 + 1 / 6 + 0.25))
     assert found["rmse_valence"] == pytest.approx(np.sqrt(0.5 / 3)) and found["rmse_arousal"] == pytest.approx(0.5)
     assert valence_arousal_metrics(np.zeros((3, 2)), np.zeros((3, 2)))["ccc_valence"] == 0.0
+
+
+def test_macro_f1_leaves_out_classes_without_labels_and_predictions_as_scikit_learn_does():
+    labels = np.array([0, 0, 2, 2, 3])
+    probs = np.eye(6)[[0, 2, 2, 2, 4]]
+    found = classification_metrics(probs, labels, ("a", "b", "c", "d", "e", "f"))
+    expected = sk.f1_score(labels, probs.argmax(1), average="macro", zero_division=0.0)
+    assert found["macro_f1"] == pytest.approx(expected)
+    assert found["absent_classes"] == ["b", "f"]

@@ -1,0 +1,121 @@
+"""The start and the end of scripts: Ctrl-C, closed pipes, --help, and wrong flags."""
+
+import ast
+import signal
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+from run_script import ROOT, fork
+
+SCRIPTS = sorted(path.stem for path in (ROOT / "scripts").glob("*.py"))
+# A test run in the background of a shell ignores SIGINT, and its children inherit that.
+RESTORE = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+PROGRAM = """
+import multiprocessing, os, signal, sys
+from affect_jax import command_line
+command_line.exit_on_interrupt()
+
+def work(queue):
+    queue.put(signal.getsignal(signal.SIGINT) is signal.SIG_IGN)
+
+def main(argv):
+{body}
+
+if __name__ == "__main__":
+    command_line.run(main)
+"""
+
+
+def run(tmp_path, body: str, **options) -> subprocess.CompletedProcess:
+    """Run a script whose main function has this body."""
+    script = tmp_path / "script.py"
+    script.write_text(PROGRAM.format(body="\n".join(f"    {line}" for line in body.splitlines())))
+    options = {"capture_output": True, "text": True, "preexec_fn": RESTORE, "cwd": ROOT, **options}
+    return subprocess.run([sys.executable, script], **options)
+
+
+@pytest.mark.parametrize("path", [*(ROOT / "scripts").glob("*.py"), ROOT / "affect_jax/predict/__main__.py"], ids=str)
+def test_scripts_handle_interrupts_before_their_other_imports(path):
+    _, first, second, *_ = ast.parse(Path(path).read_text()).body
+    assert ast.unparse(first) == "from affect_jax import command_line"
+    assert ast.unparse(second) == "command_line.exit_on_interrupt()"
+
+
+def test_importing_the_command_line_imports_no_slow_package():
+    program = "import sys, affect_jax.command_line; print([n for n in ('absl', 'numpy', 'jax') if n in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "[]\n"
+
+
+def test_an_interrupt_ends_the_process_with_one_line_also_in_callbacks(tmp_path):
+    done = run(
+        tmp_path,
+        """print('kept')
+class Callback:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)  # Python would ignore a KeyboardInterrupt here
+        sum(range(1000))
+Callback()
+signal.pause()""",
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "kept\n", "interrupted\n")
+
+
+def test_an_interruptible_block_cleans_up_and_ends_with_one_line(tmp_path):
+    done = run(
+        tmp_path,
+        """with command_line.interruptible():
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        signal.pause()
+    finally:
+        print('cleaned up')""",
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "cleaned up\n", "interrupted\n")
+
+
+def test_workers_ignore_interrupts(tmp_path):
+    done = run(
+        tmp_path,
+        """context = multiprocessing.get_context('spawn')
+queue = context.Queue()
+worker = context.Process(target=work, args=(queue,))
+worker.start()
+print(queue.get())
+worker.join()""",
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "True\n", "")
+
+
+@pytest.mark.parametrize("body", ["for number in range(100_000): print(number)", "print('one line')"])
+def test_a_closed_pipe_ends_the_process_silently(tmp_path, body):
+    process = subprocess.Popen(["true"], stdin=subprocess.PIPE)
+    process.wait()  # nothing reads the pipe
+    done = run(tmp_path, body, capture_output=False, stdout=process.stdin, stderr=subprocess.PIPE)
+    process.stdin.close()
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_help_exits_with_status_0(name):
+    done = fork(name, "--help")
+    assert done.returncode == 0 and "--helpfull" in done.stdout and not done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config=configs/nope.py"], "No such file or directory: 'configs/nope.py'"),
+        (["--config=README.md"], "README.md, line "),
+        (["--config=configs/fer_vgg.py:nope"], "ValueError: unknown variant 'nope': the variants are demo"),
+        (["--config=configs/fer_vgg.py", "--config.nofield=1"], "the config has no field 'nofield'"),
+        (["--config=configs/fer_vgg.py", "--config.batch_size=x"], "--config.batch_size=x: invalid literal for int"),
+        (["--nope"], "Unknown command line flag 'nope'"),
+    ],
+)
+def test_wrong_flags_are_one_line(arguments, message):
+    done = fork("train", *arguments)
+    assert done.returncode == 1 and message in done.stderr
+    assert done.stderr.count("\n") == 1 and done.stderr.endswith("; --help lists the flags\n")
