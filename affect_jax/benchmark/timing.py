@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from affect_jax.tasks import build_task
-from affect_jax.train.state import init_variables, make_apply
+from affect_jax.train.state import make_apply, variable_shapes
 
 Work = Callable[[], None]
 """Does a fixed amount of work and returns when the devices have finished it."""
@@ -95,7 +95,7 @@ def forward_flop(config: ConfigDict) -> float:
     task = build_task(config)
     data = task.data_facts(task.open_split("train"))
     model, inputs = task.build_network(data), task.network_inputs(data)
-    variables = jax.eval_shape(lambda: init_variables(model, jax.random.key(0), inputs))
+    variables = variable_shapes(model, inputs)
     apply = make_apply(model)
     return _count_flop(jax.make_jaxpr(lambda variables, x: apply(variables, x, False))(variables, inputs).jaxpr)
 

@@ -2,15 +2,13 @@
 
 from typing import NamedTuple
 
-import jax
-
 from affect_jax.runs.workdir import Workdir, load_config, load_data_facts
 from affect_jax.tasks import build_task
 from affect_jax.tasks.interface import Apply, DataFacts, Task
 from affect_jax.train.builders import build_checkpoints
 from affect_jax.train.checkpoint import check_fit, check_undamaged, step_folders
 from affect_jax.train.mesh import data_mesh, replicated
-from affect_jax.train.state import init_variables, make_apply
+from affect_jax.train.state import make_apply, variable_shapes
 
 
 class BestCheckpoint(NamedTuple):
@@ -27,9 +25,8 @@ def load_best_checkpoint(run: Workdir) -> BestCheckpoint:
     """Load the network of a run and its best variables; ValueError if they do not fit together."""
     task, data = build_task(load_config(run)), load_data_facts(run)
     step, variables = load_best_variables(run)
-    model, inputs = task.build_network(data), task.network_inputs(data)
-    shapes = jax.eval_shape(lambda key: init_variables(model, key, inputs), jax.random.key(0))
-    check_fit(shapes, variables, f"checkpoint {step}")
+    model = task.build_network(data)
+    check_fit(variable_shapes(model, task.network_inputs(data)), variables, f"checkpoint {step}")
     return BestCheckpoint(task, data, step, make_apply(model), variables)
 
 

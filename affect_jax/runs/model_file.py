@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
 import numpy as np
 import safetensors
 import safetensors.numpy
@@ -17,7 +16,7 @@ from affect_jax.runs import workdir
 from affect_jax.runs.best_checkpoint import load_best_variables
 from affect_jax.tasks import build_task
 from affect_jax.tasks.interface import DataFacts
-from affect_jax.train.state import init_variables
+from affect_jax.train.state import variable_shapes
 
 FLOAT16_MAX = float(np.finfo(np.float16).max)
 
@@ -54,8 +53,7 @@ def read(path: str | Path) -> Trained:
     config = default_config(record["config"]["task"])
     config.update(record["config"])
     data, task = DataFacts(**record["data"]), build_task(config)
-    model, inputs = task.build_network(data), task.network_inputs(data)
-    shapes = jax.eval_shape(lambda key: init_variables(model, key, inputs), jax.random.key(0))
+    shapes = variable_shapes(task.build_network(data), task.network_inputs(data))
     return Trained(config, data, merge(shapes, weights, source=str(path)), record["about"])
 
 

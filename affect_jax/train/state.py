@@ -38,6 +38,11 @@ def init_variables(model: Network, key: jax.Array, inputs: Any) -> dict:
     return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
 
 
+def variable_shapes(model: Network, inputs: Any) -> dict:
+    """Return the shapes and types of `params` and `batch_stats` of a network, without computing them."""
+    return jax.eval_shape(lambda: init_variables(model, jax.random.key(0), inputs))
+
+
 def create_state(variables: dict, tx: optax.GradientTransformation, with_ema: bool) -> TrainState:
     """Return the state before the first step."""
     params, batch_stats = variables["params"], variables["batch_stats"]
