@@ -18,7 +18,7 @@ from affect_jax.runs.evaluation import record_evaluation
 from affect_jax.runs.workdir import Workdir
 from affect_jax.tasks import build_task
 from affect_jax.train.builders import build_checkpoints
-from affect_jax.train.checkpoint import Checkpoints, set_aside_damaged
+from affect_jax.train.checkpoint import Checkpoints, set_aside_damaged, step_folders
 from affect_jax.train.loop import BestEvaluation, Trainer
 from affect_jax.train.progress import RunLog
 from affect_jax.train.writers import JsonlWriter, tensorboard_writer
@@ -33,7 +33,8 @@ def train_and_evaluate(config: ConfigDict, path: str | Path) -> dict[str, float]
     """
     validate(config)
     run, say = Workdir(path), print_line if jax.process_index() == 0 else ignore_line
-    trainer = Trainer(config, build_task(config), load_initial_weights(config))
+    weights = None if step_folders(run.checkpoints) else load_initial_weights(config)  # a checkpoint has its own
+    trainer = Trainer(config, build_task(config), weights)
     with ExitStack() as resources:
         resources.callback(trainer.close)
         # Nothing has been written up to here: a config that cannot run leaves no folder.

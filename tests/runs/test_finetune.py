@@ -79,6 +79,9 @@ def test_run_starts_from_the_weights_of_another_run_except_excused_layers_of_ano
     again = train_and_evaluate(start, tmp_path / "second")
     first = json.loads((tmp_path / "first" / "metrics.json").read_text())["val"]
     assert again["val/loss"] == pytest.approx(first["nll"], rel=1e-5)
+    (tmp_path / "first").rename(tmp_path / "moved")
+    assert train_and_evaluate(start, tmp_path / "second") == again  # a resume does not read the initial weights
+    (tmp_path / "moved").rename(tmp_path / "first")
 
     start.model.hidden = 24
     with pytest.raises(ValueError, match="wrong shape: hidden/kernel"):
