@@ -101,6 +101,8 @@ def make_train_steps(train_step: TrainStep) -> Callable[..., tuple[TrainState, S
     "grad_norm" and "finite", which are those of the last step; "steps" is the number of steps done.
     """
 
+    train_step = jax.jit(train_step, inline=True)  # traced once, not once for its shapes and once for the loop
+
     def batch_at(examples: Batch | None, batches: Batch, i: jax.Array) -> Batch:
         batch = jax.tree.map(lambda x: x[i], batches)
         return batch if examples is None else jax.tree.map(lambda x: x[batch["index"]], examples)
