@@ -5,7 +5,7 @@
     python scripts/evaluate.py --workdir=runs/fer_vgg --split=test
 
 Trains on Training; the best checkpoint is selected by accuracy on PublicTest (val). The published accuracy is 68 % on
-val. `:demo` runs the same code on drawn faces, in two minutes on two CPU cores.
+val. `:demo` runs the same code on drawn faces, in a minute on two CPU cores.
 """
 
 from affect_jax.config import apply_variant, classification_config
@@ -23,15 +23,17 @@ def get_config(variant=""):
 
 
 def demo(config):
-    """Train a narrow network on drawn faces for few epochs; drawn faces vary enough without warps."""
+    """Train a narrow network on drawn faces for few epochs, with less dropout and, as they vary enough, no warps."""
     config.data.name = "drawn_faces"
-    config.data.options = {"num_examples": {"train": 7000, "val": 1000, "test": 1000}}
-    config.model.widths = (16, 32, 64, 128)
+    config.data.options = {"num_examples": {"train": 5000, "val": 500, "test": 500}}
+    config.model.widths = (16, 24, 32, 64)
     config.model.convs_per_block = 1
     config.model.dense = (128,)
-    config.total_epochs = 8.0
-    config.optim.learning_rate = 0.003
+    config.model.dropout = 0.1
+    config.batch_size = 32
+    config.total_epochs = 4.0
+    config.optim.learning_rate = 0.005
     config.optim.schedule = "linear"
-    config.optim.warmup_epochs = 1.0
+    config.optim.warmup_epochs = 0.5
     config.augment = classification_config().augment
     config.augment.horizontal_flip = True

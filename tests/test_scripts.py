@@ -53,7 +53,7 @@ def test_own_boxes_are_prepared_and_the_coverage_by_anchors_is_printed(tmp_path,
     done = start("prepare_data", "coco_json", f"--source={tmp_path / 'mine'}", f"--data_dir={tmp_path}")
     assert done.returncode == 0, done.stderr
     config = ("--config=configs/widerface_rcnn.py:two_cores", "--config.data.name=coco_json")
-    done = start("show_anchors", *config, f"--config.data.data_dir={tmp_path}")
+    done = fork("show_anchors", *config, f"--config.data.data_dir={tmp_path}")
     assert done.returncode == 0, done.stderr
     assert re.search(rf"all +{len(rows)} +\d", done.stdout)
 
@@ -113,14 +113,12 @@ def test_own_faces_are_prepared_swept_over_seeds_and_two_runs_compared(tmp_path)
     assert done.returncode == 0, done.stderr
     assert "--config.data.name=folder" in done.stdout
     fields = f"--config.data.name=folder --config.data.data_dir={tmp_path} --config.data.options={{}}"
-    done = start(
-        "sweep", f"--run=one = tests/linear_model.py {fields}", "--seeds=0,1", f"--workdir={tmp_path / 'runs'}"
-    )
+    done = fork("sweep", f"--run=one = tests/linear_model.py {fields}", "--seeds=0,1", f"--workdir={tmp_path / 'runs'}")
     assert done.returncode == 0, done.stderr
     rows = (tmp_path / "runs" / "sweep.md").read_text().splitlines()
     assert rows[2].startswith("| one | 2 | ") and "±" in rows[2]
     seeds = [tmp_path / "runs" / "one" / f"seed{seed}" for seed in (0, 1)]
-    done = start("report", *seeds, f"--out={tmp_path / 'both.html'}")
+    done = fork("report", *seeds, f"--out={tmp_path / 'both.html'}")
     assert done.returncode == 0, done.stderr
     assert re.search(r"seed1 minus seed0: .* 95% interval .*; p = ", done.stdout)
     assert "Difference from seed0 on the same images" in (tmp_path / "both.html").read_text()

@@ -17,7 +17,7 @@ ARGUMENTS = [
     "--config=configs/fer_vgg.py:demo",
     "--config.model.widths=(4,8)",
     "--config.model.dense=(8,)",
-    "--config.data.options.num_examples.train=640",
+    "--config.data.options.num_examples.train=320",
     "--config.data.options.num_examples.val=70",
     "--config.data.options.num_examples.test=70",
     f"--config.total_epochs={STEPS / 10}",
@@ -70,9 +70,9 @@ def test_run_stopped_by_sigterm_and_resumed_equals_an_uninterrupted_run_bit_for_
 
 
 def test_checkpoint_is_evaluated_with_and_without_test_time_augmentation(straight_run):
-    path, settings, _ = straight_run
+    path, *_ = straight_run
     plain = fork("evaluate", f"--workdir={path}", "--split=test")
-    augmented = start("evaluate", f"--workdir={path}", "--split=test", "--tta=flip_shift", **settings)
+    augmented = fork("evaluate", f"--workdir={path}", "--split=test", "--tta=flip_shift")
     assert (plain.returncode, augmented.returncode) == (0, 0), plain.stderr + augmented.stderr
     for tta, done in {"none": plain, "flip_shift": augmented}.items():
         assert "95% interval" in done.stdout and re.search(rf"TTA +{tta}\n", done.stdout)
