@@ -1,5 +1,6 @@
 """Settings and fixtures of all tests: compilation, real data, small configs, untrained networks."""
 
+import gc
 import os
 from functools import partial
 from pathlib import Path
@@ -7,10 +8,10 @@ from pathlib import Path
 import jax
 import linear_model
 import pytest
+import tiny_detector
 from absl import flags
 from untrained import untrained
 
-from affect_jax.config import detection_config
 from affect_jax.ops import conv
 from affect_jax.process import prepare_process
 from affect_jax.runs.model_file import Trained
@@ -31,9 +32,11 @@ SETTINGS = {
 for name, value in SETTINGS.items():
     os.environ[name.upper()] = str(value)
     jax.config.update(name, value)
-# so that scripts find linear_model
+# so that scripts find linear_model and tiny_detector
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT / "tests"), os.environ.get("PYTHONPATH")]))
 prepare_process()
+gc.freeze()
+gc.set_threshold(50_000, 20, 20)  # tracing makes many small objects: collecting them takes a fifth of its time
 if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()  # grain's workers read flags, which absl's app parses in the scripts
 
@@ -69,28 +72,8 @@ def tiny_config():
 
 @pytest.fixture(scope="module")
 def tiny_detector_config():
-    """Six steps of a narrow detector on few small drawn scenes, with every change of images switched on."""
-    config = detection_config()
-    config.data.name = "drawn_scenes"
-    config.data.options = {"num_examples": {"train": 12, "val": 4, "test": 4}, "image_size": (96, 128)}
-    config.data.buckets = ((96, 128),)
-    config.data.max_boxes = 8
-    config.model.backbone_name = "resnet18"
-    config.model.fpn_channels = config.model.box.representation_size = 16
-    for part in (config.model.rpn, config.model.box):
-        part.update({name: 64 for name in part if "nms_top_n" in name or name.endswith("per_image")})
-    config.batch_size = config.eval_batch_size = 2
-    config.total_epochs = 1.0
-    config.eval_every_epochs = 0.5
-    config.log_every_steps = 1
-    config.optim.learning_rate = 0.01
-    config.transform.scale_range = (0.8, 2.0)
-    config.transform.min_face = 4.0
-    config.transform.horizontal_flip = True
-    for change in ("low_light", "blur", "equalize", "clahe"):
-        config.transform[f"{change}_probability"] = 0.5
-    config.transform.brightness = config.transform.contrast = 0.1
-    return config
+    """The config of tiny_detector.py."""
+    return tiny_detector.get_config()
 
 
 @pytest.fixture

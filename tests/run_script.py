@@ -1,6 +1,7 @@
 """Start the scripts: each in a new process as a user does, or in a fork of a process that has done the slow imports.
 
-Run as a program, this file is that process: it reads jobs from stdin, one JSON object a line, and prints exit codes.
+Run as a program, this file is that process. It reads jobs from stdin, one JSON object a line: a job with "argv" is
+forked and its pid printed; a job with "wait" is waited for and its exit code printed.
 """
 
 import functools
@@ -26,12 +27,29 @@ def start(name: str, *arguments, **environment: str) -> subprocess.CompletedProc
 
 
 def fork(name: str, *arguments) -> subprocess.CompletedProcess:
-    """Run a script in a fork, which saves the seconds of its imports."""
+    """Run a script in a fork, which saves the seconds of its imports. It can use the networks of the tests."""
     _, *argv = command(name, *arguments)
-    server = fork_server()
     with tempfile.NamedTemporaryFile("r") as stdout, tempfile.NamedTemporaryFile("r") as stderr:
-        print(json.dumps({"argv": argv, "outputs": [stdout.name, stderr.name]}), file=server.stdin, flush=True)
-        return subprocess.CompletedProcess(argv, int(server.stdout.readline()), stdout.read(), stderr.read())
+        process = Forked(argv, stdout.name, stderr.name)
+        return subprocess.CompletedProcess(argv, process.wait(), stdout.read(), stderr.read())
+
+
+class Forked:
+    """A running fork: the script argv[0] in ROOT with these arguments, outputs and settings of JAX."""
+
+    def __init__(self, argv: list[str], stdout: str, stderr: str, **settings):
+        self.pid = ask_server({"argv": argv, "outputs": [stdout, stderr], "settings": settings})
+
+    def wait(self) -> int:
+        """Return the exit code, negative for a signal, once the script has ended."""
+        return ask_server({"wait": self.pid})
+
+
+def ask_server(job: dict) -> int:
+    """Send a job to the process to fork and return its answer."""
+    server = fork_server()
+    print(json.dumps(job), file=server.stdin, flush=True)
+    return int(server.stdout.readline())
 
 
 @functools.cache
@@ -45,20 +63,29 @@ def fork_server() -> subprocess.Popen:
 if __name__ == "__main__":
     import runpy
 
+    import jax
+    import linear_model  # noqa: F401
+    import matplotlib.pyplot  # noqa: F401
+    import tiny_detector  # noqa: F401
+
     import affect_jax.runs.comparison_report
     import affect_jax.runs.evaluation
     import affect_jax.runs.training  # noqa: F401
 
     while line := sys.stdin.readline():
-        pid = os.fork()
-        if pid == 0:
+        job = json.loads(line)
+        if "wait" in job:
+            print(os.waitstatus_to_exitcode(os.waitpid(job["wait"], 0)[1]), flush=True)
+        elif pid := os.fork():
+            print(pid, flush=True)
+        else:
             break
-        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
     else:
         sys.exit()
-    job = json.loads(line)
     for number, file in enumerate(job["outputs"], start=1):
         os.dup2(os.open(file, os.O_WRONLY), number)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    for name, value in job["settings"].items():
+        jax.config.update(name, value)
     sys.argv = job["argv"]
     runpy.run_path(sys.argv[0], run_name="__main__")

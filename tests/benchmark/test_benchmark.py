@@ -112,15 +112,17 @@ def test_torchvision_detector_has_our_parameters_trains_and_detects(tiny_detecto
         torch_twin.import_torchvision()
     except (ImportError, RuntimeError) as error:
         pytest.skip(f"no torchvision: {error}")
-    options = tiny_detector_config.model.to_dict()
-    task, data = build_task(tiny_detector_config), DataFacts(("face",), ())
+    config = tiny_detector_config.copy_and_resolve_references()
+    config.model.update(name="faster_rcnn", backbone_name="resnet18")
+    options = config.model.to_dict()
+    task, data = build_task(config), DataFacts(("face",), ())
     model, inputs = task.build_network(data), task.network_inputs(data)
     ours = jax.eval_shape(lambda: init_variables(model, jax.random.key(0), inputs))["params"]
     theirs = torch_twin.faster_rcnn(1, options)
     # torchvision keeps the values of frozen BatchNorms as buffers
     values = [*theirs.parameters(), *(x for name, x in theirs.named_buffers() if name.endswith(("weight", "bias")))]
     assert sorted(leaf.size for leaf in jax.tree.leaves(ours)) == sorted(value.numel() for value in values)
-    batch = detector_benchmark.first_batch(tiny_detector_config)
+    batch = detector_benchmark.first_batch(config)
     optimizer = torch_twin.Optimizer("sgd", 0.01, 0.9, 0.0)
     for train in (True, False):
         torch_twin.detector_work(1, options, "float32", optimizer, batch, train)()

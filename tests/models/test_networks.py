@@ -18,7 +18,7 @@ CLASSIFIERS = {
 
 
 def test_every_classifier_is_tested():
-    deeper, of_tests = {"resnet34", "resnet50"}, {"linear"}
+    deeper, of_tests = {"resnet34", "resnet50"}, {"linear", "tiny_faster_rcnn"}
     assert CLASSIFIERS.keys() | deeper | {"faster_rcnn"} == MODELS.keys() - of_tests
 
 

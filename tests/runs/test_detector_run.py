@@ -112,9 +112,10 @@ def test_published_detector_is_evaluated_on_the_same_images(finished_run, shared
 
 
 @pytest.mark.slow
-def test_two_processes_train_a_detector_like_one(finished_run, tmp_path):
+def test_two_processes_with_a_worker_each_train_a_detector_like_one(finished_run, tmp_path):
     run = tmp_path / "run"
-    done = ended(start_processes(2, "scripts/train.py", config_of(finished_run[0], tmp_path), f"--workdir={run}"))
+    arguments = (config_of(finished_run[0], tmp_path), f"--workdir={run}", "--config.data.num_workers=1")
+    done = ended(start_processes(2, "scripts/train.py", *arguments))
     assert [code for code, _ in done] == [0, 0], done
     assert "step 6/6" in done[0][1] and "step " not in done[1][1]
     one, two = (losses_of_three_steps(path) for path in (finished_run[0], run))
