@@ -4,6 +4,7 @@ B batch, N images or faces, D detections, H W of an image, K classes. Images are
 are [x1, y1, x2, y2] in pixels of their image.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -12,10 +13,10 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from affect_jax.data.boxes_pipeline import choose_buckets
 from affect_jax.data.images import crop_box, fit, to_channels
-from affect_jax.data.transforms import clip_boxes, resize_to_fit
+from affect_jax.data.transforms import clip_boxes, pad, resize
 from affect_jax.predict.media import Frame
+from affect_jax.predict.search import MOST_PIXELS, Search, merge, plan_searches, smallest_face
 from affect_jax.runs.model_file import Trained, read
 from affect_jax.tasks import build_task
 from affect_jax.tasks.interface import PredictFn, Task
@@ -50,6 +51,7 @@ def load(
     margin: float = 0.1,
     min_score: float = 0.7,
     min_confidence: float = 0.0,
+    most_pixels: int = MOST_PIXELS,
 ) -> "FaceReader":
     """Load a face reader from a classifier and a detector.
 
@@ -62,11 +64,13 @@ def load(
         min_score: detections with a lower score are dropped. On the validation split of WIDER FACE, 85 % of the
             detections with a score of at least 0.7 are right, and 73 % of those with at least 0.5.
         min_confidence: below this probability the face has no expression.
+        most_pixels: number of pixels that an image is reduced to before the search, if it has more. With fewer pixels
+            the search is faster and finds fewer of the small faces.
 
     Raises FileNotFoundError if a model does not exist, ValueError if it is not a model of the expected task.
     """
     batch_size = batch_size or (1 if jax.default_backend() == "cpu" else 8)
-    find_faces = None if str(detector) == WHOLE else Detector(read(detector), batch_size, min_score)
+    find_faces = None if str(detector) == WHOLE else Detector(read(detector), batch_size, min_score, most_pixels)
     return FaceReader(Classifier(read(classifier), batch_size), find_faces, batch_size, margin, min_confidence)
 
 
@@ -143,44 +147,52 @@ class Classifier:
 class Detector:
     """Callable that returns the boxes and scores of the faces of images."""
 
-    def __init__(self, trained: Trained, batch_size: int, min_score: float):
+    def __init__(self, trained: Trained, batch_size: int, min_score: float, most_pixels: int = MOST_PIXELS):
         check_task(trained, "detection")
-        data = trained.config.data
-        self._buckets, self._batch_size = data.eval_buckets or data.buckets, batch_size
-        self._variables, self._min_score = trained.variables, min_score
-        self._detect = compiled_predict(trained)
+        self._batch_size, self._min_score, self._most_pixels = batch_size, min_score, most_pixels
+        self._variables, self._detect = trained.variables, compiled_predict(trained)
 
     def __call__(self, images: Sequence[np.ndarray]) -> list[dict[str, np.ndarray]]:
         """Return "boxes" float32 [D, 4] and "scores" float32 [D] of each image, highest score first."""
-        chosen = choose_buckets(np.array([image.shape[:2] for image in images]).reshape(-1, 2), self._buckets)
-        pending = []
-        for bucket in np.unique(chosen):
-            for rows in batched(np.flatnonzero(chosen == bucket), self._batch_size):
-                pending.append((rows, *self._dispatch([images[row] for row in rows], self._buckets[bucket])))
-        found = [{}] * len(images)
-        for rows, detections, scales in pending:
-            detections = jax.device_get(detections)
-            for i, (row, scale) in enumerate(zip(rows, scales, strict=True)):
-                boxes = clip_boxes(detections["boxes"][i] / scale, images[row].shape[:2])
-                scores = detections["scores"][i]
-                kept = detections["valid"][i] & (scores >= self._min_score) & (boxes[:, 2:] > boxes[:, :2]).all(1)
-                found[row] = {"boxes": boxes[kept], "scores": scores[kept]}
-        return found
-
-    def _dispatch(self, images: list[np.ndarray], bucket: tuple[int, int]) -> tuple[dict, list[float]]:
-        """Return the detections of a batch, still on the device, and the scale of each image."""
-        no_boxes = np.zeros((0, 4), np.float32)
-        fitted = [resize_to_fit(image, no_boxes, bucket) for image in images]
-        scales = [scale for _, _, scale in fitted]
-        sizes = [
-            np.minimum(np.rint(np.array(image.shape[:2]) * scale), bucket).astype(np.int32)
-            for image, scale in zip(images, scales, strict=True)
+        by_size = defaultdict(list)
+        for row, image in enumerate(images):
+            for search in plan_searches(image.shape[:2], self._most_pixels):
+                by_size[search.size].append((row, search))
+        pending = [
+            (batch, self._dispatch([(images[row], search) for row, search in batch]))
+            for searches in by_size.values()
+            for batch in batched(searches, self._batch_size)
         ]
-        batch = {
-            "image": padded([image for image, _, _ in fitted], self._batch_size),
-            "image_size": padded(sizes, self._batch_size),
+        found = [[] for _ in images]
+        for batch, detections in pending:
+            detections = jax.device_get(detections)
+            for place, (row, search) in enumerate(batch):
+                one = {name: values[place] for name, values in detections.items()}
+                found[row].append((search, *self._in_image(one, search, images[row].shape[:2])))
+        return [dict(zip(("boxes", "scores"), merge(searches), strict=True)) for searches in found]
+
+    def smallest_face(self, image_size: tuple[int, int]) -> float:
+        """Return the side of the smallest face that is searched for, pixels of an image of (height, width)."""
+        return smallest_face(image_size, self._most_pixels)
+
+    def _dispatch(self, batch: Sequence[tuple[np.ndarray, Search]]) -> dict:
+        """Return the detections of images by searches of one size, still on the device."""
+        no_boxes = np.zeros((0, 4), np.float32)
+        resized = [resize(image, no_boxes, search.scale)[0] for image, search in batch]
+        size = batch[0][1].size
+        inputs = {
+            "image": padded([pad(image, size) for image in resized], self._batch_size),
+            "image_size": padded([np.array(image.shape[:2], np.int32) for image in resized], self._batch_size),
         }
-        return self._detect(self._variables, batch)["detections"], scales
+        return self._detect(self._variables, inputs)["detections"]
+
+    def _in_image(
+        self, detections: dict[str, np.ndarray], search: Search, image_size: tuple[int, int]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the boxes in pixels of the image and the scores of the detections that are good enough."""
+        boxes, scores = clip_boxes(detections["boxes"] / search.scale, image_size), detections["scores"]
+        kept = detections["valid"] & (scores >= self._min_score) & (boxes[:, 2:] > boxes[:, :2]).all(1)
+        return boxes[kept], scores[kept]
 
 
 def compiled_predict(trained: Trained) -> PredictFn:

@@ -1,0 +1,79 @@
+"""Sizes at which an image is searched for faces: few sizes, so that few programs are compiled.
+
+An image is searched in its own size if that is not too large. A larger image is searched twice: reduced to the number
+of pixels that one search may have, for small faces, and as an overview, for faces that are larger than the detector
+has learned.
+"""
+
+from collections.abc import Sequence
+from functools import cache
+from itertools import product
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from affect_jax.data.transforms import fitting_scale
+
+SIDES = (256, 384, 480, 640, 768, 1024, 1280, 1536, 2048, 3072, 4096, 6144)
+"""Heights and widths of searches, pixels: multiples of 32."""
+MOST_PIXELS = 1536 * 2048
+"""Pixels of the largest search by default: photographs of up to 3 megapixels are not reduced."""
+OVERVIEW_PIXELS = 768 * 1024
+TOLERANCE = 0.95
+"""A smaller search is preferred if its scale is at least this fraction of the best."""
+SMALLEST_FACE, LARGEST_FACE = 6, 400
+"""Sides of faces that a search finds, pixels of the search; an overview finds larger ones too."""
+NMS_THRESH = 0.45
+
+Size = tuple[int, int]
+
+
+class Search(NamedTuple):
+    """One call of the detector: `scale` pixels of the search per pixel of the image."""
+
+    size: Size
+    scale: float
+
+
+@cache
+def plan_searches(image_size: Size, most_pixels: int = MOST_PIXELS) -> tuple[Search, ...]:
+    """Return the searches of an image of image_size (height, width), the finest first; there are one or two."""
+    finest = _best_search(image_size, most_pixels)
+    if finest.size[0] * finest.size[1] <= 2 * OVERVIEW_PIXELS:
+        return (finest,)
+    return finest, _best_search(image_size, OVERVIEW_PIXELS)
+
+
+def smallest_face(image_size: Size, most_pixels: int = MOST_PIXELS) -> float:
+    """Return the side of the smallest face that is searched for, pixels of the image."""
+    return SMALLEST_FACE / plan_searches(image_size, most_pixels)[0].scale
+
+
+def merge(found: Sequence[tuple[Search, np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """Merge the detections of an image's searches, (search, boxes [D, 4] in pixels of the image, scores [D]).
+
+    Returns boxes [D, 4] and scores [D], highest score first. Only the overview, which is the last, gives faces that are
+    too large for the other.
+    """
+    if len(found) == 1:
+        return found[0][1:]
+    boxes, scores = [], []
+    for search, its_boxes, its_scores in found:
+        sides = (its_boxes[:, 2:] - its_boxes[:, :2]).max(axis=1, initial=0)
+        kept = (sides * search.scale <= LARGEST_FACE) | (search is found[-1][0])
+        boxes.append(its_boxes[kept])
+        scores.append(its_scores[kept])
+    boxes, scores = np.concatenate(boxes), np.concatenate(scores)
+    corners_and_sides = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+    best_first = np.array(cv2.dnn.NMSBoxes(corners_and_sides, scores, 0.0, NMS_THRESH), int).reshape(-1)
+    return boxes[best_first], scores[best_first]
+
+
+def _best_search(image_size: Size, most_pixels: int) -> Search:
+    """Return the smallest search whose scale, at most 1, is about the largest that most_pixels allow."""
+    sizes = [size for size in product(SIDES, SIDES) if size[0] * size[1] <= most_pixels]
+    searches = [Search(size, min(1.0, fitting_scale(image_size, size))) for size in sizes]
+    largest = max(search.scale for search in searches)
+    enough = [search for search in searches if search.scale >= TOLERANCE * largest]
+    return min(enough, key=lambda search: (search.size[0] * search.size[1], -search.scale))
