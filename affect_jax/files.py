@@ -1,11 +1,16 @@
-"""Files: those of a folder, atomic writing, and errors that name the file."""
+"""Files: those of a folder, names, locks, atomic writing, and errors that name the file."""
 
+import errno
+import fcntl
 import json
 import os
+import platform
 import stat
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
 
@@ -58,6 +63,12 @@ def is_folder(entry: os.DirEntry) -> bool:
         return False
 
 
+def printable(path: str | Path) -> str:
+    """Return a path as one line of text: bytes that are not UTF-8, and line breaks, are escaped, as in "caf\\xe9"."""
+    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
 def open_regular(path: str | Path) -> BinaryIO:
     """Open a file for reading; ValueError with only the reason if it is missing, empty, a folder or a device."""
     try:
@@ -73,6 +84,32 @@ def open_regular(path: str | Path) -> BinaryIO:
         raise ValueError("a link to a missing file" if os.path.islink(path) else "no such file") from None
     except OSError as error:
         raise ValueError(error.strerror) from None
+
+
+@contextmanager
+def locked(lock: Path, remedy: str) -> Iterator[None]:
+    """Lock the folder of the file `lock`, which names the process; ValueError with `remedy` if another has the lock.
+
+    The lock is the kernel's (flock, also over NFS). It ends with the process, however the process ends. On a file
+    system without locks a warning is printed.
+    """
+    with lock.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise ValueError(f"{lock.parent} is in use by {file.read() or 'another process'}; {remedy}") from None
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+                raise
+            print(
+                f"{lock.parent} cannot be locked ({error.strerror}): do not start a second run in it", file=sys.stderr
+            )
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()} since {datetime.now():%Y-%m-%d %H:%M:%S}")
+        file.flush()
+        yield
+        file.truncate(0)
 
 
 @contextmanager

@@ -7,14 +7,15 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-import cv2
+import av
 import numpy as np
 
 from affect_jax.benchmark import peers
 from affect_jax.benchmark.timing import Work, interleaved_seconds
-from affect_jax.data.images import SUFFIXES, read_image
+from affect_jax.data.images import read_image
+from affect_jax.data.source_files import list_images
 from affect_jax.data.transforms import resize_to_fit
-from affect_jax.predict.media import files_below, find_sources, read_frames
+from affect_jax.predict.media import Report, Source, read_frames
 from affect_jax.predict.output import Output
 from affect_jax.predict.reader import FaceReader, batched
 
@@ -26,7 +27,7 @@ MEMORY_BATCH_SIZE, MEMORY_FRAME_SIZE = 16, (96, 96)
 
 def image_video(path: Path, folder: Path, num_frames: int, frame_size: tuple[int, int]) -> str:
     """Write a video of the first images of a folder, resized to fit `frame_size`; ValueError if there are too few."""
-    files = [file for file in files_below(folder) if file.suffix.lower() in SUFFIXES]
+    files = list_images(folder).images
     if len(files) < num_frames:
         raise ValueError(f"{folder} has {len(files)} images; --num_frames={num_frames} needs more")
     no_boxes = np.zeros((0, 4))
@@ -35,11 +36,14 @@ def image_video(path: Path, folder: Path, num_frames: int, frame_size: tuple[int
 
 def write_video(path: Path, frames: Iterable[np.ndarray]) -> str:
     """Write RGB frames as a Motion JPEG video and return its path."""
-    writer = None
-    for frame in frames:
-        writer = writer or cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 25.0, frame.shape[1::-1])
-        writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
-    writer.release()
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mjpeg", rate=25)
+        stream.pix_fmt = "yuvj420p"
+        for frame in frames:
+            if not stream.codec_context.is_open:
+                stream.height, stream.width = frame.shape[:2]
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
     return str(path)
 
 
@@ -62,7 +66,7 @@ def our_works(video: str, load: Load, batch_sizes: Sequence[int]) -> dict[tuple[
     works = {}
 
     def frames():
-        return read_frames(find_sources([video]), print)
+        return read_frames([Source(video)], Report())
 
     for size in batch_sizes:
         read_faces, name = load(size), f"affect_jax, batch {size}"
@@ -121,7 +125,7 @@ def memory_rows(folder: Path, load: Load, num_frames: int) -> list[dict]:
     video = write_video(folder / "long.avi", frames)
     read_faces = load(MEMORY_BATCH_SIZE)
     with Output(folder / "out", read_faces.classifier.class_names, True, 0.5) as output:
-        stream = read_faces.stream(read_frames(find_sources([video]), print))
+        stream = read_faces.stream(read_frames([Source(video)], Report()))
         for count, (frame, faces) in enumerate(stream, start=1):
             output.write(frame, faces)
             if count % (num_frames // MEMORY_ROWS) == 0:

@@ -1,9 +1,10 @@
 """Find faces and classify their expressions: python -m affect_jax.predict INPUT [INPUT ...] [--out=DIR]
 
 INPUT is an image, a video, a folder, a glob or camera:0. DIR gets predictions.jsonl and predictions.csv, one line per
-face, and drawn/, the images and videos with the faces marked. Results of an earlier call are replaced. Ctrl-C ends a
-camera or a long video and keeps the results so far. Files that cannot be read are listed, and the exit status is
-then 1. An expression is what a face shows, not what a person feels.
+face, and drawn/, the images and videos with the faces marked; each line has the path of its drawing. Results of an
+earlier call with the same DIR are replaced, its drawings included. Ctrl-C ends a camera or a long video and keeps the
+results so far. Files that cannot be read, or not completely, are listed with the reason, and the exit status is then 1.
+An expression is what a face shows, not what a person feels.
 """
 
 from affect_jax import command_line
@@ -19,9 +20,10 @@ import cv2
 from absl import app, flags, logging
 from tqdm import tqdm
 
+from affect_jax.files import printable
 from affect_jax.predict import reader
-from affect_jax.predict.media import Source, find_sources, read_frames
-from affect_jax.predict.output import DRAWN, Output
+from affect_jax.predict.media import Inputs, Report, Source, count_frames, find_sources, plural, read_frames
+from affect_jax.predict.output import DRAWN, Output, is_result
 from affect_jax.process import prepare_process
 
 CLASSIFIER = flags.DEFINE_string("classifier", str(reader.CLASSIFIER), "A model file or a run's folder.")
@@ -40,21 +42,17 @@ DRAW = flags.DEFINE_bool("draw", True, "Draw the faces into the images and video
 MAX_FRAMES = flags.DEFINE_integer("max_frames", None, "Stop after this number of frames, for example of a camera.", 1)
 
 
-def write_predictions(sources: Sequence[Source], read_faces: reader.FaceReader) -> list[str]:
-    """Write the faces of the sources to --out; return a line for each source that cannot be read."""
-    counts = [source.num_frames for source in sources]
-    total = MAX_FRAMES.value if None in counts else min(sum(counts), MAX_FRAMES.value or sum(counts))
+def write_predictions(inputs: Inputs, read_faces: reader.FaceReader) -> Report:
+    """Write the faces of the inputs to --out; return the report on the files that were read and skipped."""
     print("compiling the networks for the first frame; later calls load them from a cache", flush=True)
-    unreadable, num_frames, num_faces = [], 0, 0
+    num_frames, num_faces = 0, 0
     with Output(OUT.value, read_faces.classifier.class_names, DRAW.value, MIN_SCORE.value) as output:
-
-        def report(file: str, reason: str) -> None:
-            unreadable.append(f"{file}: {reason}")
-            output.write_unreadable(file, reason)
-
-        frames = itertools.islice(read_frames(sources, report), MAX_FRAMES.value)
+        for given, reason in inputs.problems.items():
+            output.report.skip(given, reason)
+        frames = itertools.islice(read_frames(inputs.sources, output.report), MAX_FRAMES.value)
+        progress = tqdm(read_faces.stream(frames), total=expected_frames(inputs.sources), unit="frame", disable=None)
         try:
-            for frame, faces in tqdm(read_faces.stream(frames), total=total, unit="frame", disable=None):
+            for frame, faces in progress:
                 output.write(frame, faces)
                 num_frames, num_faces = num_frames + 1, num_faces + len(faces)
         except KeyboardInterrupt:
@@ -62,12 +60,16 @@ def write_predictions(sources: Sequence[Source], read_faces: reader.FaceReader) 
     drawn = f" and {OUT.value}/{DRAWN}/" if DRAW.value else ""
     faces, frames = plural(num_faces, "face"), plural(num_frames, "frame")
     print(f"{faces} in {frames}: {OUT.value}/predictions.jsonl, predictions.csv{drawn}")
-    return unreadable
+    print(output.report.summary())
+    return output.report
 
 
-def plural(count: int, noun: str) -> str:
-    """Return the count with its noun."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+def expected_frames(sources: Sequence[Source]) -> int | None:
+    """Return the approximate number of frames, for the progress on a terminal; None if it is not known."""
+    if not sys.stderr.isatty():
+        return None
+    counts = [count_frames(source) for source in sources]
+    return MAX_FRAMES.value if None in counts else min(sum(counts), MAX_FRAMES.value or sum(counts))
 
 
 def main(argv: Sequence[str]) -> None:
@@ -77,7 +79,9 @@ def main(argv: Sequence[str]) -> None:
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # unreadable files are reported below
     logging.set_verbosity(logging.ERROR)
     prepare_process()
-    sources = find_sources(argv[1:], left_out=Path(OUT.value, DRAWN))
+    inputs = find_sources(argv[1:], left_out=lambda path: is_result(path, Path(OUT.value)))
+    if not inputs.sources:
+        raise ValueError("; ".join(f"{printable(given)}: {reason}" for given, reason in inputs.problems.items()))
     read_faces = reader.load(
         CLASSIFIER.value,
         reader.WHOLE if FACES.value == "whole" else DETECTOR.value,
@@ -87,9 +91,9 @@ def main(argv: Sequence[str]) -> None:
         min_confidence=MIN_CONFIDENCE.value,
     )
     with command_line.interruptible():
-        unreadable = write_predictions(sources, read_faces)
-    if unreadable:
-        sys.exit("cannot read:\n" + "\n".join(f"  {line}" for line in unreadable))
+        problems = write_predictions(inputs, read_faces).problems()
+    if problems:
+        sys.exit("not read, or not completely:\n" + "\n".join(f"  {line}" for line in problems))
 
 
 if __name__ == "__main__":

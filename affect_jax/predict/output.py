@@ -1,77 +1,96 @@
 """Write predictions to a folder: one line per face as JSON and as CSV, and the images and videos with faces drawn."""
 
 import csv
+import errno
 import json
+import os
+import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL import Image
 
+from affect_jax.files import errors_naming, locked, printable
 from affect_jax.predict.drawing import draw_faces
-from affect_jax.predict.media import CAMERA, Frame, frame_rate
+from affect_jax.predict.media import CAMERA, Frame, Report
 from affect_jax.predict.reader import Face
+from affect_jax.predict.video import VideoWriter
 
 DRAWN = "drawn"
 """Name of the folder of drawn images and videos, inside the folder of the results."""
-LONGEST_GAP = 10.0
-"""Largest gap between two frames in seconds; larger ones come from broken files and are not filled."""
+LINES = ("predictions.jsonl", "predictions.csv")
+"""Names of the files with a line per face."""
+PARTIAL, LOCK = ".partial", ".lock"
+"""Suffix of files and folders until the results are complete, and name of the lock."""
 DECIMALS = 6
 """Decimals of scores and probabilities: the precision of float32."""
 FIELDS = ("file", "frame", "time", "x1", "y1", "x2", "y2", "score", "expression")
+MAX_JPEG_SIDE = 65_500
+MAX_NAME_BYTES = 200
+"""Longest name of a drawing, without its suffix and number; file systems allow 255 bytes."""
 
 
 class Output:
     """Context manager that writes predictions.jsonl, predictions.csv and the drawn images and videos.
 
-    The two files have the suffix ".partial" until the context ends without an error. A frame without a face, and a file
-    that cannot be read, get a line with a "reason".
+    The lines of a frame are on disk before the next frame. The files and the folder drawn/ have the suffix ".partial"
+    until the context ends without an error; then they replace the results of an earlier call. A frame without a face,
+    and a file that cannot be read, have a line with a "reason". `report` records problems of reading and of drawing.
+    Raises ValueError if another process writes to the folder.
     """
 
     def __init__(self, folder: str | Path, class_names: Sequence[str], draw: bool, min_score: float):
         self.folder, self.class_names, self.draw = Path(folder), class_names, draw
-        self.drawn, self.no_face = self.folder / DRAWN, f"no face with a score of at least {min_score:g}"
-        self._files, self._video, self._video_file, self._names = ExitStack(), None, "", set()
+        self.no_face = f"no face with a score of at least {min_score:g}"
+        self.report = Report(self._write_problem)
+        self._drawn = self.folder / (DRAWN + PARTIAL)
+        self._opened, self._names, self._undrawable = ExitStack(), set(), set()
+        self._video, self._video_file, self._video_name = None, "", ""
 
     def __enter__(self) -> "Output":
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._jsonl, csv_file = (
-            self._files.enter_context(self._partial(suffix).open("w", encoding="utf-8", newline=""))
-            for suffix in ("jsonl", "csv")
+        self._opened.enter_context(locked(self.folder / LOCK, "wait until it ends, or use another --out"))
+        shutil.rmtree(self._drawn, ignore_errors=True)
+        self._jsonl, self._csv_file = (
+            self._opened.enter_context((self.folder / (name + PARTIAL)).open("w", encoding="utf-8", newline=""))
+            for name in LINES
         )
-        self._csv = csv.DictWriter(csv_file, [*FIELDS, *(f"p_{name}" for name in self.class_names), "reason"])
+        fields = [*FIELDS, *(f"p_{name}" for name in self.class_names), "reason", "drawing"]
+        self._csv = csv.DictWriter(self._csv_file, fields)
         self._csv.writeheader()
         return self
 
     def __exit__(self, kind, error, traceback) -> None:
-        self._end_video()
-        self._files.close()
-        if kind is None:
-            for suffix in ("jsonl", "csv"):
-                self._partial(suffix).replace(self.folder / f"predictions.{suffix}")
+        with self._opened:  # the lock is the last to be released
+            self._end_video()
+            if kind is None:
+                self._jsonl.close()
+                self._csv_file.close()
+                self._replace_earlier_results()
 
     def write(self, frame: Frame, faces: Sequence[Face]) -> None:
-        """Write a frame and its faces."""
+        """Write a frame and its faces; a drawing that cannot be written is reported, unless the disk is full."""
+        drawing = self._draw(frame, faces) if self.draw and frame.file not in self._undrawable else None
         for face in faces:
-            self._write_line(frame, face)
+            self._write_line(frame, drawing, face)
         if not faces:
-            self._write_line(frame, reason=self.no_face)
-        if self.draw:
-            drawn = cv2.cvtColor(draw_faces(frame.image, faces), cv2.COLOR_RGB2BGR)
-            if frame.time is None:
-                self._draw_image(frame.file, drawn)
-            else:
-                self._draw_frame(frame, drawn)
+            self._write_line(frame, drawing, reason=self.no_face)
+        self._flush()
 
-    def write_unreadable(self, file: str, reason: str) -> None:
-        """Write the line of a file that cannot be read, or not to its end."""
-        self._write_line(Frame(file, 0, None, None), reason=reason)
+    def _write_problem(self, file: str, reason: str) -> None:
+        """Write the line of a file that cannot be read, or not completely."""
+        self._write_line(Frame(file, 0, None, None), None, reason=reason)
+        self._flush()
 
-    def _write_line(self, frame: Frame, face: Face | None = None, reason: str | None = None) -> None:
-        place = {"file": frame.file, "frame": frame.frame, "time": frame.time}
+    def _write_line(
+        self, frame: Frame, drawing: str | None, face: Face | None = None, reason: str | None = None
+    ) -> None:
+        place = {"file": printable(frame.file), "frame": frame.frame, "time": frame.time}
         found = {"box": None, "score": None, "expression": None, "probabilities": {}}
-        row = {**place, "reason": reason}
+        row = {**place, "reason": reason, "drawing": drawing}
         if face:
             found = {
                 "box": [round(side, 2) for side in face.box],
@@ -82,68 +101,98 @@ class Output:
             row |= dict(zip(("x1", "y1", "x2", "y2"), found["box"], strict=True))
             row |= {"score": found["score"], "expression": face.expression}
             row |= {f"p_{name}": value for name, value in found["probabilities"].items()}
-        self._jsonl.write(json.dumps({**place, **found, **({"reason": reason} if reason else {})}) + "\n")
+        line = {**place, **found, "drawing": drawing, **({"reason": reason} if reason else {})}
+        self._jsonl.write(json.dumps(line) + "\n")
         self._csv.writerow(row)
 
-    def _draw_image(self, file: str, drawn: np.ndarray) -> None:
-        path = self._free_name(file, ".jpg")
-        if not cv2.imwrite(str(path), drawn):
-            raise OSError(f"cannot write {path}; is the disk full?")
+    def _flush(self) -> None:
+        for file in (self._jsonl, self._csv_file):
+            with errors_naming(file.name):
+                file.flush()
 
-    def _draw_frame(self, frame: Frame, drawn: np.ndarray) -> None:
+    def _draw(self, frame: Frame, faces: Sequence[Face]) -> str | None:
+        """Draw a frame; return the path of the drawing inside the folder, or None if it cannot be written."""
+        try:
+            self._drawn.mkdir(exist_ok=True)
+            drawn = draw_faces(frame.image, faces)
+            name = self._draw_image(frame.file, drawn) if frame.time is None else self._draw_frame(frame, drawn)
+            return f"{DRAWN}/{printable(name)}"
+        except Exception as error:  # Pillow, OpenCV and PyAV have their own errors
+            self._report_undrawable(frame.file, error)
+            return None
+
+    def _report_undrawable(self, file: str, error: Exception) -> None:
+        """Report a drawing that cannot be written, once; raise OSError if the disk is full."""
+        reason = getattr(error, "strerror", None) or str(error)
+        if getattr(error, "errno", None) == errno.ENOSPC:
+            raise OSError(errno.ENOSPC, reason, str(self._drawn)) from error
+        if file not in self._undrawable:
+            self._undrawable.add(file)
+            self.report.cut(file, f"its drawing cannot be written ({reason})")
+
+    def _draw_image(self, file: str, drawn: np.ndarray) -> str:
+        height, width = drawn.shape[:2]
+        if max(height, width) > MAX_JPEG_SIDE:
+            scale = MAX_JPEG_SIDE / max(height, width)
+            size = max(1, int(width * scale)), max(1, int(height * scale))
+            drawn = cv2.resize(drawn, size, interpolation=cv2.INTER_AREA)
+            self.report.note(file, f"its drawing is reduced to {size[0]}x{size[1]} pixels, the largest JPEG")
+        name = self._free_name(file, ".jpg")
+        Image.fromarray(drawn).save(self._drawn / name, "JPEG", quality=95)
+        return name
+
+    def _draw_frame(self, frame: Frame, drawn: np.ndarray) -> str:
         if self._video_file != frame.file:
             self._end_video()
-            path = self._free_name(frame.file, ".mp4")
-            self._video, self._video_file = DrawnVideo(path, frame_rate(frame.file), drawn.shape[1::-1]), frame.file
+            self._video_file, self._video_name = frame.file, self._free_name(frame.file, ".mp4")
+            self._video = VideoWriter(self._drawn / self._video_name, drawn.shape[:2])
         self._video.write(frame.time, drawn)
+        return self._video_name
 
     def _end_video(self) -> None:
-        if self._video:
-            self._video.close()
-        self._video, self._video_file = None, ""
+        video, self._video = self._video, None
+        if video:
+            try:
+                video.close()
+            except Exception as error:  # PyAV has its own errors
+                self._report_undrawable(self._video_file, error)
 
-    def _free_name(self, file: str, suffix: str) -> Path:
-        """Return DIR/drawn/NAME, with a number appended if another input has the same name."""
-        self.drawn.mkdir(exist_ok=True)
-        stem = name = Path(file).stem if not CAMERA.fullmatch(file) else file.replace(":", "")
-        number = 1
-        while name + suffix in self._names:
+    def _free_name(self, file: str, suffix: str) -> str:
+        """Return NAME and suffix, with a number appended if another drawing has the same name."""
+        stem = Path(file).stem if not CAMERA.fullmatch(file) else file.replace(":", "")
+        stem = os.fsdecode(os.fsencode(stem)[:MAX_NAME_BYTES])
+        name, number = stem + suffix, 1
+        while name.lower() in self._names:
             number += 1
-            name = f"{stem}_{number}"
-        self._names.add(name + suffix)
-        return self.drawn / (name + suffix)
+            name = f"{stem}_{number}{suffix}"
+        self._names.add(name.lower())
+        return name
 
-    def _partial(self, suffix: str) -> Path:
-        return self.folder / f"predictions.{suffix}.partial"
+    def _replace_earlier_results(self) -> None:
+        """Remove the drawings of an earlier call, and give the new results their names."""
+        drawn = self.folder / DRAWN
+        for name in earlier_drawings(self.folder / LINES[0]):
+            (drawn / name).unlink(missing_ok=True)
+        if self._drawn.exists():
+            drawn.mkdir(exist_ok=True)
+            for path in self._drawn.iterdir():
+                path.replace(drawn / path.name)
+            self._drawn.rmdir()
+        for name in LINES:
+            (self.folder / (name + PARTIAL)).replace(self.folder / name)
 
 
-class DrawnVideo:
-    """A video file of constant frame rate in which each frame is repeated until the time of the next one.
+def earlier_drawings(lines: Path) -> set[str]:
+    """Return the names of the drawings that an earlier predictions.jsonl lists."""
+    try:
+        records = [json.loads(line) for line in lines.read_text(encoding="utf-8").splitlines()]
+        return {Path(record["drawing"]).name for record in records if record.get("drawing")}
+    except (OSError, ValueError, AttributeError, TypeError):  # none, or a file that another program wrote
+        return set()
 
-    A video of variable frame rate, or a camera slowed by the network, keeps its duration. Each frame appears at
-    least once.
-    """
 
-    def __init__(self, path: Path, rate: float, size: tuple[int, int]):
-        self._writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), rate, size)
-        if not self._writer.isOpened():
-            raise OSError(f"cannot write {path}; is the disk full?")
-        self._rate, self._size, self._written, self._skipped, self._shown = rate, size, 0, 0, None
-
-    def write(self, time: float, image: np.ndarray) -> None:
-        """Write a frame BGR uint8 at its time in seconds from the start."""
-        missing = round(time * self._rate) - self._skipped - self._written
-        if missing > LONGEST_GAP * self._rate:
-            self._skipped, missing = self._skipped + missing, 0
-        for _ in range(missing if self._written else 0):
-            self._write(self._shown)
-        self._shown = cv2.resize(image, self._size) if image.shape[1::-1] != self._size else image
-        self._write(self._shown)
-
-    def close(self) -> None:
-        """Finish the file."""
-        self._writer.release()
-
-    def _write(self, image: np.ndarray) -> None:
-        self._writer.write(image)
-        self._written += 1
+def is_result(path: Path, folder: Path) -> bool:
+    """Return True for a file that Output writes to a folder, also through links."""
+    folder, path = folder.resolve(), path.resolve()
+    names = {name + suffix for name in (*LINES, DRAWN) for suffix in ("", PARTIAL)}
+    return folder in path.parents and path.relative_to(folder).parts[0] in names

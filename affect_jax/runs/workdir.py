@@ -1,7 +1,5 @@
 """The folder of a run: its files, its lock, and the record of how the run was made."""
 
-import errno
-import fcntl
 import importlib.metadata
 import json
 import os
@@ -10,16 +8,15 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import datetime
 from pathlib import Path
 
 import jax
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
+from affect_jax import files
 from affect_jax.config import default_config
 from affect_jax.data.identity import SplitIdentity, difference
-from affect_jax.files import read_json, write_atomically
 from affect_jax.tasks.interface import DataFacts
 
 
@@ -42,33 +39,14 @@ class Workdir:
 def locked(workdir: Workdir) -> Iterator[None]:
     """Create the folder and lock it for one run; ValueError that names the process that holds the lock.
 
-    The lock is the kernel's (flock, also over NFS) on a file that names its holder. It ends with the process, however
-    the process ends. On a file system without locks a warning is printed. Process 0 holds the lock for all processes.
+    Process 0 holds the lock for all processes.
     """
     if jax.process_index() > 0:
         yield
         return
     workdir.path.mkdir(parents=True, exist_ok=True)
-    with workdir.lock.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read() or "another run"
-            raise ValueError(
-                f"{workdir.path} is in use by {holder}; wait until it ends, or use another --workdir"
-            ) from None
-        except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
-                raise
-            print(
-                f"{workdir.path} cannot be locked ({error.strerror}): do not start a second run in it", file=sys.stderr
-            )
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {platform.node()} since {datetime.now():%Y-%m-%d %H:%M:%S}")
-        file.flush()
+    with files.locked(workdir.lock, "wait until it ends, or use another --workdir"):
         yield
-        file.truncate(0)
 
 
 def claim(workdir: Workdir, config: ConfigDict, data: DataFacts, splits: Mapping[str, SplitIdentity]) -> None:
@@ -85,7 +63,7 @@ def claim(workdir: Workdir, config: ConfigDict, data: DataFacts, splits: Mapping
             "splits": {name: split._asdict() for name, split in splits.items()},
             "environment": environment(),
         }
-        write_atomically(workdir.config, json.dumps(record, indent=2))
+        files.write_atomically(workdir.config, json.dumps(record, indent=2))
     multihost_utils.sync_global_devices("config.json is written")
     if not workdir.config.exists():
         raise ValueError(
@@ -149,7 +127,7 @@ def load_history(workdir: Workdir) -> list[dict]:
 
 def load_metrics(workdir: Workdir) -> dict[str, dict]:
     """Load the evaluations of a run by name, such as "val" and "test_tta_flip"; empty before the first one."""
-    return read_json(workdir.metrics) if workdir.metrics.exists() else {}
+    return files.read_json(workdir.metrics) if workdir.metrics.exists() else {}
 
 
 def environment() -> dict[str, str]:
@@ -181,7 +159,7 @@ def differing_fields(old: dict, new: dict, prefix: str = "") -> list[tuple[str, 
 def _read_record(workdir: Workdir) -> dict:
     if not workdir.config.exists():
         raise FileNotFoundError(f"{workdir.path} is not the folder of a run: it has no {workdir.config.name}")
-    return read_json(workdir.config)
+    return files.read_json(workdir.config)
 
 
 def tuples(value):

@@ -1,5 +1,5 @@
-import itertools
 import math
+import os
 import shutil
 import time
 from pathlib import Path
@@ -7,170 +7,185 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
+from written_video import gray_frames, noise_frames, write_video
 
 from affect_jax.predict import media
+from affect_jax.predict.media import Report, Source, find_sources, read_frames
 
 
-@pytest.fixture
-def video(tmp_path):
-    """Video of 40 frames of 64x48 pixels at 10 frames per second; frame i has gray level 6 * i."""
-    writer = cv2.VideoWriter(str(tmp_path / "gray.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))
-    for number in range(40):
-        writer.write(np.full((48, 64, 3), 6 * number, np.uint8))
-    writer.release()
-    return tmp_path / "gray.avi"
+def write_image(path, level=90):
+    Image.new("RGB", (64, 48), (level,) * 3).save(path, "PNG")
+    return str(path)
 
 
-@pytest.fixture
-def problems():
-    return []
+def read(*inputs):
+    """Return the frames of the inputs and the report on them."""
+    found, report = find_sources(map(str, inputs)), Report()
+    for given, reason in found.problems.items():
+        report.skip(given, reason)
+    return list(read_frames(found.sources, report)), report
 
 
-@pytest.fixture
-def report(problems):
-    return lambda file, reason: problems.append((file, reason))
+def names(frames):
+    """Return the names of the files that the frames are from, in order."""
+    return list(dict.fromkeys(Path(frame.file).name for frame in frames))
 
 
-def test_frames_of_a_video_are_read_in_order_with_their_times(video, problems, report):
-    frames = list(media.read_frames(media.find_sources([str(video)]), report))
-    assert [frame.frame for frame in frames] == list(range(40))
-    np.testing.assert_allclose([frame.time for frame in frames], np.arange(40) / 10, atol=0.002)
-    np.testing.assert_allclose([frame.image.mean() for frame in frames], 6 * np.arange(40), atol=2)
-    assert frames[0].image.shape == (48, 64, 3)
-    assert media.frame_rate(str(video)) == pytest.approx(10)
-    assert not problems
+def test_images_videos_and_animations_of_any_name_are_read_by_their_content(tmp_path):
+    write_image(tmp_path / "picture.mp4")
+    write_video(tmp_path / "talk.mp4", gray_frames(range(0, 200, 20))).rename(tmp_path / "talk.png")
+    blank, face = (Image.fromarray(frame) for frame in gray_frames([255, 60]))
+    blank.save(tmp_path / "animation.gif", save_all=True, append_images=[face], duration=200)
+    (tmp_path / "animation.gif").rename(tmp_path / "animation")
+    frames, report = read(tmp_path)
+    assert names(frames) == ["animation", "picture.mp4", "talk.png"]
+    by_file = {Path(name).name: [f for f in frames if f.file == name] for name in {frame.file for frame in frames}}
+    assert [(frame.frame, frame.time) for frame in by_file["picture.mp4"]] == [(0, None)]
+    assert [(frame.frame, frame.time) for frame in by_file["animation"]] == [(0, 0.0), (1, 0.2)]
+    assert by_file["animation"][1].image.mean() == pytest.approx(60, abs=2)
+    assert [frame.frame for frame in by_file["talk.png"]] == list(range(10))
+    np.testing.assert_allclose([frame.time for frame in by_file["talk.png"]], np.arange(10) / 10, atol=0.001)
+    assert report.summary() == "3 files: 3 read" and not report.problems()
 
 
-def test_frames_are_read_lazily(video, report, monkeypatch):
-    read = []
-
-    class Counted:
-        def __init__(self, *arguments):
-            self.capture = cv2_capture(*arguments)
-
-        def __getattr__(self, name):
-            return getattr(self.capture, name)
-
-        def read(self):
-            read.append(1)
-            return self.capture.read()
-
-    cv2_capture = cv2.VideoCapture
-    monkeypatch.setattr(media.cv2, "VideoCapture", Counted)
-    frames = media.read_frames(media.find_sources([str(video)]), report)
-    assert not read
-    for wanted in (1, 2, 3):
-        next(frames)
-        assert len(read) == wanted
-
-
-def test_rotation_in_the_metadata_of_a_video_is_applied(tmp_path, problems, report):
-    writer = cv2.VideoWriter(str(tmp_path / "turned.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 10, (64, 48))
-    for _ in range(3):
-        writer.write(np.repeat(np.uint8([40] * 24 + [200] * 24), 64 * 3).reshape(48, 64, 3))  # bright lower half
-    writer.release()
-    content = (tmp_path / "turned.mp4").read_bytes()
-    matrix = content.index(b"tkhd") + 4 + 40  # ISO 14496-12: nine numbers, here a clockwise quarter turn
-    quarter = np.array([0, 1 << 16, 0, -(1 << 16), 0, 0, 48 << 16, 0, 1 << 30], ">i4").tobytes()
-    (tmp_path / "turned.mp4").write_bytes(content[:matrix] + quarter + content[matrix + 36 :])
-    frames = list(media.read_frames(media.find_sources([str(tmp_path / "turned.mp4")]), report))
-    assert [frame.image.shape for frame in frames] == [(64, 48, 3)] * 3
-    for frame in frames:
-        assert frame.image[:, :20].mean() > 180 and frame.image[:, 28:].mean() < 60  # the lower half is now on the left
-    assert not problems
+def test_every_file_is_read_or_named_and_counted(tmp_path):
+    write_image(tmp_path / "a.png")
+    (tmp_path / "b.jpg").write_bytes(b"")
+    (tmp_path / "c.jpg").write_bytes(b"")
+    (tmp_path / "d.png").write_bytes((tmp_path / "a.png").read_bytes()[:60])
+    (tmp_path / "e.mp4").write_text("no video")
+    (tmp_path / "f.txt").write_text("notes")
+    (tmp_path / "g.jpg").symlink_to(tmp_path / "absent.jpg")
+    os.mkfifo(tmp_path / "h.jpg")
+    (tmp_path / "i.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(50))
+    frames, report = read(tmp_path, "camera:77", "rtsp://host/stream", 300 * "x", tmp_path / "none.jpg", "no*.jpg")
+    assert names(frames) == ["a.png"] and report.read == 1
+    reasons = {Path(file).name: reason for file, reason in report.skipped.items()}
+    expected = {
+        "b.jpg": "an empty file",
+        "c.jpg": "an empty file",
+        "d.png": "not a readable image",
+        "no*.jpg": "no file",
+    }
+    expected |= {"e.mp4": "not a readable image or video", "g.jpg": "a link to a missing file", "h.jpg": "a device"}
+    expected |= {"i.heic": "", "camera:77": "no such camera", "stream": "addresses are not read; download the file"}
+    expected |= {300 * "x": "File name too long", "none.jpg": "no such file", "no*.jpg": "no file"}
+    assert reasons.keys() == expected.keys()
+    assert all(reasons[name].startswith(reason) for name, reason in expected.items())
+    assert [Path(file).name for file in report.others] == ["f.txt"]
+    assert report.summary().startswith("14 files: 1 read, 13 skipped (3 times not a readable image or video; ")
+    assert f"neither images nor videos: {tmp_path}/f.txt" in report.summary()
+    assert len(report.problems()) == 12
 
 
-def replace_capture_properties(monkeypatch, **properties):
-    """Have OpenCV's captures report other properties: a number, or a function of the count of frames read."""
-
-    class Capture:
-        def __init__(self, file):
-            self.capture, self.read_frames = real(str(file)), 0
-
-        def __getattr__(self, name):
-            return getattr(self.capture, name)
-
-        def read(self):
-            self.read_frames += 1
-            return self.capture.read()
-
-        def get(self, which):
-            found = {getattr(cv2, f"CAP_PROP_{name}"): value for name, value in properties.items()}
-            value = found.get(which, self.capture.get(which))
-            return value(self.read_frames) if callable(value) else value
-
-    real = cv2.VideoCapture
-    monkeypatch.setattr(media.cv2, "VideoCapture", Capture)
+def test_only_files_without_image_and_video_are_a_problem(tmp_path):
+    (tmp_path / "f.txt").write_text("notes")
+    assert read(tmp_path)[1].problems() == [f"{tmp_path}/f.txt: not a readable image or video"]
 
 
-def test_video_of_variable_frame_rate_is_complete_if_its_last_frame_has_the_right_time(
-    video, problems, report, monkeypatch
-):
-    """As in Matroska: the header announces 415 frames for a file of 120 whose last has the time of the 415th."""
-    replace_capture_properties(monkeypatch, FRAME_COUNT=140, PTS=lambda read: 3.5 * read - 1)
-    assert len(list(media.read_frames(media.find_sources([str(video)]), report))) == 40
-    assert not problems
-    replace_capture_properties(monkeypatch, FRAME_COUNT=140, PTS=lambda read: 2 * read - 1)
-    assert len(list(media.read_frames(media.find_sources([str(video)]), report))) == 40
-    assert problems == [(str(video), "the video ends after frame 40 of 140")]
+def test_video_with_a_damaged_end_is_read_in_part_and_named(tmp_path):
+    path = write_video(tmp_path / "a.mkv", noise_frames(30))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    frames, report = read(path, write_image(tmp_path / "b.png"))
+    assert names(frames) == ["a.mkv", "b.png"]
+    assert report.summary() == "2 files: 2 read, 1 of them incompletely"
+    assert report.problems()[0].startswith(f"{path}: the video ends after ")
 
 
-def test_time_of_a_camera_starts_with_its_first_frame(video, report, monkeypatch):
+def test_folders_links_globs_and_files_are_found_in_order_and_once(tmp_path):
+    for folder in ("deep", "dir.jpg", ".thumbs", "@eaDir", "__MACOSX"):
+        (tmp_path / "in" / folder).mkdir(parents=True)
+        write_image(tmp_path / "in" / folder / "z.png")
+    (tmp_path / "elsewhere").mkdir()
+    write_image(tmp_path / "elsewhere" / "y.png")
+    (tmp_path / "in" / "link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "in" / "elsewhere.png").symlink_to(tmp_path / "in" / "deep")
+    for name in ("b.jpg", "a.PNG", ".hidden.png", "._b.jpg"):
+        write_image(tmp_path / "in" / name)
+
+    def found(*inputs, **options):
+        return [
+            str(Path(source.file).relative_to(tmp_path)) for source in find_sources(map(str, inputs), **options).sources
+        ]
+
+    everything = ["in/a.PNG", "in/b.jpg", "in/deep/z.png", "in/dir.jpg/z.png", "in/link/y.png"]
+    assert found(tmp_path / "in") == everything
+    assert found(tmp_path / "in" / "b.jpg", f"{tmp_path}/in/*.PNG", tmp_path / "in" / "b.jpg") == [
+        "in/b.jpg",
+        "in/a.PNG",
+    ]
+    assert found(f"{tmp_path}/in/d*") == ["in/deep/z.png", "in/dir.jpg/z.png"]
+    assert found(tmp_path / "in", left_out=lambda path: path.parent.name == "deep") == [
+        e for e in everything if "deep" not in e
+    ]
+    inputs = find_sources([str(tmp_path / "in" / "b.jpg")], left_out=lambda path: True)
+    assert "is in the folder of the results; choose another --out" in inputs.problems[str(tmp_path / "in" / "b.jpg")]
+    assert find_sources(["camera:0"]) == ([Source("camera:0")], {})
+
+
+@pytest.mark.parametrize("name", ["party [1].png", os.fsdecode(b"caf\xe9.png"), "two\nlines.png", "a:b.png"])
+def test_file_with_an_unusual_name_is_read(tmp_path, name):
+    frames, report = read(write_image(tmp_path / name), tmp_path)
+    assert names(frames) == [name] and report.summary() == "1 file: 1 read"
+
+
+def test_unreadable_file_with_an_unusual_name_is_one_line_of_text(tmp_path):
+    for name in (os.fsdecode(b"caf\xe9.png"), "two\nlines.png"):
+        (tmp_path / name).touch()
+    problems = read(tmp_path)[1].problems()
+    assert problems == [f"{tmp_path}/caf\\xe9.png: an empty file", f"{tmp_path}/two\\nlines.png: an empty file"]
+    "".join(problems).encode()
+
+
+def test_folder_without_files_or_permission_is_named(tmp_path, monkeypatch):
+    for name in ("empty", "locked"):
+        (tmp_path / name).mkdir()
+    write_image(tmp_path / "a.png")
+    scandir = os.scandir  # root may list every folder, so the system's answer is replaced
+
+    def refuse(path):
+        if os.fspath(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", os.fspath(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    inputs = find_sources([str(tmp_path), str(tmp_path / "empty")])
+    assert [Path(source.file).name for source in inputs.sources] == ["a.png"]
+    assert inputs.problems == {
+        str(tmp_path / "locked"): "Permission denied",
+        str(tmp_path / "empty"): "no file in this folder",
+    }
+
+
+def test_time_of_a_camera_starts_with_its_first_frame(tmp_path, monkeypatch):
     """The driver may count from the start of the computer, or not at all."""
-    real = cv2.VideoCapture
-    monkeypatch.setattr(media.cv2, "VideoCapture", lambda number: real(str(video)))
+
+    class Camera:
+        def __init__(self, number):
+            self.images = gray_frames(range(0, 200, 5))
+
+        def isOpened(self):
+            return True
+
+        def read(self):
+            return (True, self.images.pop()) if self.images else (False, None)
+
+        def release(self):
+            pass
+
+    monkeypatch.setattr(cv2, "VideoCapture", Camera)
     times = []
-    for frame in media.read_frames(media.find_sources(["camera:0"]), report):
+    for frame in read_frames([Source("camera:0")], Report()):
         times.append(frame.time)
         time.sleep(0.002)
     assert times[0] == 0 and len(times) == 40
     assert 0.07 < times[-1] < 3 and math.isclose(times[-1], max(times))
 
 
-def test_truncated_video_gives_its_frames_and_is_reported(video, problems, report):
-    whole = media.find_sources([str(video)])
-    content = video.read_bytes()
-    video.write_bytes(content[: len(content) // 2])
-    frames = list(media.read_frames(whole, report))
-    assert 0 < len(frames) < 40
-    assert problems == [(str(video), f"the video ends after frame {len(frames)} of 40")]
-
-
-def test_unreadable_files_are_reported_and_the_others_read(tmp_path, problems, report):
-    cv2.imwrite(str(tmp_path / "b.png"), np.zeros((5, 6, 3), np.uint8))
-    (tmp_path / "a.jpg").write_bytes(b"")
-    (tmp_path / "c.png").write_bytes((tmp_path / "b.png").read_bytes()[:40])
-    (tmp_path / "d.mp4").write_text("no video")
-    cv2.VideoWriter(str(tmp_path / "e.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 10, (64, 48)).release()
-    frames = list(media.read_frames(media.find_sources([str(tmp_path), "camera:77"]), report))
-    assert [frame.file for frame in frames] == [str(tmp_path / "b.png")]
-    assert [file for file, _ in problems] == [str(tmp_path / name) for name in ("a.jpg", "c.png", "d.mp4", "e.mp4")] + [
-        "camera:77"
-    ]
-    assert [reason for _, reason in problems][::2] == ["an empty file", "not a readable video", "no such camera"]
-
-
-def test_folders_globs_and_files_are_found_in_order(tmp_path, video):
-    (tmp_path / "deep").mkdir()
-    for name in ("deep/z.png", "b.jpg", "a.PNG", ".hidden.png", "notes.txt"):
-        shutil.copy(video, tmp_path / name)
-
-    def found(*inputs):
-        return [source.file.removeprefix(f"{tmp_path}/") for source in media.find_sources(map(str, inputs))]
-
-    assert found(tmp_path) == ["a.PNG", "b.jpg", "deep/z.png", "gray.avi"]
-    assert found(f"{tmp_path}/*.jpg", tmp_path / "gray.avi") == ["b.jpg", "gray.avi"]
-    assert media.find_sources(["camera:0"]) == [media.Source("camera:0", True, None)]
-    with pytest.raises(ValueError, match="nothing: no such file"):
-        found(tmp_path / "nothing")
-    drawn = [source.file for source in media.find_sources([str(tmp_path)], left_out=tmp_path / "deep")]
-    assert [Path(file).name for file in drawn] == ["a.PNG", "b.jpg", "gray.avi"]
-    with pytest.raises(ValueError, match="where the results are written; choose another --out"):
-        media.find_sources([str(tmp_path / "deep" / "z.png")], left_out=tmp_path / "deep")
-
-
-def test_file_whose_name_looks_like_a_glob_is_read(tmp_path):
-    name = tmp_path / "party [1].png"
-    cv2.imwrite(str(name), np.zeros((5, 6, 3), np.uint8))
-    assert [source.file for source in media.find_sources([str(name)])] == [str(name)]
-    assert len(list(itertools.islice(media.read_frames(media.find_sources([str(name)]), print), 2))) == 1
+def test_number_of_frames_is_estimated_without_decoding(tmp_path):
+    path = write_video(tmp_path / "a.mp4", gray_frames(range(0, 200, 5)))
+    assert media.count_frames(Source(str(path))) == 40
+    assert media.count_frames(Source(write_image(tmp_path / "a.png"))) == 1
+    assert media.count_frames(Source(str(shutil.copy(path, tmp_path / "b.dat")))) == 40
+    assert media.count_frames(Source("camera:0")) is None

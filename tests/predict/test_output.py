@@ -1,4 +1,5 @@
 import csv
+import errno
 import json
 import os
 import signal
@@ -8,15 +9,20 @@ import time
 from functools import partial
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 import pytest
 from matplotlib import cbook
+from PIL import Image
+from written_video import gray_frames, write_video
 
+from affect_jax.predict import output as output_module
 from affect_jax.predict.drawing import COLORS, OTHER_COLOR, draw_faces
-from affect_jax.predict.media import Frame, find_sources, read_frames
-from affect_jax.predict.output import DrawnVideo, Output
+from affect_jax.predict.media import Frame, Source, find_sources, read_frames
+from affect_jax.predict.output import Output, is_result
 from affect_jax.predict.reader import Classifier, Face, FaceReader
+from affect_jax.predict.video import read_video
 from affect_jax.runs.model_file import write
 
 ROOT = Path(__file__).parents[2]
@@ -33,10 +39,7 @@ def test_module_writes_lines_and_drawings_of_a_photo_a_video_and_a_broken_file(c
     write(classifier, tmp_path / "model.safetensors", "")
     photograph = str(cbook.get_sample_data("grace_hopper.jpg", asfileobj=False))
     (tmp_path / "in").mkdir()
-    video = cv2.VideoWriter(str(tmp_path / "in" / "talk.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 5, (64, 48))
-    for number in range(11):
-        video.write(np.full((48, 64, 3), 20 * number, np.uint8))
-    video.release()
+    write_video(tmp_path / "in" / "talk.avi", gray_frames(range(0, 220, 20)), "mjpeg", rate=5)
     (tmp_path / "in" / "broken.jpg").write_bytes(b"not an image")
     command = [sys.executable, "-m", "affect_jax.predict", photograph, "in", "--faces=whole", "--out=out"]
     command += ["--classifier=model.safetensors", "--batch_size=4"]
@@ -44,6 +47,7 @@ def test_module_writes_lines_and_drawings_of_a_photo_a_video_and_a_broken_file(c
     assert done.returncode == 1  # for the broken file
     assert "broken.jpg: not a readable" in done.stderr and "Traceback" not in done.stderr
     assert "12 faces in 12 frames" in done.stdout
+    assert "3 files: 2 read, 1 skipped (not a readable image or video)" in done.stdout
     records = lines(tmp_path / "out")
     faces, broken = [record for record in records if record["box"]], [record for record in records if not record["box"]]
     assert len(broken) == 1 and broken[0]["reason"].startswith("not a readable")
@@ -60,25 +64,16 @@ def test_module_writes_lines_and_drawings_of_a_photo_a_video_and_a_broken_file(c
         (record["file"], str(record["frame"]), record["expression"] or "") for record in records
     ]
     assert {path.name for path in (tmp_path / "out" / "drawn").iterdir()} == {"grace_hopper.jpg", "talk.mp4"}
-    capture = cv2.VideoCapture(str(tmp_path / "out" / "drawn" / "talk.mp4"))
-    assert (capture.get(cv2.CAP_PROP_FRAME_COUNT), capture.get(cv2.CAP_PROP_FPS)) == (11, 5)
+    assert [record["drawing"] for record in records] == [row["drawing"] or None for row in rows]
+    assert [record["drawing"] for record in faces] == ["drawn/grace_hopper.jpg"] + ["drawn/talk.mp4"] * 11
+    with av.open(tmp_path / "out" / "drawn" / "talk.mp4") as container:
+        stream = container.streams.video[0]
+        assert (stream.frames, stream.average_rate, stream.codec_context.name) == (11, 5, "h264")
 
 
-def gray_levels(path):
-    """Return the mean gray level of each frame of a video."""
-    capture, found = cv2.VideoCapture(str(path)), []
-    while (frame := capture.read())[0]:
-        found.append(frame[1].mean())
-    return found
-
-
-def gray_video(path, num_frames, size, rate=10.0):
+def gray_video(path, num_frames, size):
     """Write a video of uniform frames whose gray level counts up."""
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), rate, size)
-    for number in range(num_frames):
-        writer.write(np.full((*size[::-1], 3), number % 250, np.uint8))
-    writer.release()
-    return str(path)
+    return str(write_video(path, gray_frames([number % 250 for number in range(num_frames)], size), "mjpeg"))
 
 
 def test_ctrl_c_keeps_the_results_so_far(classifier, tmp_path):
@@ -100,7 +95,8 @@ def test_ctrl_c_keeps_the_results_so_far(classifier, tmp_path):
     assert "interrupted; the results so far are kept" in stdout
     frames = [line["frame"] for line in lines(tmp_path / "out")]
     assert frames == list(range(len(frames))) and 0 < len(frames) < 30_000
-    assert len(gray_levels(tmp_path / "out" / "drawn" / "long.mp4")) == pytest.approx(len(frames), abs=1)
+    drawn = list(read_video(tmp_path / "out" / "drawn" / "long.mp4", print))
+    assert len(drawn) == pytest.approx(len(frames), abs=1)
 
 
 def resident_megabytes():
@@ -111,12 +107,12 @@ def resident_megabytes():
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="no /proc to read the memory from")
 def test_memory_stays_flat_over_a_video(classifier, tmp_path):
     """600 frames, 550 MB, are read, classified and drawn within 110 MB."""
-    video = gray_video(tmp_path / "long.avi", 600, (640, 480))
+    video = gray_video(tmp_path / "long.avi", 600, (480, 640))
     read_faces, memory = FaceReader(Classifier(classifier, 8), None, 8, 0.1, 0.0), []
     with Output(tmp_path / "out", classifier.data.class_names, True, 0.5) as output:
         read_faces([np.zeros((480, 640, 3), np.uint8)])  # compile
         before = resident_megabytes()
-        for frame, faces in read_faces.stream(read_frames(find_sources([video]), print)):
+        for frame, faces in read_faces.stream(read_frames([Source(video)], output.report)):
             output.write(frame, faces)
             memory.append(resident_megabytes())
     assert len(memory) == 600
@@ -124,37 +120,136 @@ def test_memory_stays_flat_over_a_video(classifier, tmp_path):
     assert memory[-1] - memory[100] < 15
 
 
-def test_drawn_video_has_the_duration_of_the_frame_times(tmp_path):
-    times = [0.0, 0.1, 0.2, 1.0, 1.02, 1.04, 1.5, 9999.0, 9999.1]
-    video = DrawnVideo(tmp_path / "x.mp4", 10.0, (64, 48))
-    for number, time_ in enumerate(times):
-        size = (48, 64, 3) if number != 1 else (24, 32, 3)  # the frame size may change
-        video.write(time_, np.full(size, 25 * number, np.uint8))
-    video.close()
-    # each frame once, the third until 1.0 s, the sixth until 1.5 s; the jump to 9999 s is not filled
-    expected = [0, 1, *[2] * 8, 3, 4, 5, 5, 5, 6, 7, 8]
-    assert gray_levels(tmp_path / "x.mp4") == pytest.approx(25 * np.array(expected), abs=4)
+def photo(level=90, size=(100, 100)):
+    return np.full((*size, 3), level, np.uint8)
 
 
-def test_failed_write_of_a_drawing_is_an_error(tmp_path, monkeypatch):
-    with pytest.raises(OSError, match=r"cannot write .*x.mp4"):
-        DrawnVideo(tmp_path / "absent" / "x.mp4", 10.0, (64, 48))
-    monkeypatch.setattr(cv2, "imwrite", lambda *_: False)  # its result on a full disk
+class Full:
+    """Stands for a Pillow image or a video that is written to a full disk, or that no codec accepts."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def fail(self, *arguments, **options):
+        raise self.error
+
+    save = write = close = fail
+
+
+@pytest.mark.parametrize("time_", [None, 0.0])
+def test_drawing_that_cannot_be_written_is_named_and_the_rest_is_processed(tmp_path, monkeypatch, time_):
+    with Output(tmp_path, ("happy", "sad"), True, 0.5) as output:
+        with monkeypatch.context() as patch:
+            patch.setattr(output_module.Image, "fromarray", lambda *_: Full(OSError(22, "Invalid argument")))
+            patch.setattr(output_module, "VideoWriter", lambda *_: Full(ValueError("no such size")))
+            for number in range(3):
+                output.write(Frame("bad", number, time_ if time_ is None else number / 10, photo()), [HAPPY])
+        output.write(Frame("good", 0, time_, photo()), [HAPPY])
+    (reason,) = output.report.incomplete.values()
+    assert reason == f"its drawing cannot be written ({'Invalid argument' if time_ is None else 'no such size'})"
+    assert list(output.report.incomplete) == ["bad"]
+    drawn = f"drawn/good.{'jpg' if time_ is None else 'mp4'}"
+    assert [line["drawing"] for line in lines(tmp_path) if line["box"]] == [None, None, None, drawn]
+    assert [line["reason"] for line in lines(tmp_path) if not line["box"]] == [reason]
+    assert (tmp_path / drawn).stat().st_size
+
+
+def test_full_disk_ends_the_call_with_this_error(tmp_path, monkeypatch):
+    full = OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr(output_module.Image, "fromarray", lambda *_: Full(full))
     with (
-        pytest.raises(OSError, match=r"cannot write .*x.jpg"),
+        pytest.raises(OSError, match=r"No space left on device: '.*drawn.partial'"),
         Output(tmp_path, ("happy", "sad"), True, 0.5) as output,
     ):
-        output.write(Frame("x.png", 0, None, np.zeros((9, 9, 3), np.uint8)), [])
+        output.write(Frame("x.png", 0, None, photo()), [])
+
+
+def test_drawing_that_is_too_large_for_jpeg_is_reduced_with_a_note(tmp_path):
+    with Output(tmp_path, ("happy", "sad"), True, 0.5) as output:
+        output.write(Frame("wide.png", 0, None, photo(size=(20, 70_000))), [HAPPY])
+    assert Image.open(tmp_path / "drawn" / "wide.jpg").size == (65_500, 18)
+    assert output.report.summary().endswith(
+        "note: wide.png: its drawing is reduced to 65500x18 pixels, the largest JPEG"
+    )
+    assert not output.report.problems()
+
+
+def test_lines_are_on_disk_before_the_next_frame(tmp_path):
+    with Output(tmp_path, ("happy", "sad"), False, 0.5) as output:
+        for number in range(3):
+            output.write(Frame("a.mp4", number, number / 10, None), [HAPPY])
+            for name, expected in (("jsonl", number + 1), ("csv", number + 2)):
+                assert len((tmp_path / f"predictions.{name}.partial").read_text().splitlines()) == expected
+
+
+def test_second_call_replaces_the_drawings_of_the_first_and_no_other_files(tmp_path):
+    for files in (("a/x.png", "b/x.png", "c/y.png"), ("d/x.png", "z.png")):
+        with Output(tmp_path, ("happy", "sad"), True, 0.5) as output:
+            for level, file in enumerate(files):
+                output.write(Frame(file, 0, None, photo(100 * level)), [])
+            if "z.png" not in files:
+                assert not (tmp_path / "drawn").exists()
+        assert {f"{tmp_path}/{line['drawing']}" for line in lines(tmp_path)} <= set(
+            map(str, (tmp_path / "drawn").iterdir())
+        )
+        (tmp_path / "drawn" / "own.jpg").write_text("a file of the user")
+    assert {path.name for path in (tmp_path / "drawn").iterdir()} == {"x.jpg", "z.jpg", "own.jpg"}
+    with Output(tmp_path, ("happy", "sad"), False, 0.5):
+        pass
+    assert {path.name for path in (tmp_path / "drawn").iterdir()} == {"own.jpg"}
+
+
+def test_earlier_lines_of_a_stranger_delete_nothing_outside_the_folder(tmp_path):
+    (tmp_path / "mine.txt").touch()
+    (tmp_path / "out" / "drawn").mkdir(parents=True)
+    (tmp_path / "out" / "predictions.jsonl").write_text('{"drawing": "../../mine.txt"}\n{"drawing": "/etc"}\n')
+    with Output(tmp_path / "out", ("happy", "sad"), False, 0.5):
+        pass
+    assert (tmp_path / "mine.txt").exists()
+
+
+def test_second_call_at_the_same_time_is_an_error(tmp_path):
+    with Output(tmp_path, ("happy", "sad"), False, 0.5) as output:
+        with pytest.raises(ValueError, match=r"is in use by process \d+ .*; wait until it ends, or use another --out"):
+            Output(tmp_path, ("happy", "sad"), False, 0.5).__enter__()
+        output.write(Frame("a.png", 0, None, None), [HAPPY])
+    assert len(lines(tmp_path)) == 1
+    with Output(tmp_path, ("happy", "sad"), False, 0.5):
+        pass
+
+
+def test_results_in_the_folder_of_the_inputs_are_no_inputs(tmp_path):
+    Image.new("RGB", (64, 48)).save(tmp_path / "a.png")
+    for _ in range(2):
+        sources = find_sources([str(tmp_path)], lambda path: is_result(path, tmp_path)).sources
+        assert sources == [Source(str(tmp_path / "a.png"), named=False)]
+        with Output(tmp_path, ("happy", "sad"), True, 0.5) as output:
+            for frame in read_frames(sources, output.report):
+                output.write(frame, [])
+    assert (tmp_path / "drawn" / "a.jpg").exists()
+
+
+def test_names_of_drawings_are_short_enough_and_text(tmp_path):
+    long, strange = 240 * "x" + ".png", os.fsdecode(b"caf\xe9.png")
+    with Output(tmp_path, ("happy", "sad"), True, 0.5) as output:
+        for file in (long, f"other/{long}", strange):
+            output.write(Frame(file, 0, None, photo()), [HAPPY])
+    found = [(line["file"], line["drawing"]) for line in lines(tmp_path)]
+    short = 200 * "x"
+    assert found[0][1] == f"drawn/{short}.jpg" and found[1][1] == f"drawn/{short}_2.jpg"
+    assert found[2] == ("caf\\xe9.png", "drawn/caf\\xe9.jpg")
+    assert (tmp_path / "drawn" / os.fsdecode(b"caf\xe9.jpg")).exists()
+    (tmp_path / "predictions.csv").read_text(encoding="utf-8")
 
 
 def test_frame_without_a_face_has_a_line_with_the_reason(tmp_path):
     with Output(tmp_path, ("happy", "sad"), False, 0.5) as output:
         output.write(Frame("a.mp4", 7, 0.28, None), [])
         assert not (tmp_path / "predictions.jsonl").exists()
-    nothing = {"box": None, "score": None, "expression": None, "probabilities": {}}
+    nothing = {"box": None, "score": None, "expression": None, "probabilities": {}, "drawing": None}
     place = {"file": "a.mp4", "frame": 7, "time": 0.28}
     assert lines(tmp_path) == [{**place, **nothing, "reason": "no face with a score of at least 0.5"}]
-    assert {path.name for path in tmp_path.iterdir()} == {"predictions.jsonl", "predictions.csv"}
+    assert {path.name for path in tmp_path.iterdir()} == {".lock", "predictions.jsonl", "predictions.csv"}
 
 
 def test_images_with_the_same_name_do_not_overwrite_each_other(tmp_path):
