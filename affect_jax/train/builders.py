@@ -52,12 +52,11 @@ def build_variables(
 
     ValueError if the weights do not fit the network or were trained on images with another mean and std.
     """
-    variables = init_variables(model, key, inputs)
     if pretrained is None:
-        return variables
+        return init_variables(model, key, inputs)
     check_options(model, pretrained)
     check_preprocess(config, pretrained.preprocess)
-    return merge(variables, pretrained.values, config.init_excuse, config.init_from)
+    return merge(init_variables(model, key, inputs), pretrained.values, config.init_excuse, config.init_from)
 
 
 def check_preprocess(config: ConfigDict, trained: Preprocess) -> None:

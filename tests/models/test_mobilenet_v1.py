@@ -84,12 +84,13 @@ def random_network(name):
     return model, merge(shapes, random_weights({name: w.shape for name, w in named_weights(shapes).items()})), x
 
 
+@pytest.mark.usefixtures("plain_convolutions")
 @pytest.mark.parametrize("name", ["mobilenet_v1", "mobilenet_v2"])
 def test_calibration_keeps_the_outputs_and_makes_training_mode_agree_with_them(name):
     model, variables, x = random_network(name)
     calibrated = calibrate_batch_norm(model, variables, x)
     assert jax.tree.structure(calibrated) == jax.tree.structure(variables)
-    apply = make_apply(model)
+    apply = jax.jit(make_apply(model), static_argnums=2)
     before, _ = apply(variables, x, False)
     after, _ = apply(calibrated, x, False)
     other = -x[:, ::-1]
@@ -100,6 +101,7 @@ def test_calibration_keeps_the_outputs_and_makes_training_mode_agree_with_them(n
     assert np.abs(apply(variables, x, True, KEY)[0] - before).max() > 0.01
 
 
+@pytest.mark.usefixtures("plain_convolutions")
 def test_run_from_a_folded_file_starts_with_its_function_and_with_statistics_of_the_training_images(
     tiny_config, random_file
 ):
@@ -113,7 +115,7 @@ def test_run_from_a_folded_file_starts_with_its_function_and_with_statistics_of_
         task.open_split("train"),
         {"params": trainer.state.params, "batch_stats": trainer.state.batch_stats},
     )
-    apply = make_apply(trainer.model)
+    apply = jax.jit(make_apply(trainer.model), static_argnums=2)
     x = normalize(split.read(np.arange(len(split)))["image"], VGGFACE2.mean, VGGFACE2.std)
     in_evaluation, _ = apply(variables, x, False)
     folded = merge(variables, load_pretrained(random_file).values, config.init_excuse)
