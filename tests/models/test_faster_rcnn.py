@@ -197,6 +197,7 @@ def test_config_with_random_weights_freezes_nothing(file):
     assert config.init_from == "" and config.optim.freeze == ()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("plain_convolutions")
 @pytest.mark.parametrize(
     ("backbone", "neck", "levels"), [("resnet18", "fpn_c4", 4), ("resnet18", "c4", 1), ("mobilenet_v2", "fpn", 5)]
