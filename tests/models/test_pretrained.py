@@ -232,7 +232,7 @@ def test_file_with_other_content_is_refused(tmp_path):
     files["broken.safetensors"].write_bytes(b"\x10\0\0\0\0\0\0\0{")
     save_file({"patch_embed.weight": ones(3)}, files["other.safetensors"])
     for name, message in [
-        ("notes.txt", "end in .safetensors, .pth, .pt, .h5, not in '.txt'"),
+        ("notes.txt", "end in .safetensors, .pth, .pt, .h5, .onnx, not in '.txt'"),
         ("broken.safetensors", "not a complete safetensors file"),
         ("other.safetensors", r"unknown names of weights \['patch_embed.weight'\]"),
     ]:
