@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple, TextIO
 
 from affect_jax.data.images import SUFFIXES, read_image_size
@@ -113,7 +113,7 @@ def _open_content(path: Path, names: Sequence[str], opened: ExitStack) -> Binary
 
 def _choose(path: Path, members: Sequence[str], names: Sequence[str]) -> str:
     """Return the only visible member of an archive, or the member with one of the names; BadInput otherwise."""
-    visible = [member for member in members if not any(map(is_hidden, member.split("/")))]
+    visible = [member for member in members if not any(map(is_hidden, PurePosixPath(member).parts))]
     wanted = [member for name in names for member in visible if member.rsplit("/", 1)[-1] == name]
     if len(visible) == 1 or wanted:
         return (wanted or visible)[0]

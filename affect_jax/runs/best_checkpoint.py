@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from affect_jax.runs.workdir import Workdir, load_config, load_data_facts
+from affect_jax.runs.workdir import Workdir, explained, load_config, load_data_facts
 from affect_jax.tasks import build_task
 from affect_jax.tasks.interface import Apply, DataFacts, Task
 from affect_jax.train.builders import build_checkpoints
@@ -25,8 +25,10 @@ def load_best_checkpoint(run: Workdir) -> BestCheckpoint:
     """Load the network of a run and its best variables; ValueError if they do not fit together."""
     task, data = build_task(load_config(run)), load_data_facts(run)
     step, variables = load_best_variables(run)
-    model = task.build_network(data)
-    check_fit(variable_shapes(model, task.network_inputs(data)), variables, f"checkpoint {step}")
+    with explained(run.config):
+        model = task.build_network(data)
+        shapes = variable_shapes(model, task.network_inputs(data))
+    check_fit(shapes, variables, f"checkpoint {step}")
     return BestCheckpoint(task, data, step, make_apply(model), variables)
 
 

@@ -9,7 +9,6 @@ import safetensors
 import safetensors.numpy
 from ml_collections import ConfigDict
 
-from affect_jax.config import default_config
 from affect_jax.files import whole_file
 from affect_jax.models.pretrained import OWN_RECORD, merge, named_weights
 from affect_jax.runs import workdir
@@ -49,12 +48,12 @@ def read(path: str | Path) -> Trained:
         raise ValueError(f"{path} is not a complete safetensors file: {error}") from None
     if OWN_RECORD not in metadata:
         raise ValueError(f"{path} has weights but no config; use a model file that scripts/export.py wrote")
-    record = workdir.tuples(json.loads(metadata[OWN_RECORD]))
-    config = default_config(record["config"]["task"])
-    config.update(record["config"])
-    data, task = DataFacts(**record["data"]), build_task(config)
-    shapes = variable_shapes(task.build_network(data), task.network_inputs(data))
-    return Trained(config, data, merge(shapes, weights, source=str(path)), record["about"])
+    with workdir.explained(path):
+        record = json.loads(metadata[OWN_RECORD])
+        config, data = workdir.config_of(record["config"]), workdir.data_facts_of(record["data"])
+        task = build_task(config)
+        shapes = variable_shapes(task.build_network(data), task.network_inputs(data))
+        return Trained(config, data, merge(shapes, weights, source=str(path)), record["about"])
 
 
 def read_run(path: str | Path) -> Trained:

@@ -85,7 +85,8 @@ def check_data(workdir: Workdir, found: Mapping[str, SplitIdentity]) -> None:
     Of a run of an older version only the class names are known.
     """
     config, record = load_config(workdir), _read_record(workdir)
-    recorded = {name: SplitIdentity(**tuples(split)) for name, split in record.get("splits", {}).items()}
+    with explained(workdir.config):
+        recorded = {name: SplitIdentity(**tuples(split)) for name, split in record.get("splits", {}).items()}
     if not recorded:
         recorded = dict.fromkeys(found, SplitIdentity(load_data_facts(workdir).class_names, 0, ""))
     for name, split in found.items():
@@ -98,10 +99,32 @@ def check_data(workdir: Workdir, found: Mapping[str, SplitIdentity]) -> None:
 
 def load_config(workdir: Workdir) -> ConfigDict:
     """Load the config of a run; fields that did not exist when the run started have their defaults."""
-    record = tuples(_read_record(workdir)["config"])
+    record = _read_record(workdir)
+    with explained(workdir.config):
+        return config_of(record["config"])
+
+
+def config_of(record: dict) -> ConfigDict:
+    """Return the config of a record; fields that it lacks have their defaults."""
+    record = tuples(record)
     config = default_config(record.get("task", "classification"))
     config.update(record)
     return config
+
+
+@contextmanager
+def explained(file: Path) -> Iterator[None]:
+    """Turn any error of a block that uses the record in `file` into a ValueError that names the file.
+
+    The file may be damaged or made by others, and a wrong value can cause any error where it is used.
+    """
+    try:
+        yield
+    except (OSError, ImportError):
+        raise
+    except Exception as error:
+        reason = str(error).strip() or "no reason given"
+        raise ValueError(f"{file} cannot be used: {type(error).__name__}: {reason}; restore it") from error
 
 
 def load_data_facts(workdir: Workdir) -> DataFacts:
@@ -111,18 +134,32 @@ def load_data_facts(workdir: Workdir) -> DataFacts:
         raise ValueError(
             f"{workdir.config} is from an older version and does not name the classes; train the run again"
         )
-    return DataFacts(**tuples(record["data"]))
+    with explained(workdir.config):
+        return data_facts_of(record["data"])
+
+
+def data_facts_of(record: dict) -> DataFacts:
+    """Return the properties of the data in a record; TypeError if they are of other types."""
+    data = DataFacts(**tuples(record))
+    if not all(isinstance(name, str) for name in data.class_names) or not data.class_names:
+        raise TypeError(f"the class names are {data.class_names!r:.100}")
+    if not all(type(length) is int and 0 < length < 1 << 16 for length in data.image_shape):
+        raise TypeError(f"the image shape is {data.image_shape!r:.100}")
+    return data
 
 
 def load_environment(workdir: Workdir) -> dict[str, str]:
     """Load command, commit, versions and devices of a run."""
-    return _read_record(workdir)["environment"]
+    record = _read_record(workdir)
+    with explained(workdir.config):
+        return {name: str(value) for name, value in record["environment"].items()}
 
 
 def load_history(workdir: Workdir) -> list[dict]:
     """Load the complete records of metrics.jsonl; empty before the first one."""
     lines = workdir.history.read_text().splitlines(keepends=True) if workdir.history.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    with explained(workdir.history):
+        return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def load_metrics(workdir: Workdir) -> dict[str, dict]:
@@ -159,7 +196,10 @@ def differing_fields(old: dict, new: dict, prefix: str = "") -> list[tuple[str, 
 def _read_record(workdir: Workdir) -> dict:
     if not workdir.config.exists():
         raise FileNotFoundError(f"{workdir.path} is not the folder of a run: it has no {workdir.config.name}")
-    return files.read_json(workdir.config)
+    record = files.read_json(workdir.config)
+    if not isinstance(record, dict):
+        raise ValueError(f"{workdir.config} is not the record of a run; restore it")
+    return record
 
 
 def tuples(value):
