@@ -452,11 +452,26 @@ def _detection_rules(config: ConfigDict) -> Iterator[str]:
 RULES = {"classification": _classification_rules, "detection": _detection_rules}
 
 
+USED_AFTER_TRAINING = ("data", "dtype", "eval_batch_size", "model", "preprocess", "seed", "select_on")
+
+
 def validate(config: ConfigDict) -> None:
     """Check every field, then the fields against each other; ValueError lists all problems."""
     problems = _problems({"task": one_of(*CHECKS)}, config)
     problems = problems or _problems(CHECKS[config.task], config) or list(RULES[config.task](config))
     if problems:
+        raise ValueError("\n  ".join(["the config is not valid:", *problems]))
+
+
+def validate_for_use(config: ConfigDict) -> None:
+    """Check the fields that are used after training; ValueError lists all problems.
+
+    Fields that only training uses may have values of an older version.
+    """
+    problems = _problems({"task": one_of(*CHECKS)}, config)
+    checks = CHECKS.get(config.task, {})
+    used = {field: check for field, check in checks.items() if field.partition(".")[0] in USED_AFTER_TRAINING}
+    if problems := problems or _problems(used, config):
         raise ValueError("\n  ".join(["the config is not valid:", *problems]))
 
 

@@ -138,6 +138,25 @@ def errors_naming(path: str | Path) -> Iterator[None]:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
+@contextmanager
+def explained(file: str | Path) -> Iterator[None]:
+    """Turn any error of a block that uses the content of `file` into a ValueError that names the file.
+
+    The file may be damaged or made by others, and a wrong value can cause any error where it is used.
+    """
+    try:
+        yield
+    except (OSError, ImportError):
+        raise
+    except ValueError as error:
+        if str(file) in str(error):
+            raise
+        raise ValueError(f"{file}: {error}") from error
+    except Exception as error:
+        reason = str(error).strip() or "no reason given"
+        raise ValueError(f"{file} cannot be used ({type(error).__name__}: {reason}); restore it") from error
+
+
 def read_json(path: str | Path):
     """Return the content of a JSON file; ValueError that names the file if it is not valid JSON."""
     try:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -27,12 +28,12 @@ from affect_jax.data.ferplus import VOTE_COLUMNS, Ferplus
 from affect_jax.data.images import read_image, read_image_size
 from affect_jax.data.widerface import Widerface
 from affect_jax.models.pretrained import OWN_RECORD, load_pretrained
+from affect_jax.predict.media import Report, find_sources, read_frames
 from affect_jax.runs import model_file
-from affect_jax.runs.best_checkpoint import load_best_checkpoint
+from affect_jax.runs.best_checkpoint import build_network, load_best_checkpoint
 from affect_jax.runs.comparison import load_run
 from affect_jax.runs.training import train_and_evaluate
-from affect_jax.runs.workdir import Workdir, check_data, load_config, load_data_facts
-from affect_jax.tasks import build_task
+from affect_jax.runs.workdir import Workdir, check_data
 
 COUNT = int(os.environ.get("FUZZ_COUNT", 12))
 LONGEST = 10
@@ -237,10 +238,8 @@ def run(tmp_path_factory):
 def test_config_of_a_run(run):
     def read():
         load_run(run, "run")
-        config, data = load_config(Workdir(run)), load_data_facts(Workdir(run))
         check_data(Workdir(run), {})
-        task = build_task(config)
-        task.build_network(data)
+        build_network(Workdir(run))
 
     check_file(run / "config.json", read, at_json=True)
 
@@ -278,3 +277,25 @@ def test_model_file(run, tmp_path):
     for text in damaged_json(record, COUNT):
         save_file(weights, path, {OWN_RECORD: text})
         check(read, text)
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "avi", "webm", "ts", "gif"])
+def test_videos(tmp_path, suffix):
+    path = tmp_path / f"video.{suffix}"
+    codec = {"webm": "libvpx", "gif": "gif", "avi": "mpeg4"}.get(suffix, "libx264")
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, 10)
+        stream.width, stream.height = 48, 32
+        stream.pix_fmt = "rgb8" if codec == "gif" else "yuv420p"
+        for level in range(0, 250, 25):
+            image = np.full((32, 48, 3), level, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image)))
+        container.mux(stream.encode())
+
+    def read():
+        report = Report()
+        frames = list(read_frames(find_sources([str(path)]).sources, report))
+        if not frames:
+            raise ValueError("\n".join(report.problems()))
+
+    check_file(path, read)

@@ -220,14 +220,14 @@ def _read_number(path: Path) -> str:
     """Return the single value of a .npy file as text; the publishers store text, some copies store numbers."""
     try:
         with path.open("rb") as file:
-            value = np.lib.format.read_array(file, allow_pickle=False).reshape(-1)
+            values = [str(value) for value in np.lib.format.read_array(file, allow_pickle=False).reshape(-1)[:2]]
     except FileNotFoundError:
         raise ValueError(f"no {path.name}") from None
-    except (OSError, EOFError, ValueError, MemoryError) as reason:
+    except Exception as reason:  # NumPy parses the header as Python, and has no error class for it
         raise ValueError(f"{path.name} cannot be read ({reason})") from None
-    if len(value) != 1:
-        raise ValueError(f"{path.name} holds {len(value)} values instead of one")
-    return str(value[0])
+    if len(values) != 1:
+        raise ValueError(f"{path.name} holds {'no value' if not values else 'several values'} instead of one")
+    return values[0]
 
 
 def read_face(path: Path, box: tuple[float, float, float, float] | None, margin: float, size: int) -> np.ndarray:

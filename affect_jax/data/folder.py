@@ -15,6 +15,7 @@ from affect_jax.data.images import fit, read_image, to_channels
 from affect_jax.data.prepared import Option, PreparedBuilder
 from affect_jax.data.source import BadInput, BadRows
 from affect_jax.data.source_files import describe_others, list_images, subfolders
+from affect_jax.files import printable
 
 SPLIT_FOLDERS = {
     **{"train": "train", "training": "train"},
@@ -95,7 +96,7 @@ class Folder(PreparedBuilder):
     @property
     def class_names(self) -> tuple[str, ...]:
         """Sorted names of the class folders."""
-        return self.names
+        return tuple(map(printable, self.names))
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from affect_jax.data.identity import Fingerprint
 from affect_jax.data.source import BadInput, BadRows, MissingSplit, place
-from affect_jax.files import read_json, write_atomically
+from affect_jax.files import printable, read_json, write_atomically
 
 # array_record compresses as well, and better: compressed PNG would take more space in it and longer to read.
 STORED = (cv2.IMWRITE_PNG_COMPRESSION, 0)
@@ -170,7 +170,7 @@ class SourceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 continue
             written += 1
             self.fingerprints[split].add(loaded)
-            yield index, self.encode(loaded)
+            yield index, {**self.encode(loaded), "file": printable(example["file"])}
         if not written:
             raise BadInput(self.source, None, f"no readable image for {split}", "a split must not be empty")
 
@@ -298,10 +298,24 @@ def fingerprints_file(directory: Path) -> Path:
     return directory / "fingerprints.json"
 
 
+def check_features(features: object, directory: Path) -> None:
+    """Raise ValueError if the description of a prepared set names a class that is not tfds' own.
+
+    tfds imports the modules that it names, and a prepared set may come from others.
+    """
+    parts = features.values() if isinstance(features, dict) else features if isinstance(features, list) else ()
+    name = features.get("pythonClassName", "") if isinstance(features, dict) else ""
+    if name and not str(name).startswith("tensorflow_datasets.core.features."):
+        raise ValueError(f"{directory}/features.json names the class {name!r:.100}, which is not a feature of tfds")
+    for part in parts:
+        check_features(part, directory)
+
+
 class Records:
     """The records of a prepared split, its `features` and its `fingerprint`; MissingSplit if it does not exist."""
 
     def __init__(self, directory: str | Path, split: str):
+        check_features(read_json(Path(directory) / "features.json"), Path(directory))
         builder = tfds.builder_from_directory(directory)
         if split not in builder.info.splits:
             raise MissingSplit(f"{directory} has no split {split}; it has {', '.join(builder.info.splits)}")

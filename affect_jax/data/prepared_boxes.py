@@ -17,6 +17,7 @@ from absl import logging
 from affect_jax.data.images import decode_image, read_encoded, read_image_size
 from affect_jax.data.prepared import Records, SourceBuilder
 from affect_jax.data.source import BadInput, BadRows, place
+from affect_jax.files import printable
 
 
 class Entry(NamedTuple):
@@ -152,7 +153,7 @@ class BoxesBuilder(SourceBuilder, skip_registration=True):
             np.savez_compressed(
                 index_file(directory, split),
                 size=np.stack([example["size"] for example in stored]),
-                files=np.array([example["file"] for example in stored]),
+                files=np.array([printable(example["file"]) for example in stored]),
                 num_boxes=np.array([len(example["boxes"]) for example in stored], np.int32),
                 boxes=np.concatenate([example["boxes"] for example in stored]),
                 label=np.concatenate([example["label"] for example in stored]).astype(np.int32),

@@ -4,6 +4,8 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
+from affect_jax.files import printable
+
 
 class BadInput(ValueError):
     """An unusable input: `FILE, row N: reason; what to do`. Rows are lines of the file, counted from 1."""
@@ -19,7 +21,7 @@ class MissingSplit(ValueError):
 
 def place(file: str | Path, row: int | None) -> str:
     """Return the origin of an example: `FILE, row N`, or `FILE` if it is a whole file (row 0 or None)."""
-    return f"{file}, row {row}" if row else str(file)
+    return f"{printable(file)}, row {row}" if row else printable(file)
 
 
 class BadRows:

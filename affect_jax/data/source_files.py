@@ -15,7 +15,7 @@ from typing import BinaryIO, NamedTuple, TextIO
 
 from affect_jax.data.images import SUFFIXES, read_image_size
 from affect_jax.data.source import BadInput, BadRows
-from affect_jax.files import files_below, is_hidden
+from affect_jax.files import files_below, is_hidden, printable
 
 COMPRESSED = ("", ".gz", ".zip")
 MAX_LINE = 1 << 20
@@ -52,7 +52,7 @@ def describe_others(source: Path, others: dict[Path, str]) -> list[str]:
     """Return a remark that counts the files that were left out and names the first three; none without files."""
     if not others:
         return []
-    named = "; ".join(f"{path.relative_to(source)}: {reason}" for path, reason in list(others.items())[:3])
+    named = "; ".join(f"{printable(path.relative_to(source))}: {reason}" for path, reason in list(others.items())[:3])
     return [f"files left out: {len(others):,} ({named})"]
 
 

@@ -16,6 +16,7 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError, safe_open
 
+from affect_jax.files import explained
 from affect_jax.models import mobilenet_v1, yunet
 from affect_jax.models.mobilenet import STAGES
 from affect_jax.models.resnet import BLOCKS
@@ -75,19 +76,20 @@ def load_pretrained(reference: str | Path) -> Pretrained:
     if path.suffix not in READERS:
         raise ValueError(f"{reference}: weight files end in {', '.join(READERS)}, not in {path.suffix!r}")
     arrays, metadata = READERS[path.suffix](path)
-    if OWN_RECORD in metadata:
-        return trained_with(json.loads(metadata[OWN_RECORD])["config"], arrays, reference)
-    naming = _recognize(arrays, reference)
-    values = dict(_translate(arrays, naming))
-    if naming.folded:
-        values = _with_idle_batch_norm(values, naming.model_options["bn_epsilon"])
-    return Pretrained(
-        source=reference,
-        values=values,
-        preprocess=preprocess or naming.preprocess,
-        model_options={**naming.model_options, **_options_in(metadata)},
-        folded=naming.folded,
-    )
+    with explained(reference):
+        if OWN_RECORD in metadata:
+            return trained_with(json.loads(metadata[OWN_RECORD])["config"], arrays, reference)
+        naming = _recognize(arrays, reference)
+        values = dict(_translate(arrays, naming))
+        if naming.folded:
+            values = _with_idle_batch_norm(values, naming.model_options["bn_epsilon"])
+        return Pretrained(
+            source=reference,
+            values=values,
+            preprocess=preprocess or naming.preprocess,
+            model_options={**naming.model_options, **_options_in(metadata)},
+            folded=naming.folded,
+        )
 
 
 def trained_with(config: Mapping, values: Mapping[str, np.ndarray], source: str) -> Pretrained:
@@ -214,7 +216,7 @@ def _read_torch(path: Path) -> tuple[Arrays, dict]:
     except Exception as error:  # the errors of pickle, zip and torch have no common base class
         raise ValueError(f"{path} is not a file of torch weights: {error}") from error
     for wrapper in ("state_dict", "model"):
-        state = state.get(wrapper, state)
+        state = state.get(wrapper, state) if isinstance(state, dict) else {}
     return {name: value.float().numpy() for name, value in state.items() if isinstance(value, torch.Tensor)}, {}
 
 

@@ -1,8 +1,9 @@
 """The best checkpoint of a run."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from affect_jax.runs.workdir import Workdir, explained, load_config, load_data_facts
+from affect_jax import files
+from affect_jax.runs.workdir import Workdir, load_config, load_data_facts
 from affect_jax.tasks import build_task
 from affect_jax.tasks.interface import Apply, DataFacts, Task
 from affect_jax.train.builders import build_checkpoints
@@ -23,13 +24,18 @@ class BestCheckpoint(NamedTuple):
 
 def load_best_checkpoint(run: Workdir) -> BestCheckpoint:
     """Load the network of a run and its best variables; ValueError if they do not fit together."""
-    task, data = build_task(load_config(run)), load_data_facts(run)
+    task, data, model, shapes = build_network(run)
     step, variables = load_best_variables(run)
-    with explained(run.config):
-        model = task.build_network(data)
-        shapes = variable_shapes(model, task.network_inputs(data))
     check_fit(shapes, variables, f"checkpoint {step}")
     return BestCheckpoint(task, data, step, make_apply(model), variables)
+
+
+def build_network(run: Workdir) -> tuple[Task, DataFacts, Any, dict]:
+    """Build the network of a run; return its task and data, the network, and the shapes of its variables."""
+    task, data = build_task(load_config(run)), load_data_facts(run)
+    with files.explained(run.config):
+        model = task.build_network(data)
+        return task, data, model, variable_shapes(model, task.network_inputs(data))
 
 
 def load_best_variables(run: Workdir) -> tuple[int, dict]:

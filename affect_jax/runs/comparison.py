@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from affect_jax.data import SPLITS
+from affect_jax.files import explained
 from affect_jax.runs import workdir
 from affect_jax.runs.comparison_report import Comparison, Evaluation, Run, same_images, write_comparison
 from affect_jax.tasks import TASKS, build_task
@@ -74,20 +75,21 @@ def load_run(path: str | Path, name: str) -> Run:
         facts = dict.fromkeys(FACTS, "") | {"Epochs": epochs, "Minutes": minutes}
         return Run(name, task, TASKS[task].presentation.score, facts, "", history, evaluations)
     config, environment = workdir.load_config(run), workdir.load_environment(run)
-    values = (
-        f"{config.model.name} on {config.data.name}",
-        str(config.seed),
-        f"{epochs} of {config.total_epochs:g}",
-        minutes,
-        config.select_on,
-        environment["commit"],
-        environment["devices"],
-    )
-    selected = config.select_on.removeprefix("val/")
-    presentation = TASKS[config.task].presentation
-    score = selected if selected in presentation.score_titles else presentation.score
-    facts = dict(zip(FACTS, values, strict=True))
-    return Run(name, config.task, score, facts, environment["command"], history, evaluations)
+    with explained(run.config):
+        values = (
+            f"{config.model.name} on {config.data.name}",
+            str(config.seed),
+            f"{epochs} of {config.total_epochs:g}",
+            minutes,
+            config.select_on,
+            environment["commit"],
+            environment["devices"],
+        )
+        selected = config.select_on.removeprefix("val/")
+        presentation = TASKS[config.task].presentation
+        score = selected if selected in presentation.score_titles else presentation.score
+        facts = dict(zip(FACTS, values, strict=True))
+        return Run(name, config.task, score, facts, environment["command"], history, evaluations)
 
 
 def task_of_history(history: Sequence[dict]) -> str:

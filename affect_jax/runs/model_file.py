@@ -9,7 +9,7 @@ import safetensors
 import safetensors.numpy
 from ml_collections import ConfigDict
 
-from affect_jax.files import whole_file
+from affect_jax.files import explained, whole_file
 from affect_jax.models.pretrained import OWN_RECORD, merge, named_weights
 from affect_jax.runs import workdir
 from affect_jax.runs.best_checkpoint import load_best_variables
@@ -48,7 +48,7 @@ def read(path: str | Path) -> Trained:
         raise ValueError(f"{path} is not a complete safetensors file: {error}") from None
     if OWN_RECORD not in metadata:
         raise ValueError(f"{path} has weights but no config; use a model file that scripts/export.py wrote")
-    with workdir.explained(path):
+    with explained(path):
         record = json.loads(metadata[OWN_RECORD])
         config, data = workdir.config_of(record["config"]), workdir.data_facts_of(record["data"])
         task = build_task(config)

@@ -15,7 +15,7 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from affect_jax import files
-from affect_jax.config import default_config
+from affect_jax.config import default_config, validate_for_use
 from affect_jax.data.identity import SplitIdentity, difference
 from affect_jax.tasks.interface import DataFacts
 
@@ -85,7 +85,7 @@ def check_data(workdir: Workdir, found: Mapping[str, SplitIdentity]) -> None:
     Of a run of an older version only the class names are known.
     """
     config, record = load_config(workdir), _read_record(workdir)
-    with explained(workdir.config):
+    with files.explained(workdir.config):
         recorded = {name: SplitIdentity(**tuples(split)) for name, split in record.get("splits", {}).items()}
     if not recorded:
         recorded = dict.fromkeys(found, SplitIdentity(load_data_facts(workdir).class_names, 0, ""))
@@ -100,31 +100,17 @@ def check_data(workdir: Workdir, found: Mapping[str, SplitIdentity]) -> None:
 def load_config(workdir: Workdir) -> ConfigDict:
     """Load the config of a run; fields that did not exist when the run started have their defaults."""
     record = _read_record(workdir)
-    with explained(workdir.config):
+    with files.explained(workdir.config):
         return config_of(record["config"])
 
 
 def config_of(record: dict) -> ConfigDict:
-    """Return the config of a record; fields that it lacks have their defaults."""
+    """Return the config of a record; fields that it lacks have their defaults. ValueError if it is not valid."""
     record = tuples(record)
     config = default_config(record.get("task", "classification"))
     config.update(record)
+    validate_for_use(config)
     return config
-
-
-@contextmanager
-def explained(file: Path) -> Iterator[None]:
-    """Turn any error of a block that uses the record in `file` into a ValueError that names the file.
-
-    The file may be damaged or made by others, and a wrong value can cause any error where it is used.
-    """
-    try:
-        yield
-    except (OSError, ImportError):
-        raise
-    except Exception as error:
-        reason = str(error).strip() or "no reason given"
-        raise ValueError(f"{file} cannot be used: {type(error).__name__}: {reason}; restore it") from error
 
 
 def load_data_facts(workdir: Workdir) -> DataFacts:
@@ -134,7 +120,7 @@ def load_data_facts(workdir: Workdir) -> DataFacts:
         raise ValueError(
             f"{workdir.config} is from an older version and does not name the classes; train the run again"
         )
-    with explained(workdir.config):
+    with files.explained(workdir.config):
         return data_facts_of(record["data"])
 
 
@@ -151,14 +137,14 @@ def data_facts_of(record: dict) -> DataFacts:
 def load_environment(workdir: Workdir) -> dict[str, str]:
     """Load command, commit, versions and devices of a run."""
     record = _read_record(workdir)
-    with explained(workdir.config):
+    with files.explained(workdir.config):
         return {name: str(value) for name, value in record["environment"].items()}
 
 
 def load_history(workdir: Workdir) -> list[dict]:
     """Load the complete records of metrics.jsonl; empty before the first one."""
     lines = workdir.history.read_text().splitlines(keepends=True) if workdir.history.exists() else []
-    with explained(workdir.history):
+    with files.explained(workdir.history):
         return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
