@@ -117,6 +117,7 @@ def detection_config() -> ConfigDict:
             "box_loss": "smooth_l1",  # or "diou", "eiou"
             "box_loss_weight": 1.0,  # at least 0
             "fuse_scores": False,  # score: geometric mean of the proposal's score and the probability of the class
+            "rois_at_once": 0,  # proposals that prediction classifies in one group; 0: all
         },
     }
     config.preprocess = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
@@ -362,6 +363,7 @@ CHECKS = {
         "model.box.layers": between(1, 2),
         "model.box.units": at_least(0),
         "model.box.detections_per_img": at_least(1),
+        "model.box.rois_at_once": at_least(0, "0 is all at once"),
         "transform.scale_range": RANGE,
         "transform.side_range": RANGE,
         "transform.anywhere_probability": FRACTION,

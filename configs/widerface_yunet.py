@@ -37,6 +37,7 @@ def get_config(variant=""):
         post_nms_top_n_train=150,
         post_nms_top_n_test=400,
         nms_thresh=0.6,
+        score_thresh=0.02,
         assigner="simota",
         objectness_loss="yunet",
         box_loss="eiou",
@@ -56,6 +57,7 @@ def get_config(variant=""):
         box_loss="diou",
         box_loss_weight=2.0,
         fuse_scores=True,
+        rois_at_once=50,
     )
     config.preprocess = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
     config.init_from = "yunet_n.onnx"

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax import lax
 
 from affect_jax.losses import softmax_cross_entropy
 from affect_jax.models.resnet import BLOCKS, ResidualBlock
@@ -114,7 +115,8 @@ class RoIHeads(nn.Module):
     box_head maps pooled RoIs [R, P, P, C] with P = pooled_side to features, box_predictor these to logits and offsets.
     RoIs are pooled with `context` times their sides. box_loss is "smooth_l1" or a key of losses.BOX_LOSSES;
     box_loss_weight multiplies it. With fuse_scores, the score of a detection is the geometric mean of the scores of its
-    proposal and of its class (Zhou et al. 2021, arXiv:2103.07461).
+    proposal and of its class (Zhou et al. 2021, arXiv:2103.07461). In prediction, groups of rois_at_once proposals are
+    classified until no valid proposal remains, so that images with few faces take less time; 0: all at once.
     Sampling draws from the rng "sampler"; without that rng it always draws the same.
     """
 
@@ -136,6 +138,7 @@ class RoIHeads(nn.Module):
     box_loss: str
     box_loss_weight: float
     fuse_scores: bool
+    rois_at_once: int
 
     def __call__(
         self,
@@ -168,9 +171,34 @@ class RoIHeads(nn.Module):
                 detections_per_img=self.detections_per_img,
                 fuse_scores=self.fuse_scores,
             )
-            logits, offsets = self._classify(features, proposals.boxes, train)
+            logits, offsets = self._classify_valid(features, proposals)
             detections = jax.vmap(select)(logits, offsets, proposals, image_size)
         return detections, losses
+
+    def _classify_valid(self, features: Sequence[jax.Array], proposals: Proposals) -> tuple[jax.Array, jax.Array]:
+        """Return logits and offsets as _classify does; those of groups without a valid proposal are zeros."""
+        count = proposals.valid.shape[1]
+        group = self.rois_at_once
+        if not group or group >= count or self.is_initializing():
+            return self._classify(features, proposals.boxes, train=False)
+        boxes = jnp.pad(proposals.boxes, ((0, 0), (0, -count % group), (0, 0)))
+        classes = self.box_predictor.num_classes + 1
+        outputs = jnp.zeros((*boxes.shape[:2], classes)), jnp.zeros((*boxes.shape[:2], classes, 4))
+        end = jnp.max(jnp.where(proposals.valid, jnp.arange(1, count + 1), 0))
+
+        def remain(module: "RoIHeads", carry) -> jax.Array:
+            return carry[0] < end
+
+        def classify_group(module: "RoIHeads", carry):
+            start, outputs = carry
+            found = module._classify(features, lax.dynamic_slice_in_dim(boxes, start, group, 1), train=False)
+            put = partial(lax.dynamic_update_slice_in_dim, start_index=start, axis=1)
+            return start + group, tuple(map(put, outputs, found))
+
+        _, outputs = nn.while_loop(
+            remain, classify_group, self, (0, outputs), broadcast_variables=("params", "batch_stats")
+        )
+        return tuple(values[:, :count] for values in outputs)
 
     def _classify(self, features: Sequence[jax.Array], rois: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
         """Return logits [B, R, K + 1] and offsets [B, R, K + 1, 4] of rois [B, R, 4]."""
