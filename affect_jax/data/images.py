@@ -99,8 +99,9 @@ def open_image(file: BinaryIO) -> Image.Image:
     file, or HEIC without pillow-heif.
     """
     file.seek(0)
+    formats = formats_of(file.read(64))
     try:
-        image = Image.open(file, formats=formats_of(file.read(64)))
+        image = Image.open(file, formats=formats)
     except UnidentifiedImageError:
         raise unidentified(file) from None
     except Image.DecompressionBombError:

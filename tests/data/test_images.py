@@ -227,7 +227,7 @@ def test_heic_is_read_with_pillow_heif_and_names_it_otherwise(tmp_path, image, m
     (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(50))
     with monkeypatch.context() as context:
         context.setitem(sys.modules, "pillow_heif", None)
-        with pytest.raises(ValueError, match="HEIC: pip install pillow-heif"):
+        with pytest.raises(ValueError, match=r"^HEIC: pip install pillow-heif$"):
             read_image(tmp_path / "a.heic")
     heif = pytest.importorskip("pillow_heif")
     heif.register_heif_opener()
