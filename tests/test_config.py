@@ -323,7 +323,7 @@ def test_every_field_is_read_by_code_that_acts_on_it(task, tiny_config, tiny_det
 def test_checking_and_writing_a_config_do_not_count_as_reading_it(tiny_config, tmp_path, monkeypatch):
     def check_and_write(config, path):
         validate(config)
-        claim(Workdir(path), config, DataFacts((), ()), {})
+        claim(Workdir(path), config, DataFacts(("face",), ()), {})
         return str(config)
 
     monkeypatch.setattr(sys.modules[__name__], "train_and_evaluate", check_and_write)
