@@ -128,6 +128,8 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     """Run `main` with absl's app.run and one_line_errors; `--help` exits with status 0."""
     from absl import app
 
+    sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
+
     def complete(argv: Sequence[str]) -> None:
         with one_line_errors():
             main(argv)

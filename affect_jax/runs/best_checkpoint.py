@@ -45,10 +45,12 @@ def load_best_variables(run: Workdir) -> tuple[int, dict]:
     """
     for folder in step_folders(run.checkpoints).values():
         check_undamaged(folder, "metrics")  # the best checkpoint is found by its metrics
-    checkpoints = build_checkpoints(load_config(run), run.checkpoints, read_only=True)
-    step = checkpoints.best
-    if step is None:
-        raise FileNotFoundError(f"{run.checkpoints} has no evaluated checkpoint yet; wait until the run is evaluated")
-    variables = checkpoints.restore_variables(step, replicated(data_mesh()))
-    checkpoints.close()
-    return step, variables
+    config = load_config(run)
+    with files.explained(run.checkpoints):
+        checkpoints = build_checkpoints(config, run.checkpoints, read_only=True)
+        step = checkpoints.best
+        if step is None:
+            raise FileNotFoundError(f"{run.checkpoints} has no evaluated checkpoint; wait until the run is evaluated")
+        variables = checkpoints.restore_variables(step, replicated(data_mesh()))
+        checkpoints.close()
+        return step, variables

@@ -1,11 +1,13 @@
+import os
 import shutil
 import tempfile
 
 import cv2
 import numpy as np
 import pytest
+from run_script import fork
 
-from affect_jax.data import open_split
+from affect_jax.data import open_split, open_splits
 from affect_jax.data.drawn_faces import DrawnFaces
 from affect_jax.data.folder import Folder, split_by_person
 from affect_jax.data.source import BadInput
@@ -177,6 +179,16 @@ def test_an_image_is_known_by_its_content_and_other_files_are_named(tmp_path, fo
     done = Folder.prepare(tmp_path / "data", source=folder)
     assert sum(counts["calm"] for counts in done.counts.values()) == 60
     assert any("files left out: 1 (calm/notes.txt" in remark for remark in done.remarks)
+
+
+def test_names_that_are_not_utf8_are_read_and_shown_escaped(tmp_path, folder):
+    os.rename(folder / "calm", os.fsencode(folder) + b"/caf\xe9")
+    os.rename(os.fsencode(folder) + b"/caf\xe9/person00_0.png", os.fsencode(folder) + b"/caf\xe9/\xe9.png")
+    done = fork("prepare_data", "folder", f"--source={folder}", f"--data_dir={tmp_path / 'data'}")
+    assert done.returncode == 0 and "caf\\xe9" in done.stdout, done.stderr
+    splits = open_splits("folder", tmp_path / "data").values()
+    places = [place for split in splits for place in split.places(np.arange(len(split)))]
+    assert "caf\\xe9/\\xe9.png" in places and all(split.class_names == ("caf\\xe9", "excited") for split in splits)
 
 
 def test_a_class_without_images_is_an_error_and_a_split_without_a_class_is_reported(tmp_path, folder):
