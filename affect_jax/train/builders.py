@@ -7,7 +7,8 @@ import optax
 from ml_collections import ConfigDict
 
 from affect_jax.config import SELECT_ON, epochs_to_steps
-from affect_jax.models.pretrained import Preprocess, Pretrained, check_options, merge
+from affect_jax.models.pretrained import Pretrained, check_options, merge
+from affect_jax.models.weight_files import Preprocess
 from affect_jax.train.checkpoint import Checkpoints
 from affect_jax.train.optim import make_optimizer, make_schedule
 from affect_jax.train.state import Network, init_variables

@@ -13,7 +13,8 @@ from safetensors.numpy import save_file
 from affect_jax.models import build_model
 from affect_jax.models.calibration import calibrate_batch_norm
 from affect_jax.models.mobilenet_v1 import BLOCKS, MobileNetV1Backbone
-from affect_jax.models.pretrained import VGGFACE2, check_options, load_pretrained, merge, named_weights
+from affect_jax.models.pretrained import check_options, load_pretrained, merge, named_weights
+from affect_jax.models.weight_names import VGGFACE2
 from affect_jax.ops.photometric import normalize
 from affect_jax.tasks import build_task
 from affect_jax.train.loop import Trainer
