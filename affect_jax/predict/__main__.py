@@ -54,6 +54,8 @@ def write_predictions(inputs: Inputs, read_faces: reader.FaceReader) -> Report:
         try:
             for frame, faces in progress:
                 output.write(frame, faces)
+                if remark := read_faces.remark(frame.image.shape[:2]):
+                    output.report.note(frame.file, remark)
                 num_frames, num_faces = num_frames + 1, num_faces + len(faces)
         except KeyboardInterrupt:
             print("interrupted; the results so far are kept")

@@ -16,7 +16,7 @@ import numpy as np
 from affect_jax.data.images import crop_box, fit, to_channels
 from affect_jax.data.transforms import clip_boxes, pad, resize
 from affect_jax.predict.media import Frame
-from affect_jax.predict.search import MOST_PIXELS, Search, merge, plan_searches, smallest_face
+from affect_jax.predict.search import MOST_PIXELS, SMALLEST_FACE, Search, merge, plan_searches, smallest_face
 from affect_jax.runs.model_file import Trained, read
 from affect_jax.tasks import build_task
 from affect_jax.tasks.interface import PredictFn, Task
@@ -116,6 +116,13 @@ class FaceReader:
         """Yield each frame with its faces, in order; at most one batch of frames is read ahead."""
         for batch in batched(frames, self.batch_size):
             yield from zip(batch, self([frame.image for frame in batch]), strict=True)
+
+    def remark(self, image_size: tuple[int, int]) -> str:
+        """Return a remark on faces that are too small to be found in an image of (height, width), or ""."""
+        if not self.detector:
+            return ""
+        smallest = self.detector.smallest_face(image_size)
+        return f"faces below {smallest:.0f} pixels are not found" if smallest >= 2 * SMALLEST_FACE else ""
 
     def _face(self, box: np.ndarray, score: float, probabilities: np.ndarray) -> Face:
         by_name = dict(zip(self.classifier.class_names, map(float, probabilities), strict=True))

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -5,6 +7,7 @@ from affect_jax.data import open_split
 from affect_jax.data.images import crop_box, fit, to_channels
 from affect_jax.predict.media import Frame
 from affect_jax.predict.reader import Classifier, Detector, FaceReader, compiled_predict
+from affect_jax.predict.search import smallest_face
 from affect_jax.tasks import build_task
 from affect_jax.train.mesh import data_mesh
 from affect_jax.train.prediction import predict_split
@@ -118,3 +121,11 @@ def test_model_of_the_other_task_is_an_error(classifier, detector):
         Classifier(detector, 1)
     with pytest.raises(ValueError, match="a model for classification; expected detection"):
         Detector(classifier, 1, 0.5)
+
+
+def test_reduced_images_have_a_remark_on_the_smallest_face():
+    detector = SimpleNamespace(smallest_face=smallest_face)
+    reader = FaceReader(None, detector, 1, 0.1, 0.0)
+    assert reader.remark((480, 640)) == reader.remark((1080, 1920)) == ""
+    assert reader.remark((4000, 6000)) == "faces below 18 pixels are not found"
+    assert FaceReader(None, None, 1, 0.1, 0.0).remark((4000, 6000)) == ""
