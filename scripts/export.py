@@ -1,8 +1,8 @@
 """Export a trained network as files that run without this package: python scripts/export.py --model=MODEL --out=DIR
 
 MODEL is a run's folder or a model file. DIR gets model.safetensors, which scripts/predict.py reads, StableHLO for jax
-and, for a classifier, ONNX, both with the preprocessing inside, and a README.md that shows how to call each file. DIR
-appears only after each file has given the network's outputs on real images.
+and ONNX, both with the preprocessing inside, and a README.md that shows how to call each file. A detector has a file
+for each input size. DIR appears only after each file has given the network's outputs on real images.
 """
 
 from affect_jax import command_line
@@ -20,7 +20,7 @@ from affect_jax.runs.model_file import read
 MODEL = flags.DEFINE_string("model", None, "A run's folder or a model file.", required=True)
 OUT = flags.DEFINE_string("out", None, "The new folder.", required=True)
 LICENCE = flags.DEFINE_string("licence", "", "Licence of the training data, if the data set does not state it.")
-ONNX = flags.DEFINE_bool("onnx", True, "Also write ONNX for a classifier; needs the packages onnx and onnxruntime.")
+ONNX = flags.DEFINE_bool("onnx", True, "Also write ONNX; needs the packages onnx and onnxruntime.")
 
 
 def main(argv):

@@ -6,6 +6,7 @@ B batch, of any size; H W C height, width, channels of an image; K classes; D de
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
@@ -54,9 +55,9 @@ class Interface(NamedTuple):
 def export_model(trained: Trained, folder: str | Path, licence: str = "", with_onnx: bool = True) -> dict:
     """Write the network to a new folder and return the record that export.json holds.
 
-    The folder gets model.safetensors (float16), which prediction reads, and StableHLO files: one for a classifier, one
-    per input size for a detector. A classifier also gets model.onnx unless `with_onnx` is False. The folder gets its
-    name after the outputs of every file have been compared with those of the network.
+    The folder gets model.safetensors (float16), which prediction reads, and files of StableHLO and, unless `with_onnx`
+    is False, of ONNX: one for a classifier, one per input size for a detector. The folder gets its name after the
+    outputs of every file have been compared with those of the network.
 
     Raises FileExistsError if the folder exists, ValueError if a file differs too much from the network or the `licence`
     of the training data is unknown, ImportError if the packages for ONNX are missing.
@@ -64,8 +65,7 @@ def export_model(trained: Trained, folder: str | Path, licence: str = "", with_o
     folder = Path(folder)
     if folder.exists():
         raise FileExistsError(f"{folder} exists; remove it or choose another --out")
-    exporter = EXPORTERS[trained.config.task]
-    if with_onnx := with_onnx and exporter.has_onnx:
+    if with_onnx:
         require("onnx", "onnxruntime", purpose="ONNX (left out by --noonnx)")
     licence = licence or known_licence(trained)
     partial = folder.with_name(f"{folder.name}.partial")
@@ -73,7 +73,7 @@ def export_model(trained: Trained, folder: str | Path, licence: str = "", with_o
     partial.mkdir(parents=True)
     try:
         write(trained, partial / MODEL_FILE, licence)
-        files, checked_on = exporter.write_files(trained, partial, licence, with_onnx)
+        files, checked_on = WRITERS[trained.config.task](trained, partial, licence, with_onnx)
         record = {
             "task": trained.config.task,
             "class_names": trained.data.class_names,
@@ -142,6 +142,12 @@ def write_detector(trained: Trained, folder: Path, licence: str, with_onnx: bool
         found = outputs(read_stablehlo(folder / name).call(*arrays))
         files[name] = accept(folder / name, detection_differences(expected, found), "float32")
         files[name]["inputs"] = described(interface)
+        if with_onnx:
+            name = f"model_{height}x{width}.onnx"
+            write_onnx(interface, trained, folder / name, licence, batch_size=1)
+            found = run_onnx(folder / name, *arrays)
+            files[name] = accept(folder / name, detection_differences(expected, found), "float32")
+            files[name]["inputs"] = described(interface, batch_size=1)
     largest = {name: max(differences[name] for differences in rounding) for name in rounding[0]}
     return {MODEL_FILE: accept(folder / MODEL_FILE, largest, "float16"), **files}, checked_on
 
@@ -209,14 +215,13 @@ def read_stablehlo(path: Path) -> export.Exported:
     return export.deserialize(bytearray(path.read_bytes()))
 
 
-def write_onnx(interface: Interface, trained: Trained, path: Path, licence: str) -> None:
-    """Write a classifier as ONNX, with class names, source and licence in its metadata."""
+def write_onnx(interface: Interface, trained: Trained, path: Path, licence: str, batch_size: int | None = None) -> None:
+    """Write the network as ONNX for any B, or a fixed one; its metadata have the class names, source and licence."""
     import onnx
 
     from affect_jax.export.onnx_graph import to_onnx
 
-    ((name, face),) = interface.inputs.items()
-    model = to_onnx(lambda faces: interface.function(trained.variables, faces), name, face.shape, face.dtype)
+    model = to_onnx(partial(interface.function, trained.variables), interface.inputs, batch_size)
     class_names = json.dumps(trained.data.class_names)
     about = {"class_names": class_names, "source": trained.about["source"], "licence": licence}
     onnx.helper.set_model_props(model, about)
@@ -224,13 +229,19 @@ def write_onnx(interface: Interface, trained: Trained, path: Path, licence: str)
     onnx.save(model, path)
 
 
-def run_onnx(path: Path, faces: np.ndarray) -> Outputs:
-    """Return the outputs of onnxruntime for the faces, on the CPU."""
+def run_onnx(path: Path, *arrays: np.ndarray) -> Outputs:
+    """Return the outputs of onnxruntime, on the CPU, for arrays [B, ...]; a file for one image is run B times."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
-    return dict(zip(names, session.run(names, {"faces": faces}), strict=True))
+    inputs, names = session.get_inputs(), [output.name for output in session.get_outputs()]
+    batches = [arrays]
+    if inputs[0].shape[0] == 1:
+        batches = [[array[i : i + 1] for array in arrays] for i in range(len(arrays[0]))]
+    found = [
+        session.run(names, {one.name: array for one, array in zip(inputs, batch, strict=True)}) for batch in batches
+    ]
+    return {name: np.concatenate(values) for name, *values in zip(names, *found, strict=True)}
 
 
 def faces_to_check(trained: Trained) -> tuple[str, np.ndarray]:
@@ -292,23 +303,13 @@ def accept(path: Path, differences: dict[str, float], tolerance: str) -> dict:
     return {"bytes": path.stat().st_size, "largest_difference": differences, "tolerance": allowed}
 
 
-def described(interface: Interface) -> dict:
+def described(interface: Interface, batch_size: int | str = "batch") -> dict:
     """Return shapes and dtypes of the inputs, for export.json."""
     return {
-        name: {"shape": ["batch", *value.shape], "dtype": str(value.dtype)} for name, value in interface.inputs.items()
+        name: {"shape": [batch_size, *value.shape], "dtype": str(value.dtype)}
+        for name, value in interface.inputs.items()
     }
 
 
-class Exporter(NamedTuple):
-    """Export of the models of a task."""
-
-    write_files: Callable[[Trained, Path, str, bool], tuple[dict, str]]
-    """(trained, folder, licence, with_onnx) -> (records of the files, description of the images compared)."""
-    has_onnx: bool
-
-
-EXPORTERS = {
-    "classification": Exporter(write_classifier, has_onnx=True),
-    "detection": Exporter(write_detector, has_onnx=False),
-}
-"""By task."""
+WRITERS = {"classification": write_classifier, "detection": write_detector}
+"""Functions (trained, folder, licence, with_onnx) -> (records of the files, description of the images), by task."""

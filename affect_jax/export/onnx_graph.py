@@ -1,7 +1,8 @@
-"""Convert a jax function to ONNX, primitive by primitive, for batches of any size.
+"""Convert a jax function to ONNX, primitive by primitive, for batches of any size or of a fixed one.
 
 Parameters become constants of the graph, and expressions of constants are evaluated during the conversion. ONNX
 convolves [B, C, H, W]: the output of a convolution keeps that axis order until an operator needs another.
+Non-maximum suppression, a loop in jax, becomes the ONNX operator; lax.map is unrolled.
 
 The package jax2onnx (0.17.1, November 2026) converts VGG-FER and MobileNetV1 but not the other networks: it rejects
 lax.platform_dependent, which ops/conv.py uses, positional arguments of flax's max_pool, which ResNet uses, and
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import onnx
-from jax import export
+from jax import export, lax
 from jax.extend import core
 
 BATCH = "batch"
@@ -40,25 +41,28 @@ Value = Tensor | np.ndarray
 
 
 def to_onnx(
-    function: Callable[[jax.Array], Mapping[str, jax.Array]], name: str, shape: Sequence[int], dtype
+    function: Callable[..., Mapping[str, jax.Array]],
+    inputs: Mapping[str, jax.ShapeDtypeStruct],
+    batch_size: int | None = None,
 ) -> onnx.ModelProto:
-    """Return the function as a model with an input `name` [batch, *shape] and outputs by name, [batch, ...].
+    """Return a function of arrays [batch, ...] as a model; its outputs by name are [batch, ...] too.
 
+    `inputs` holds the shapes by name, without the batch axis. The batch may have any size if batch_size is None.
     Raises ValueError on a primitive of jax that is not supported.
     """
-    (batch,) = export.symbolic_shape(BATCH)
-    inputs = jax.ShapeDtypeStruct((batch, *shape), dtype)
-    traced, outputs = jax.make_jaxpr(function, return_shape=True)(inputs)
+    batch = export.symbolic_shape(BATCH)[0] if batch_size is None else batch_size
+    arrays = [jax.ShapeDtypeStruct((batch, *one.shape), one.dtype) for one in inputs.values()]
+    traced, outputs = jax.make_jaxpr(function, return_shape=True)(*arrays)
     graph = Graph()
     known = [np.asarray(value) for value in traced.consts]
-    given = Tensor(name, (BATCH, *shape), tuple(range(1 + len(shape))))
-    results = graph.run(traced.jaxpr, known, [given])
+    given = [Tensor(name, sizes(array), tuple(range(array.ndim))) for name, array in zip(inputs, arrays, strict=True)]
+    results = graph.run(traced.jaxpr, known, given)
     for output, result in zip(sorted(outputs), results, strict=True):
         graph.nodes.append(onnx.helper.make_node("Identity", [graph.in_order(result)], [output]))
     described = onnx.helper.make_graph(
         graph.nodes,
         "network",
-        [tensor_info(name, inputs)],
+        [tensor_info(name, array) for name, array in zip(inputs, arrays, strict=True)],
         [tensor_info(output, outputs[output]) for output in sorted(outputs)],
         [onnx.numpy_helper.from_array(value, constant) for constant, value in graph.constants.items()],
     )
@@ -103,28 +107,39 @@ class Graph:
         if name == "platform_index":  # of lax.platform_dependent: choose the default branch
             return [np.asarray(params["platforms"].index(None))]
         if name == "cond" and not isinstance(inputs[0], Tensor):
-            return self._inline(params["branches"][int(inputs[0])], inputs[1:], wanted)
-        if inner := params.get("jaxpr") or params.get("call_jaxpr"):
-            return self._inline(inner, inputs, wanted)
+            return self.inline(params["branches"][int(inputs[0])], inputs[1:], wanted)
+        convert = FUNCTIONS.get(params["name"]) if name == "jit" else OPERATORS.get(name)
+        inner = params.get("jaxpr") or params.get("call_jaxpr")
+        if inner and not convert:
+            return self.inline(inner, inputs, wanted)
         shapes = [sizes(var.aval) for var in equation.outvars]
         if not any(isinstance(value, Tensor) for value in inputs) and not any(BATCH in shape for shape in shapes):
             results = equation.primitive.bind(*inputs, **params)
             return [np.asarray(result) for result in (results if equation.primitive.multiple_results else [results])]
-        if name not in OPERATORS:
+        if not convert:
             supported = ", ".join(sorted(OPERATORS))
             raise ValueError(f"{name} is not supported by the ONNX exporter; supported are {supported}")
-        return [OPERATORS[name](self, equation, *inputs)]
+        results = convert(self, equation, *inputs)
+        return results if equation.primitive.multiple_results else [results]
 
-    def _inline(self, inner: core.ClosedJaxpr | core.Jaxpr, inputs: list[Value], wanted: list[bool]):
+    def inline(
+        self, inner: core.ClosedJaxpr | core.Jaxpr, inputs: Sequence[Value], wanted: Sequence[bool] = ()
+    ) -> list[Value | None]:
+        """Return the outputs of an inner jaxpr, as run does."""
         if isinstance(inner, core.ClosedJaxpr):
             return self.run(inner.jaxpr, [np.asarray(value) for value in inner.consts], inputs, wanted)
         return self.run(inner, [], inputs, wanted)
 
     def add(self, operator: str, inputs: Sequence[str], **attributes: Any) -> str:
         """Add a node and return the name of its output."""
+        return self.add_with_outputs(operator, inputs, 1, **attributes)[0]
+
+    def add_with_outputs(self, operator: str, inputs: Sequence[str], count: int, **attributes: Any) -> list[str]:
+        """Add a node and return the names of its `count` outputs."""
         name = f"{operator}_{len(self.nodes)}"
-        self.nodes.append(onnx.helper.make_node(operator, list(inputs), [name], name, **attributes))
-        return name
+        outputs = [name, *(f"{name}_{place}" for place in range(1, count))]
+        self.nodes.append(onnx.helper.make_node(operator, list(inputs), outputs, name, **attributes))
+        return outputs
 
     def constant(self, value) -> str:
         """Add a constant and return its name."""
@@ -168,19 +183,37 @@ def rank(value: Value) -> int:
     return len(value.shape)
 
 
-def elementwise(operator: str) -> Callable:
+def elementwise(operator: str, **attributes: Any) -> Callable:
     """Return the conversion to an operator that broadcasts; the result has the axis order of a transposed operand."""
 
     def convert(graph: Graph, equation, *inputs: Value) -> Tensor:
         full = len(equation.outvars[0].aval.shape)
+        inputs = [x if isinstance(x, Tensor) else without_copies(x) for x in inputs]
         orders = [value.order for value in inputs if isinstance(value, Tensor) and rank(value) == full]
         order = next((order for order in orders if order != tuple(range(full))), tuple(range(full)))
         names = [graph.in_order(value, order if rank(value) == full else ()) for value in inputs]
         shapes = [value.shape for value in inputs if rank(value) == full]
         shape = tuple(next((side for side in sides if side != 1), 1) for sides in zip(*shapes, strict=True))
-        return Tensor(graph.add(operator, names), shape, order)
+        return Tensor(graph.add(operator, names, **attributes), shape, order)
 
     return convert
+
+
+def without_copies(value: np.ndarray) -> np.ndarray:
+    """Return the value with sides of 1 if all its elements are equal."""
+    return value[(slice(1),) * value.ndim] if value.size and (value == value.flat[0]).all() else value
+
+
+def not_equal(graph: Graph, equation, *inputs: Value) -> Tensor:
+    """Convert x != y."""
+    equal = elementwise("Equal")(graph, equation, *inputs)
+    return equal._replace(name=graph.add("Not", [equal.name]))
+
+
+def log1p(graph: Graph, equation, x: Value) -> Tensor:
+    """Convert log(1 + x)."""
+    total = elementwise("Add")(graph, equation, x, np.ones((), equation.invars[0].aval.dtype))
+    return total._replace(name=graph.add("Log", [total.name]))
 
 
 def rsqrt(graph: Graph, equation, x: Value) -> Tensor:
@@ -211,7 +244,12 @@ def same(graph: Graph, equation, x: Value) -> Value:
 
 def cast(graph: Graph, equation, x: Tensor) -> Tensor:
     """Convert a cast to another dtype."""
-    to = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(equation.params["new_dtype"]))
+    return cast_to(graph, x, equation.params["new_dtype"])
+
+
+def cast_to(graph: Graph, x: Tensor, dtype) -> Tensor:
+    """Return x with another dtype."""
+    to = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
     return x._replace(name=graph.add("Cast", [x.name], to=to))
 
 
@@ -259,7 +297,11 @@ def broadcast(graph: Graph, equation, x: Value) -> Value:
 
 def stack(graph: Graph, equation, *inputs: Value) -> Tensor:
     """Convert a stack along a new axis."""
-    axis, shape = equation.params["axis"], sizes(equation.outvars[0].aval)
+    return stacked(graph, inputs, equation.params["axis"], sizes(equation.outvars[0].aval))
+
+
+def stacked(graph: Graph, inputs: Sequence[Value], axis: int, shape: tuple[int | str, ...]) -> Tensor:
+    """Return the inputs stacked along a new axis."""
     single = (*shape[:axis], 1, *shape[axis + 1 :])
     parts = [reshaped(graph, expanded(graph, x, (*shape[:axis], *shape[axis + 1 :])), single) for x in inputs]
     name = graph.add("Concat", [part.name for part in parts], axis=axis)
@@ -276,31 +318,60 @@ def concatenate(graph: Graph, equation, *inputs: Value) -> Tensor:
 
 def cut(graph: Graph, equation, x: Value) -> Tensor:
     """Convert a slice."""
-    params = equation.params
-    return sliced(graph, equation, x, params["start_indices"], params["limit_indices"], params["strides"])
+    params, x = equation.params, expanded_in_place(graph, x, sizes(equation.invars[0].aval))
+    return sliced(graph, x, params["start_indices"], params["limit_indices"], params["strides"])
 
 
 def gather(graph: Graph, equation, x: Value, indices: Value) -> Tensor:
-    """Convert a gather that is a slice, as x[:, :3] is with a symbolic batch; ValueError on any other gather."""
+    """Convert a gather of a slice at one constant position, as x[:, :3] is with a symbolic batch, or of elements."""
+    x = expanded_in_place(graph, x, sizes(equation.invars[0].aval))
+    if isinstance(indices, Tensor) or indices.ndim > 1:
+        return gather_elements(graph, equation, x, indices)
+    return gather_slice(graph, equation, x, indices)
+
+
+def gather_slice(graph: Graph, equation, x: Tensor, indices: np.ndarray) -> Tensor:
+    """Convert a gather of a slice at one constant position; ValueError if it has axes of a batch."""
     params = equation.params
-    numbers, given = params["dimension_numbers"], sizes(equation.invars[0].aval)
-    if isinstance(indices, Tensor) or indices.ndim != 1 or numbers.operand_batching_dims:
-        raise ValueError("the ONNX exporter supports gather only at one constant position")
+    numbers, given = params["dimension_numbers"], x.shape
+    if numbers.operand_batching_dims:
+        raise ValueError("the ONNX exporter does not support a gather of slices for a batch")
     starts = dict(zip(numbers.start_index_map, indices.tolist(), strict=True))
     starts = [starts.get(axis, 0) for axis in range(len(given))]
     limits = [
         side if side == BATCH else start + int(size)
         for side, start, size in zip(given, starts, params["slice_sizes"], strict=True)
     ]
-    return reshaped(graph, sliced(graph, equation, x, starts, limits), sizes(equation.outvars[0].aval))
+    return reshaped(graph, sliced(graph, x, starts, limits), sizes(equation.outvars[0].aval))
 
 
-def sliced(
-    graph: Graph, equation, x: Value, starts: Sequence, limits: Sequence, strides: Sequence | None = None
-) -> Tensor:
+def gather_elements(graph: Graph, equation, x: Tensor, indices: Value) -> Tensor:
+    """Convert x[i, j, :], for arrays i, j; ValueError on slices or on indices that may be out of bounds."""
+    params, shape = equation.params, sizes(equation.outvars[0].aval)
+    numbers, index_shape = params["dimension_numbers"], sizes(equation.invars[1].aval)
+    batch, indexed = numbers.operand_batching_dims, numbers.start_index_map
+    index_batch, rest = numbers.start_indices_batching_dims, numbers.offset_dims
+    whole = [axis for axis in range(rank(x)) if axis not in (*batch, *indexed)]
+    lengths = [x.shape[axis] if axis in whole else 1 for axis in range(rank(x))]
+    if tuple(map(str, params["slice_sizes"])) != tuple(map(str, lengths)) or len(rest) != len(whole):
+        raise ValueError("the ONNX exporter does not support a gather of slices at several positions")
+    if params["mode"] != lax.GatherScatterMode.PROMISE_IN_BOUNDS:
+        raise ValueError(f"the ONNX exporter does not support a gather of mode {params['mode'].name}")
+    positions = [axis for axis in range(len(index_shape) - 1) if axis not in index_batch]
+    indices = cast_to(graph, expanded(graph, indices, index_shape), np.int64)
+    operands = [
+        graph.in_order(x, (*batch, *indexed, *whole)),
+        graph.in_order(indices, (*index_batch, *positions, len(index_shape) - 1)),
+    ]
+    name = graph.add("GatherND", operands, batch_dims=len(batch))
+    of_indices = [axis for axis in range(len(shape)) if axis not in rest]
+    order = [*(of_indices[axis] for axis in (*index_batch, *positions)), *rest]
+    return Tensor(name, shape, tuple(map(int, order)))
+
+
+def sliced(graph: Graph, x: Tensor, starts: Sequence, limits: Sequence, strides: Sequence | None = None) -> Tensor:
     """Slice x from starts to limits along each axis except the batch axis."""
-    given = sizes(equation.invars[0].aval)
-    x, strides = expanded_in_place(graph, x, given), strides or (1,) * len(given)
+    given, strides = x.shape, strides or (1,) * rank(x)
     axes = [axis for axis, side in enumerate(given) if side != BATCH]
     shape = [
         side if side == BATCH else len(range(*place))
@@ -328,6 +399,85 @@ def reduce(operator: str) -> Callable:
         return Tensor(name, sizes(equation.outvars[0].aval), order)
 
     return convert
+
+
+def all_true(graph: Graph, equation, x: Tensor) -> Tensor:
+    """Convert a logical "and" over axes."""
+    return cast_to(graph, reduce("ReduceMin")(graph, equation, cast_to(graph, x, np.int32)), bool)
+
+
+def top_k(graph: Graph, equation, x: Value) -> list[Tensor]:
+    """Convert the k largest values and their indices; of equal values both sides take the first."""
+    x = expanded_in_place(graph, x, sizes(equation.invars[0].aval))
+    count, axis = graph.integers([equation.params["k"]]), x.order.index(equation.params["axis"])
+    values, indices = graph.add_with_outputs("TopK", [x.name, count], 2, axis=axis)
+    shape = sizes(equation.outvars[0].aval)
+    return [Tensor(values, shape, x.order), cast_to(graph, Tensor(indices, shape, x.order), np.int32)]
+
+
+def pad(graph: Graph, equation, x: Value, value: np.ndarray) -> Tensor:
+    """Convert padding with a constant; ValueError on padding between elements."""
+    x, config = expanded_in_place(graph, x, sizes(equation.invars[0].aval)), equation.params["padding_config"]
+    if any(inner for _, _, inner in config):
+        raise ValueError("the ONNX exporter does not support padding between elements")
+    if any(low or high for low, high, _ in config):
+        pads = [config[axis][end] for end in (0, 1) for axis in x.order]
+        x = x._replace(name=graph.add("Pad", [x.name, graph.integers(pads), graph.constant(value)]))
+    return x._replace(shape=sizes(equation.outvars[0].aval))
+
+
+def unroll(graph: Graph, equation, *inputs: Value) -> list[Tensor]:
+    """Convert lax.map by repeating its body; ValueError on a scan that carries values."""
+    params = equation.params
+    if params["num_carry"]:
+        raise ValueError("the ONNX exporter does not support a scan that carries values; lax.map does not")
+    count = params["num_consts"]
+    shared, mapped = inputs[:count], zip(inputs[count:], equation.invars[count:], strict=True)
+    mapped = [expanded_in_place(graph, x, sizes(var.aval)) for x, var in mapped]
+    results = [
+        graph.inline(params["jaxpr"], [*shared, *(row(graph, x, place) for x in mapped)])
+        for place in range(params["length"])
+    ]
+    return [
+        stacked(graph, parts, 0, sizes(var.aval))
+        for parts, var in zip(zip(*results, strict=True), equation.outvars, strict=True)
+    ]
+
+
+def row(graph: Graph, x: Tensor, place: int) -> Tensor:
+    """Return x[place]."""
+    starts, limits = [place, *[0] * (rank(x) - 1)], [place + 1, *x.shape[1:]]
+    return reshaped(graph, sliced(graph, x, starts, limits), x.shape[1:])
+
+
+def suppress(
+    graph: Graph, equation, boxes: Value, scores: Value, valid: Value, iou_threshold: np.ndarray
+) -> list[Tensor]:
+    """Convert ops.nms.nms, also under vmap, to NonMaxSuppression; ValueError on several axes of a batch."""
+    *batch, count, _ = sizes(equation.invars[0].aval)
+    shape = sizes(equation.outvars[0].aval)
+    # vmap may order the axes of inputs and output differently; without effect if only one is longer than 1
+    if BATCH in batch or sum(side != 1 for side in batch) > 1 or shape[-1] != count:
+        raise ValueError("the ONNX exporter supports non-maximum suppression only along one axis of fixed length")
+    boxes, scores, valid = (
+        expanded(graph, x, sizes(var.aval)) for x, var in zip((boxes, scores, valid), equation.invars, strict=False)
+    )
+    sets = int(np.prod(batch))
+    lowest = np.finfo(np.float32).min
+    eligible = graph.add("Where", [valid.name, scores.name, graph.constant(np.float32(-np.inf))])
+    operands = [
+        reshaped(graph, boxes, (sets, count, 4)).name,
+        graph.add("Reshape", [eligible, graph.integers((sets, 1, count))]),
+        graph.integers([count]),
+        graph.constant(np.float32(iou_threshold)),
+        graph.constant(lowest),
+    ]
+    kept = graph.add("NonMaxSuppression", operands)  # rows of (set, class, box)
+    places = graph.add("Gather", [kept, graph.integers([0, 2])], axis=1)
+    number = graph.add("Shape", [kept], start=0, end=1)
+    true = graph.add("Expand", [graph.constant(True), number])
+    mask = graph.add("ScatterND", [graph.constant(np.zeros((sets, count), bool)), places, true])
+    return [reshaped(graph, Tensor(mask, (sets, count), (0, 1)), shape)]
 
 
 def max_pool(graph: Graph, equation, x: Tensor) -> Tensor:
@@ -386,7 +536,10 @@ def multiply(graph: Graph, equation, *inputs: Value) -> Tensor:
     return Tensor(graph.add("Einsum", names, equation=written), shape, tuple(range(len(shape))))
 
 
-SAME_NAME = ("abs", "add", "div", "erf", "exp", "log", "max", "min", "mul", "neg", "pow", "sqrt", "sub", "tanh")
+SAME_NAME = (
+    *("abs", "add", "and", "div", "erf", "exp", "floor", "log", "max", "min", "mul", "neg", "not", "pow", "sign"),
+    *("sqrt", "sub", "tanh"),
+)
 OTHER_NAME = {
     "eq": "Equal",
     "ge": "GreaterOrEqual",
@@ -406,17 +559,26 @@ OPERATORS: dict[str, Callable[..., Value]] = {
     "dot_general": multiply,
     "gather": gather,
     "integer_pow": power,
+    "log1p": log1p,
+    "ne": not_equal,
+    "pad": pad,
+    "reduce_and": all_true,
     "reduce_max": reduce("ReduceMax"),
     "reduce_sum": reduce("ReduceSum"),
     "reduce_window_max": max_pool,
+    "rem": elementwise("Mod", fmod=1),
     "reshape": reshape,
     "rsqrt": rsqrt,
+    "scan": unroll,
     "select_n": select,
     "slice": cut,
     "square": square,
     "squeeze": reshape,
     "stack": stack,
     "stop_gradient": same,
+    "top_k": top_k,
     "transpose": transpose,
 }
-"""Conversions (graph, equation, *inputs) -> output by the name of jax's primitive."""
+"""Conversions (graph, equation, *inputs) -> output, or list of outputs, by the name of jax's primitive."""
+FUNCTIONS = {"nms": suppress}
+"""The same by the name of a function compiled with jax.jit; the calls of other functions are inlined."""

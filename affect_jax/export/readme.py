@@ -16,14 +16,16 @@ TASKS = {
     "classification": TaskText(
         "Classifies the expression of faces",
         "Crop a face as a square, with a tenth of the side of its box added on each side, and scale it to the size"
-        " below: uint8, RGB, or gray for one channel. Probabilities are in the order of the classes above.",
+        " below: uint8, RGB, or gray for one channel. Probabilities are in the order of the classes above. The"
+        " batch may have any size.",
         "probabilities",
     ),
     "detection": TaskText(
         "Detects",
         "Scale an image (uint8, RGB), keeping its aspect ratio, to fit the size below, and pad it with zeros at the"
         " right and the bottom; `sizes` is its (height, width) without padding. `boxes` are [x1, y1, x2, y2] in these"
-        " pixels: divide them by the scale. `label` 0 is the first class; rows that are not `valid` are padding.",
+        " pixels: divide them by the scale. `label` 0 is the first class; rows that are not `valid` are padding."
+        " StableHLO takes a batch of any size, ONNX one image.",
         "boxes",
     ),
 }
@@ -49,7 +51,7 @@ def describe(record: dict) -> str:
         f"Compared on {record['checked_on']}. export.json holds all of this and a description of the run.",
         "",
         task.input_format,
-        "The batch may have any size. `model.safetensors` is for `affect_jax.predict.load` and scripts/predict.py.",
+        "`model.safetensors` is for `affect_jax.predict.load` and scripts/predict.py.",
     ]
     for name, file in record["files"].items():
         if "inputs" in file:
@@ -64,7 +66,10 @@ def describe(record: dict) -> str:
 
 def usage(name: str, inputs: dict, output: str) -> list[str]:
     """Return lines of Markdown with a program that calls the file."""
-    arrays = [f"{key} = np.zeros({(2, *given['shape'][1:])}, np.{given['dtype']})" for key, given in inputs.items()]
+    arrays = []
+    for key, given in inputs.items():
+        batch, *shape = given["shape"]
+        arrays.append(f"{key} = np.zeros({(2 if batch == 'batch' else batch, *shape)}, np.{given['dtype']})")
     if name.endswith(".onnx"):
         feed = ", ".join(f'"{key}": {key}' for key in inputs)
         program = [

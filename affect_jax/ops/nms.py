@@ -3,8 +3,6 @@
 N boxes (padded).
 """
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -12,19 +10,14 @@ from jax import lax
 from affect_jax.ops.boxes import box_iou
 
 
+@jax.jit  # export to ONNX recognizes the call by its name
 def nms(boxes: jax.Array, scores: jax.Array, valid: jax.Array, iou_threshold: float) -> jax.Array:
     """Return a mask of the boxes that are kept, bool [N].
 
     boxes [N, 4], scores [N], valid [N]; boxes that are not valid take no part. From the highest score down, a box is
     kept if its IoU with every box kept before is at most iou_threshold; of equal scores the first in order comes first.
     """
-    return lax.platform_dependent(
-        boxes,
-        scores,
-        valid,
-        cpu=partial(_keep_one_by_one, iou_threshold=iou_threshold),
-        default=partial(_keep_all_at_once, iou_threshold=iou_threshold),
-    )
+    return lax.platform_dependent(boxes, scores, valid, iou_threshold, cpu=_keep_one_by_one, default=_keep_all_at_once)
 
 
 def _keep_one_by_one(boxes, scores, valid, iou_threshold):

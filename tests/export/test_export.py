@@ -4,9 +4,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from jax import export
+from matplotlib import cbook
 
 from affect_jax.export import export as exporting
 from affect_jax.export.export import detection_differences, export_model, known_licence
@@ -61,7 +63,10 @@ def test_exported_detector_gives_the_same_detections_at_any_batch_size(detector,
     detector = read(tmp_path / "given.safetensors")  # weights that float16 represents exactly
     record = export_model(detector, tmp_path / "out")
     assert record["files"]["model.safetensors"]["largest_difference"] == {"scores": 0, "overlap": 0}
-    assert record["files"].keys() == {"model.safetensors", "model_96x128.stablehlo"}
+    names = {"model.safetensors", "model_96x128.stablehlo", "model_96x128.onnx"}
+    assert record["files"].keys() == names < {path.name for path in (tmp_path / "out").iterdir()}
+    for name in names - {"model.safetensors"}:
+        assert max(record["files"][name]["largest_difference"].values()) < 1e-4
     assert record["checked_on"] == "4 images of drawn_scenes, val"
     model = export.deserialize(bytearray((tmp_path / "out" / "model_96x128.stablehlo").read_bytes()))
     assert model.platforms == exporting.PLATFORMS
@@ -72,8 +77,30 @@ def test_exported_detector_gives_the_same_detections_at_any_batch_size(detector,
     assert found.keys() == expected.keys() and np.asarray(expected["valid"]).any()
     for name, values in expected.items():
         np.testing.assert_allclose(found[name], values, atol=1e-3, err_msg=name)
-    (program,) = programs(tmp_path / "out")
-    assert "np.zeros((2, 96, 128, 3), np.uint8)" in program and "np.zeros((2, 2), np.int32)" in program
+    of_onnx = exporting.run_onnx(tmp_path / "out" / "model_96x128.onnx", images, sizes)
+    for name, values in expected.items():
+        np.testing.assert_allclose(of_onnx[name], values, atol=1e-3, err_msg=name)
+    for program, batch in zip(programs(tmp_path / "out"), (2, 1), strict=True):
+        assert f"np.zeros(({batch}, 96, 128, 3), np.uint8)" in program
+        assert f"np.zeros(({batch}, 2), np.int32)" in program
+        subprocess.run([sys.executable, "-c", WITHOUT_PACKAGE + program], cwd=tmp_path / "out", check=True)
+
+
+def test_detector_as_onnx_gives_the_same_detections_in_a_photograph(detector, tmp_path, plain_convolutions):
+    detector.config.model.box.update(roi_aligned=True, fuse_scores=True, context=1.4)
+    size = np.array([[120, 140]], np.int32)
+    photograph = np.zeros((1, 128, 160, 3), np.uint8)
+    image = cv2.imread(str(cbook.get_sample_data("grace_hopper.jpg", asfileobj=False)))[..., ::-1]
+    photograph[0, :120, :140] = cv2.resize(image, (140, 120))
+    interface = exporting.detector_interface(detector, (128, 160))
+    expected = interface.function(detector.variables, photograph, size)
+    assert expected["valid"].sum() > 20
+    exporting.write_onnx(interface, detector, tmp_path / "model.onnx", "", batch_size=1)
+    found = exporting.run_onnx(tmp_path / "model.onnx", photograph, size)
+    assert found.keys() == expected.keys()
+    for name, values in expected.items():
+        assert found[name].dtype == values.dtype
+        np.testing.assert_allclose(found[name], values, atol=1e-3, err_msg=name)
 
 
 def test_detection_differences_compare_clear_detections_in_any_order():
