@@ -144,6 +144,7 @@ def write_detector(trained: Trained, folder: Path, licence: str, with_onnx: bool
         files[name]["inputs"] = described(interface)
         if with_onnx:
             name = f"model_{height}x{width}.onnx"
+            interface = detector_interface(without_groups(in_float32(trained)), (height, width))
             write_onnx(interface, trained, folder / name, licence, batch_size=1)
             found = run_onnx(folder / name, *arrays)
             files[name] = accept(folder / name, detection_differences(expected, found), "float32")
@@ -156,6 +157,13 @@ def in_float32(trained: Trained) -> Trained:
     """Return the model with float32 arithmetic, which every platform supports."""
     config = trained.config.copy_and_resolve_references()
     config.dtype = "float32"
+    return trained._replace(config=config)
+
+
+def without_groups(trained: Trained) -> Trained:
+    """Return the detector that classifies all proposals at once; the exporter has no loops of variable length."""
+    config = trained.config.copy_and_resolve_references()
+    config.model.box.rois_at_once = 0
     return trained._replace(config=config)
 
 
