@@ -125,3 +125,22 @@ def test_every_layer_trains(model):
     # the biases before BatchNorm have none; RoIs of these boxes are all on the finest map
     idle = ("pointwise/bias", "thin4", "thin5", "pointwise5", "depthwise5")
     assert not [n for n, g in gradients.items() if not np.abs(g).max() > 0 and not any(part in n for part in idle)]
+
+
+@pytest.mark.usefixtures("plain_convolutions")
+@pytest.mark.parametrize("image_size", [(64, 96), (16, 24)])
+def test_proposals_classified_in_groups_give_the_detections_of_all_at_once(model, photograph, image_size):
+    """In the smaller image, few of the proposals are valid, so that groups are left out."""
+    batch = {**batch_of(photograph[:64, :96]), "image_size": jnp.array([image_size])}
+    rpn = {**model.rpn, "post_nms_top_n_test": 40}
+    variables = jax.jit(model.init, static_argnums=2)(jax.random.key(0), batch, False)
+
+    def detect(rois_at_once):
+        box = {**model.box, "rois_at_once": rois_at_once, "score_thresh": 0.0}
+        clone = model.clone(rpn=rpn, box=box)
+        return jax.jit(lambda variables: clone.apply(variables, batch, False)["detections"])(variables)
+
+    expected, found = detect(0), detect(7)
+    assert expected["valid"].sum() > 3
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name], values, atol=1e-5, err_msg=name)
