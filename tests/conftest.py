@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 from functools import partial
 from pathlib import Path
 
@@ -35,6 +36,8 @@ for name, value in SETTINGS.items():
 # so that scripts find linear_model and tiny_detector
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT / "tests"), os.environ.get("PYTHONPATH")]))
 prepare_process()
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell starts background commands so; tests send Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 gc.freeze()
 gc.set_threshold(50_000, 20, 20)  # tracing makes many small objects: collecting them takes a fifth of its time
 if not flags.FLAGS.is_parsed():
