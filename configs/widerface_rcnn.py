@@ -6,7 +6,7 @@
 
 The checkpoint is selected by AP50 on WIDER FACE's validation images. `:two_cores` is ResNet-18 on small crops, from
 random weights. `:demo` is the same on drawn scenes, ten minutes on two cores. `:mobilenet` is MobileNetV2 from
-ImageNet, small and fast: the bundled detector of scripts/predict.py.
+ImageNet.
 """
 
 from affect_jax.config import apply_variant, detection_config
