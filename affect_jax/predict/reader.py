@@ -157,7 +157,7 @@ class Detector:
     def __init__(self, trained: Trained, batch_size: int, min_score: float, most_pixels: int = MOST_PIXELS):
         check_task(trained, "detection")
         self._batch_size, self._min_score, self._most_pixels = batch_size, min_score, most_pixels
-        self._variables, self._detect = trained.variables, compiled_predict(trained)
+        self._variables, self._detect = trained.variables, compiled_predict(without_hopeless(trained, min_score))
 
     def __call__(self, images: Sequence[np.ndarray]) -> list[dict[str, np.ndarray]]:
         """Return "boxes" float32 [D, 4] and "scores" float32 [D] of each image, highest score first."""
@@ -200,6 +200,17 @@ class Detector:
         boxes, scores = clip_boxes(detections["boxes"] / search.scale, image_size), detections["scores"]
         kept = detections["valid"] & (scores >= self._min_score) & (boxes[:, 2:] > boxes[:, :2]).all(1)
         return boxes[kept], scores[kept]
+
+
+def without_hopeless(trained: Trained, min_score: float) -> Trained:
+    """Return the detector without proposals that cannot reach min_score, which take time.
+
+    A fused score is the geometric mean of the proposal's score and a probability.
+    """
+    config = trained.config.copy_and_resolve_references()
+    if config.model.box.fuse_scores:
+        config.model.rpn.score_thresh = max(config.model.rpn.score_thresh, min_score**2)
+    return trained._replace(config=config)
 
 
 def compiled_predict(trained: Trained) -> PredictFn:

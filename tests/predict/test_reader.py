@@ -64,7 +64,9 @@ def test_each_face_has_the_probabilities_of_its_crop_at_any_batch_size(classifie
             )
 
 
-def test_detector_returns_the_detections_of_the_evaluation(detector):
+@pytest.mark.parametrize("fuse_scores", [False, True])
+def test_detector_returns_the_detections_of_the_evaluation(detector, fuse_scores):
+    detector.config.model.box.fuse_scores = fuse_scores
     options = {"num_examples": {"train": 1, "val": 5, "test": 1}, "image_size": (192, 256)}
     detector.config.data.options = options
     detector.config.data.eval_buckets = ((256, 256),)  # the size of the search of these images
