@@ -51,7 +51,14 @@ def read_video(path: str | Path, note: Note) -> Iterator[tuple[float, np.ndarray
     The time is in seconds from the first frame. `note` is called with a remark if the file has more than one stream.
     ValueError with only the reason if frames are lost or damaged, after the last frame; NotVideo if there are none.
     """
-    with open_regular(path) as file, open_container(file) as container:
+    with open_regular(path) as file:
+        joined = count_joined(file)
+        yield from read_container(file, joined, note)
+
+
+def read_container(file: BinaryIO, joined: int, note: Note) -> Iterator[tuple[float, np.ndarray]]:
+    """Yield the frames of an open file of `joined` videos: see read_video."""
+    with open_container(file) as container:
         stream = choose_stream(container, note)
         clock, to_rgb, damage = Clock(1 / frame_rate(stream)), Converter(stream), Damage(container, stream)
         for packet in read_packets(container, damage):
@@ -69,8 +76,32 @@ def read_video(path: str | Path, note: Note) -> Iterator[tuple[float, np.ndarray
                 yield time, to_rgb(frame)
         if damage.num_frames == 0:
             raise NotVideo(f"no frame of the {stream.codec_context.name} video can be decoded")
-        if reasons := damage.reasons():
+        reasons = damage.reasons()
+        if joined > 1:
+            reasons.append(f"{joined} videos are joined in the file; only the first is read")
+        if reasons:
             raise ValueError("; ".join(reasons))
+
+
+def count_joined(file: BinaryIO) -> int:
+    """Return the number of MP4 videos that follow one another in an open file, of which FFmpeg reads the first.
+
+    0 for another format. An MP4 file is a list of boxes, each of which begins with its length and its type; every video
+    begins with the type "ftyp" (ISO/IEC 14496-12).
+    """
+    count, start, length = 0, 0, file.seek(0, 2)
+    while start + 8 <= length:
+        file.seek(start)
+        size, kind = int.from_bytes(file.read(4), "big"), file.read(4)
+        if start == 0 and kind != b"ftyp":
+            break
+        count += kind == b"ftyp"
+        size = int.from_bytes(file.read(8), "big") if size == 1 else size
+        if size < 8:  # to the end of the file, or damaged
+            break
+        start += size
+    file.seek(0)
+    return count
 
 
 def open_container(file: BinaryIO) -> av.container.InputContainer:

@@ -156,6 +156,13 @@ def test_joined_videos_are_read_whole_with_increasing_times(tmp_path, suffix):
     assert (np.diff(times) >= 0).all()
 
 
+def test_only_the_first_of_joined_mp4_videos_is_read_and_the_others_are_named(tmp_path):
+    path = write_video(tmp_path / "a.mp4", gray_frames(range(20, 240, 10)), "libx264")
+    path.write_bytes(path.read_bytes() * 3)
+    _, frames, reason = read(path)
+    assert len(frames) == 22 and reason == "3 videos are joined in the file; only the first is read"
+
+
 def test_files_without_video_are_named(tmp_path):
     write_video(tmp_path / "b.ts", gray_frames([0, 9]))
     (tmp_path / "text.txt").write_text("no video " * 50)
