@@ -59,20 +59,11 @@ def concordance_loss(predicted: jax.Array, targets: jax.Array) -> jax.Array:
     return len(predicted) * (1.0 - 2.0 * covariance / (scale + 1e-8)).mean()
 
 
-def sigmoid_cross_entropy(logits: jax.Array, targets: jax.Array, mask: jax.Array) -> jax.Array:
-    """Sum the binary cross-entropy of logits [...] with targets [...] in [0, 1] where mask [...] is true."""
-    loss = jnp.maximum(logits, 0.0) - logits * targets + jnp.log1p(jnp.exp(-jnp.abs(logits)))
-    return jnp.sum(jnp.where(mask, loss, 0.0))
-
-
 def smooth_l1(predicted: jax.Array, targets: jax.Array, mask: jax.Array, beta: float) -> jax.Array:
     """Sum the distance, squared below beta, over [...] where mask is true (Girshick 2015, equation 3)."""
     # a masked target may be infinite, and its gradient must not be NaN
     distance = jnp.abs(jnp.where(mask, predicted - targets, 0.0))
     return jnp.sum(jnp.where(distance < beta, 0.5 * distance**2 / beta, distance - 0.5 * beta))
-
-
-# ---- Losses of a detector's boxes and scores ----
 
 
 def log_geometric_mean(logits: jax.Array) -> jax.Array:
@@ -85,42 +76,3 @@ def cross_entropy_of_log(log_probs: jax.Array, targets: jax.Array) -> jax.Array:
     # the limit keeps log(0) away for a probability that rounds to 1
     log_complement = jnp.log(-jnp.expm1(jnp.minimum(log_probs, -1e-30)))
     return -targets * log_probs - (1.0 - targets) * log_complement
-
-
-def _overlap(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return the IoU of each pair of boxes a and b [..., 4], and the sides of the smallest box around both."""
-    low, high = jnp.maximum(a[..., :2], b[..., :2]), jnp.minimum(a[..., 2:], b[..., 2:])
-    around = jnp.maximum(a[..., 2:], b[..., 2:]) - jnp.minimum(a[..., :2], b[..., :2])
-    intersection = jnp.maximum(high - low, 0.0).prod(-1)
-    union = (a[..., 2:] - a[..., :2]).prod(-1) + (b[..., 2:] - b[..., :2]).prod(-1) - intersection
-    return intersection / jnp.maximum(union, 1e-6), around
-
-
-def diou_loss(predicted: jax.Array, targets: jax.Array) -> jax.Array:
-    """Return the distance-IoU loss of each pair of boxes [..., 4]: [...] (Zheng et al. 2020, arXiv:1911.08287).
-
-    1 - IoU plus the squared distance of the centers over the squared diagonal of the smallest box around both.
-    """
-    iou, around = _overlap(predicted, targets)
-    offset = (predicted[..., :2] + predicted[..., 2:] - targets[..., :2] - targets[..., 2:]) / 2
-    return 1.0 - iou + (offset**2).sum(-1) / jnp.maximum((around**2).sum(-1), 1e-6)
-
-
-def eiou_loss(predicted: jax.Array, targets: jax.Array, smooth: float = 0.1) -> jax.Array:
-    """Return the extended-IoU loss of each pair of boxes [..., 4]: [...] (Peng et al. 2021, arXiv:2112.01793).
-
-    1 - IoU, squared below `smooth`. Boxes that do not overlap have a negative intersection, which grows with their
-    distance, so that the loss has a gradient there.
-    """
-    origin = jnp.minimum(predicted[..., :2], targets[..., :2])
-    low = jnp.maximum(predicted[..., :2], targets[..., :2]) - origin
-    high = jnp.minimum(predicted[..., 2:], targets[..., 2:]) - origin
-    least, most = jnp.minimum(low, high), jnp.maximum(low, high)
-    intersection = high.prod(-1) + least.prod(-1) - low[..., 0] * most[..., 1] - most[..., 0] * low[..., 1]
-    areas = [(boxes[..., 2:] - boxes[..., :2]).prod(-1) for boxes in (predicted, targets)]
-    loss = 1.0 - intersection / jnp.maximum(sum(areas) - intersection, 1e-6)
-    return jnp.where(loss < smooth, 0.5 * loss**2 / smooth, loss - 0.5 * smooth)
-
-
-BOX_LOSSES = {"diou": diou_loss, "eiou": eiou_loss}
-"""Losses of predicted and true boxes [..., 4] in pixels by name: [...]. "smooth_l1" compares offsets instead."""

@@ -7,6 +7,7 @@ import numpy as np
 
 from affect_jax.evaluate.detection import HEIGHT_EDGES, height_group
 from affect_jax.ops.anchors import cell_anchors
+from affect_jax.ops.boxes import paired_iou
 
 
 def best_anchor_iou(
@@ -27,16 +28,8 @@ def best_anchor_iou(
         nearest = np.clip(np.rint(centres / stride), 0, last) * stride
         for anchor in np.asarray(cell_anchors(sizes, aspect_ratios), np.float64):
             candidates = np.concatenate([nearest, nearest], axis=1) + anchor
-            best = np.maximum(best, paired_iou(boxes.astype(np.float64), candidates))
+            best = np.maximum(best, paired_iou(boxes, candidates))
     return best
-
-
-def paired_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Return the IoU [N] of each box of a [N, 4] with the box of b [N, 4] at the same index."""
-    sides = np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2])
-    intersection = np.prod(np.maximum(sides, 0), axis=1)
-    areas = [np.prod(boxes[:, 2:] - boxes[:, :2], axis=1) for boxes in (a, b)]
-    return intersection / (areas[0] + areas[1] - intersection)
 
 
 def coverage_by_height(boxes: np.ndarray, best: np.ndarray) -> dict[str, dict[str, float]]:

@@ -113,7 +113,7 @@ class RoIHeads(nn.Module):
 
     The fields after pooled_side are torchvision's, without "box_"; roi_aligned is detectron2's "ROIAlignV2".
     box_head maps pooled RoIs [R, P, P, C] with P = pooled_side to features, box_predictor these to logits and offsets.
-    RoIs are pooled with `context` times their sides. box_loss is "smooth_l1" or a key of losses.BOX_LOSSES;
+    RoIs are pooled with `context` times their sides. box_loss is "smooth_l1" or a key of box_losses.BOX_LOSSES;
     box_loss_weight multiplies it. With fuse_scores, the score of a detection is the geometric mean of the scores of its
     proposal and of its class (Zhou et al. 2021, arXiv:2103.07461). In prediction, groups of rois_at_once proposals are
     classified until no valid proposal remains, so that images with few faces take less time; 0: all at once.

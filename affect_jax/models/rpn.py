@@ -13,17 +13,16 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
-from affect_jax.losses import BOX_LOSSES, cross_entropy_of_log, log_geometric_mean, smooth_l1
+from affect_jax.losses import cross_entropy_of_log, log_geometric_mean, smooth_l1
 from affect_jax.models.layers import Conv
 from affect_jax.ops import matching
 from affect_jax.ops.anchors import grid_anchors
 from affect_jax.ops.assignment import assign_adaptively, assign_by_cost
+from affect_jax.ops.box_losses import BOX_LOSSES
 from affect_jax.ops.boxes import clip_boxes, decode_boxes, encode_boxes, is_large, paired_iou
 from affect_jax.ops.matching import GroundTruth, Samples, Sampling
 from affect_jax.ops.nms import nms
 
-ASSIGNERS = ("iou", "atss", "simota")
-"""Names of the ways to match anchors with ground-truth boxes: see ops.matching and ops.assignment."""
 head_init = nn.initializers.normal(0.01)
 MIN_PROPOSAL_SIDE = 1e-3  # pixels
 
@@ -66,8 +65,8 @@ class RegionProposalNetwork(nn.Module):
 
     The fields from pre_nms_top_n_train to positive_fraction are torchvision's, without "rpn_". anchor_sizes holds the
     sizes of each level, pixels. The score of an anchor is the geometric mean of the sigmoids of its S logits.
-    `assigner` is a key of ASSIGNERS, `objectness_loss` of OBJECTNESS_LOSSES, box_loss "smooth_l1" or a key of
-    losses.BOX_LOSSES; box_loss_weight multiplies the latter. Sampling for the losses draws from the rng "sampler";
+    `assigner` is "iou", "atss" or "simota", `objectness_loss` of OBJECTNESS_LOSSES, box_loss "smooth_l1" or a key of
+    box_losses.BOX_LOSSES; box_loss_weight multiplies the latter. Sampling for the losses draws from the rng "sampler";
     without that rng it always draws the same.
     """
 
@@ -137,14 +136,17 @@ class RegionProposalNetwork(nn.Module):
         priority = matching.sampling_priority(sampler_key(self), logits.shape[:2])
 
         def losses(priority, logits, offsets, truth):
-            log_scores, boxes = lax.stop_gradient((log_geometric_mean(logits), decode_boxes(offsets, anchors)))
-            if self.assigner == "iou":
-                thresholds = self.fg_iou_thresh, self.bg_iou_thresh
-                matched = matching.match_by_iou(anchors, truth, *thresholds, allow_low_quality_matches=True)
-            elif self.assigner == "atss":
-                matched = assign_adaptively(anchors, cells_of_levels, truth)
-            else:
-                matched = assign_by_cost(log_scores, boxes, anchors, truth)
+            match self.assigner:
+                case "iou":
+                    thresholds = self.fg_iou_thresh, self.bg_iou_thresh
+                    matched = matching.match_by_iou(anchors, truth, *thresholds, allow_low_quality_matches=True)
+                case "atss":
+                    matched = assign_adaptively(anchors, cells_of_levels, truth)
+                case "simota":
+                    predicted = log_geometric_mean(logits), decode_boxes(offsets, anchors)
+                    matched = assign_by_cost(*lax.stop_gradient(predicted), anchors, truth)
+                case unknown:
+                    raise ValueError(f"unknown assigner {unknown!r}; must be iou, atss or simota")
             if self.objectness_loss == "cross_entropy":
                 samples = matching.sample_matches(priority, matched, jnp.ones(len(anchors), bool), sampling)
             else:
@@ -262,7 +264,7 @@ def box_regression_loss(
 ) -> jax.Array:
     """Sum a loss of offsets [A, 4] from references [A, 4], with `weights`, to true boxes [A, 4] where positive [A].
 
-    `name` is "smooth_l1", on the offsets, or a key of losses.BOX_LOSSES, on the boxes.
+    `name` is "smooth_l1", on the offsets, or a key of box_losses.BOX_LOSSES, on the boxes.
     """
     if name == "smooth_l1":
         return smooth_l1(offsets, encode_boxes(boxes, references, weights), positive[:, None], beta=1 / 9)

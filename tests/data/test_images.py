@@ -22,7 +22,7 @@ def image() -> np.ndarray:
 TURN = Image.Transpose
 TURNS = {2: TURN.FLIP_LEFT_RIGHT, 3: TURN.ROTATE_180, 4: TURN.FLIP_TOP_BOTTOM, 5: TURN.TRANSPOSE}
 TURNS |= {6: TURN.ROTATE_270, 7: TURN.TRANSVERSE, 8: TURN.ROTATE_90}
-"""What Pillow does to an image with an EXIF orientation (EXIF 2.32, 4.6.4)."""
+"""Operation of Pillow that turns an image upright, by its EXIF orientation (EXIF 2.32, 4.6.4)."""
 
 
 def save(path, image, mode, **options):

@@ -5,7 +5,6 @@ from affect_jax.predict.search import (
     LARGEST_FACE,
     MOST_PIXELS,
     OVERVIEW_PIXELS,
-    SIDES,
     Search,
     merge,
     plan_searches,
@@ -35,14 +34,6 @@ def test_every_image_fits_into_its_searches_and_is_never_enlarged():
 )
 def test_searches_follow_the_size_of_the_image(image, sizes):
     assert [search.size for search in plan_searches(image)] == sizes
-
-
-def test_images_of_many_sizes_need_few_programs():
-    rng = np.random.default_rng(1)
-    sizes = {
-        search.size for size in rng.integers(200, 1024, (500, 2)) for search in plan_searches(tuple(map(int, size)))
-    }
-    assert len(sizes) <= len([side for side in SIDES if side <= 1024]) ** 2
 
 
 def test_smallest_face_grows_with_the_reduction():
