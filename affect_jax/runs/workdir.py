@@ -82,11 +82,13 @@ def claim(workdir: Workdir, config: ConfigDict, data: DataFacts, splits: Mapping
 def check_data(workdir: Workdir, found: Mapping[str, SplitIdentity]) -> None:
     """Raise ValueError, naming both, if a split is not the one that the run was started with.
 
-    Of a run of an older version only the class names are known.
+    Of a run of an older version only the class names are known, which is printed.
     """
     config, record = load_config(workdir), _read_record(workdir)
     with files.explained(workdir.config):
         recorded = {name: SplitIdentity(**tuples(split)) for name, split in record.get("splits", {}).items()}
+    if "splits" not in record:
+        print(f"{workdir.path} is of an older version: only the class names of the data are compared", file=sys.stderr)
     if not recorded:
         recorded = dict.fromkeys(found, SplitIdentity(load_data_facts(workdir).class_names, 0, ""))
     for name, split in found.items():

@@ -69,7 +69,7 @@ def test_another_data_set_is_refused_and_the_first_one_prepared_again_is_accepte
     assert evaluate_run(tmp_path / "run", "val")["accuracy"] == json.loads(before)["val"]["accuracy"]
 
 
-def test_a_run_of_an_older_version_is_checked_by_its_class_names_only(trained):
+def test_a_run_of_an_older_version_is_checked_by_its_class_names_and_says_so(trained, capsys):
     tmp_path, _ = trained
     file = tmp_path / "run" / "config.json"
     record = file.read_text()
@@ -77,6 +77,7 @@ def test_a_run_of_an_older_version_is_checked_by_its_class_names_only(trained):
     try:
         file.write_text(json.dumps(older))
         evaluate_run(tmp_path / "run", "val")
+        assert "only the class names of the data are compared" in capsys.readouterr().err
         older["data"]["class_names"] = ["light", "a_dark"]
         file.write_text(json.dumps(older))
         with pytest.raises(ValueError, match="have the classes light, a_dark and the classes a_dark, light"):
