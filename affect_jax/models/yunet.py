@@ -1,7 +1,8 @@
-"""YuNet-n (Wu et al. 2023, doi:10.1007/s11633-023-1423-y) as the first stage of Faster R-CNN, and thin maps for RoIs.
+"""YuNet-n (Wu et al. 2023, doi:10.1007/s11633-023-1423-y) as the first stage of Faster R-CNN, with a finer level.
 
 Every layer after the first is a pair of a 1x1 and a depthwise 3x3 convolution. The layers are those of the published
-network without its key points, so that its weights can be loaded. B batch, H W C height, width, channels.
+network without its key points, so that its weights can be loaded, and a level at stride 4, where the published network
+begins at 8. B batch, H W C height, width, channels.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ from affect_jax.models.layers import BatchNorm, Conv, max_pool
 STAGES = ((16,), (16, 64), (64, 64), (64, 64), (64, 64), (64, 64))
 """Channels of the units of each stage; the first stage begins with the stem."""
 STAGES_BEFORE_POOLING = (0, 2, 3, 4)
-TAPS = {0: "C1", 2: "C2", 3: "C3", 4: "C4", 5: "C5"}
+TAPS = {2: "C2", 3: "C3", 4: "C4", 5: "C5"}
 """Name of the map after a stage; its stride is 2 to the power of the number in the name."""
 CHANNELS = 64
 """Channels of the pyramid."""
@@ -40,7 +41,7 @@ class SeparableUnit(nn.Module):
 
 
 class YuNetBackbone(nn.Module):
-    """Trunk of YuNet-n: x [B, H, W, 3] -> {name: [B, H / stride, W / stride, C]} of C1 (16 channels) to C5 (64).
+    """Trunk of YuNet-n: x [B, H, W, 3] -> {name: [B, H / stride, W / stride, C]} of C2 to C5, C = 64.
 
     H and W are multiples of 32.
     """
@@ -66,16 +67,16 @@ class YuNetBackbone(nn.Module):
 
 
 class YuNetPyramid(nn.Module):
-    """Pyramid of C3 to C5: each map is the unit of the backbone's map plus the coarser map of the pyramid."""
+    """Pyramid of C2 to C5: each map is the unit of the backbone's map plus the coarser map of the pyramid."""
 
     bn_epsilon: float = 1e-5
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, maps: Mapping[str, jax.Array], train: bool) -> list[jax.Array]:
-        """Return P3, P4 and P5, [B, H, W, 64] each."""
+        """Return P2 to P5, [B, H, W, 64] each."""
         pyramid = []
-        for level in (5, 4, 3):
+        for level in (5, 4, 3, 2):
             x = maps[f"C{level}"]
             if pyramid:
                 x = x + upsample_nearest(pyramid[0])
@@ -96,7 +97,7 @@ class YuNetRPNHead(nn.Module):
     def __call__(self, features: Sequence[jax.Array], train: bool) -> tuple[list[jax.Array], list[jax.Array]]:
         """Return logits and offsets, float32."""
         logits, offsets = [], []
-        for level, x in enumerate(features, start=3):
+        for level, x in enumerate(features, start=2):
             x = SeparableUnit(CHANNELS, self.bn_epsilon, self.dtype, name=f"shared{level}")(x, train)
             # one layer for all six values; the published network has three
             x = Conv(6, (1, 1), padding="VALID", dtype=self.dtype, name=f"pointwise{level}")(x)
@@ -110,31 +111,3 @@ class YuNetRPNHead(nn.Module):
 def _prior_bias(key: jax.Array, shape: tuple[int], dtype: jnp.dtype) -> jax.Array:
     """Return the initial bias of the six values: PRIOR_LOGIT of both logits, 0 of the offsets."""
     return jnp.zeros(shape, dtype).at[:2].set(PRIOR_LOGIT)
-
-
-class ThinMaps(nn.Module):
-    """Maps that RoIs are pooled from, with `channels`: P2 from C1, C2 and P3, and P3 to P5 from the pyramid.
-
-    C1 has half the stride of P2; its 2x2 blocks become channels, so that faces of few pixels keep their detail.
-    """
-
-    channels: int
-    bn_epsilon: float = 1e-5
-    dtype: jnp.dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, maps: Mapping[str, jax.Array], pyramid: Sequence[jax.Array], train: bool) -> list[jax.Array]:
-        """Return P2 to P5, [B, H, W, channels] each, of the backbone's maps and of P3 to P5 with 64 channels."""
-        finest = jnp.concatenate([space_to_depth(maps["C1"]), maps["C2"]], -1)
-        thin = [
-            SeparableUnit(self.channels, self.bn_epsilon, self.dtype, name=f"thin{level}")(x, train)
-            for level, x in enumerate([finest, *pyramid], start=2)
-        ]
-        return [thin[0] + upsample_nearest(thin[1]), *thin[1:]]
-
-
-def space_to_depth(x: jax.Array) -> jax.Array:
-    """Return x [B, 2 H, 2 W, C] with each block of 2x2 pixels as one pixel, [B, H, W, 4 C]."""
-    batch, height, width, channels = x.shape
-    x = x.reshape(batch, height // 2, 2, width // 2, 2, channels).swapaxes(2, 3)
-    return x.reshape(batch, height // 2, width // 2, 4 * channels)
