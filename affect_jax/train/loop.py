@@ -81,7 +81,7 @@ class Trainer:
         variables = builders.build_variables(config, self.model, init_key, inputs, pretrained)
         if pretrained is not None and pretrained.folded:
             images = task.normalized_images(train_split, CALIBRATION_IMAGES)
-            variables = calibrate_batch_norm(self.model, variables, images)
+            variables = calibrate_batch_norm(self.model, variables, images, pretrained.values)
         self.schedule = builders.build_schedule(config, num_examples)
         self.optimizer = builders.build_optimizer(config, self.schedule)
         state = create_state(variables, self.optimizer, config.ema_decay > 0)

@@ -89,7 +89,7 @@ def random_network(name):
 @pytest.mark.parametrize("name", ["mobilenet_v1", "mobilenet_v2"])
 def test_calibration_keeps_the_outputs_and_makes_training_mode_agree_with_them(name):
     model, variables, x = random_network(name)
-    calibrated = calibrate_batch_norm(model, variables, x)
+    calibrated = calibrate_batch_norm(model, variables, x, named_weights(variables))
     assert jax.tree.structure(calibrated) == jax.tree.structure(variables)
     apply = jax.jit(make_apply(model), static_argnums=2)
     before, _ = apply(variables, x, False)

@@ -1,5 +1,7 @@
 """The first stage is compared with onnxruntime and OpenCV on the published file; the real file is in shared data."""
 
+import re
+
 import cv2
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,7 @@ import pytest
 from matplotlib import cbook
 from test_faster_rcnn import build_detector
 
+from affect_jax.models.calibration import calibrate_batch_norm
 from affect_jax.models.pretrained import check_options, load_pretrained, merge, named_weights
 from affect_jax.ops.anchors import grid_anchors
 from affect_jax.ops.boxes import decode_boxes
@@ -53,6 +56,20 @@ def batch_of(image):
     return {"image": jnp.asarray(image[None] / np.float32(255)), "image_size": jnp.array([image.shape[:2]])}
 
 
+def zeros_of(model, batch):
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), batch, False))
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+
+
+def head_outputs(model, variables, batch):
+    """Logits and offsets of the published levels."""
+    _, kept = jax.jit(
+        lambda variables: model.apply(variables, batch, False, capture_intermediates=True, mutable=["intermediates"])
+    )(variables)
+    logits, offsets = kept["intermediates"]["rpn_head"]["__call__"][0]
+    return logits[1:], offsets[1:]
+
+
 @pytest.fixture(scope="module")
 def first_stage(model, photograph, request):
     """Logits and offsets of the published levels for the photograph, and the path of the file of their weights."""
@@ -61,14 +78,8 @@ def first_stage(model, photograph, request):
         pytest.skip(f"no real data: {path} is absent")
     batch, pretrained = batch_of(photograph), load_pretrained(path)
     check_options(model, pretrained)
-    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), batch, False))
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    variables = merge(zeros, pretrained.values, UNPUBLISHED)
-    _, kept = jax.jit(
-        lambda variables: model.apply(variables, batch, False, capture_intermediates=True, mutable=["intermediates"])
-    )(variables)
-    logits, offsets = kept["intermediates"]["rpn_head"]["__call__"][0]
-    return logits[1:], offsets[1:], path
+    variables = merge(zeros_of(model, batch), pretrained.values, UNPUBLISHED)
+    return *head_outputs(model, variables, batch), path
 
 
 def test_outputs_of_the_published_weights_equal_onnxruntimes(first_stage, photograph):
@@ -97,6 +108,19 @@ def test_boxes_and_scores_of_the_published_weights_equal_opencvs(first_stage, ph
     np.testing.assert_allclose(
         boxes[kept][order], np.concatenate([found[:, :2], found[:, :2] + found[:, 2:4]], 1), atol=1
     )
+
+
+def test_calibration_changes_the_published_layers_and_no_output(model, photograph, first_stage):
+    logits, offsets, path = first_stage
+    batch, names = batch_of(photograph), load_pretrained(path).values
+    model = model.clone(box={**model.box, "rois_at_once": 7})  # the second stage runs in a loop
+    variables = merge(zeros_of(model, batch), names, UNPUBLISHED)
+    calibrated = calibrate_batch_norm(model, variables, batch, names)
+    before, after = named_weights(variables), named_weights(calibrated)
+    changed = {name for name in before if not np.array_equal(before[name], after[name])}
+    assert changed == {name for name in names if re.search(r"bn/(scale|bias|mean|var)$", name)}
+    for calibrated_level, level in zip(head_outputs(model, calibrated, batch)[0], logits, strict=True):
+        np.testing.assert_allclose(calibrated_level, level, atol=1e-4)
 
 
 def test_file_that_is_not_onnx_is_named(tmp_path):
