@@ -66,10 +66,10 @@ class RegionProposalNetwork(nn.Module):
 
     The fields from pre_nms_top_n_train to positive_fraction are torchvision's, without "rpn_". anchor_sizes holds the
     sizes of each level, pixels. The score of an anchor is the geometric mean of the sigmoids of its S logits.
-    `assigner` is "iou", "atss" or "simota", `objectness_loss` of OBJECTNESS_LOSSES, box_loss "smooth_l1" or a key of
-    box_losses.BOX_LOSSES; box_loss_weight multiplies the latter. regress_ranges are the (least, greatest) sides of the
-    boxes that "simota" assigns to the cells of each level, pixels; (): all boxes to every level. Sampling for the losses draws from the rng "sampler";
-    without that rng it always draws the same.
+    `assigner` is "iou", "atss" or "simota"; regress_ranges are the (least, greatest) sides of the boxes that "simota"
+    assigns to the cells of each level, pixels, and () assigns all boxes to every level. `objectness_loss` is a key of
+    OBJECTNESS_LOSSES; box_loss is "smooth_l1" or a key of box_losses.BOX_LOSSES, and box_loss_weight multiplies it.
+    Sampling for the losses draws from the rng "sampler"; without that rng it always draws the same.
     """
 
     head: nn.Module

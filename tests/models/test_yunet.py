@@ -111,7 +111,7 @@ def test_boxes_and_scores_of_the_published_weights_equal_opencvs(first_stage, ph
 
 
 def test_calibration_changes_the_published_layers_and_no_output(model, photograph, first_stage):
-    logits, offsets, path = first_stage
+    logits, _, path = first_stage
     batch, names = batch_of(photograph), load_pretrained(path).values
     model = model.clone(box={**model.box, "rois_at_once": 7})  # the second stage runs in a loop
     variables = merge(zeros_of(model, batch), names, UNPUBLISHED)
