@@ -121,7 +121,11 @@ def detection_config() -> ConfigDict:
             "rois_at_once": 0,  # proposals that prediction classifies in one group; 0: all
         },
     }
-    config.preprocess = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+    config.preprocess = {
+        "mean": IMAGENET_MEAN,
+        "std": IMAGENET_STD,
+        "exposure_level": 0.0,  # mean, 0 to 255, to which darker images are brightened before all else; 0: none are
+    }
     config.transform = {
         "scale_range": (),  # (smallest, largest) scale of a random window; 1 fits the whole image; (): the whole image
         "side_range": (),  # (smallest, largest) shorter side of a random window, in shorter sides of the image
@@ -366,6 +370,7 @@ CHECKS = {
         "model.box.units": at_least(0),
         "model.box.detections_per_img": at_least(1),
         "model.box.rois_at_once": at_least(0, "0 is all at once"),
+        "preprocess.exposure_level": between(0, 255),
         "transform.scale_range": RANGE,
         "transform.side_range": RANGE,
         "transform.anywhere_probability": FRACTION,

@@ -63,7 +63,7 @@ def get_config(variant=""):
         fuse_scores=True,
         rois_at_once=50,
     )
-    config.preprocess = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+    config.preprocess.update(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), exposure_level=60.0)
     config.init_from = "yunet_n.onnx"
     config.init_excuse = (FINEST_LEVEL, "(box_head|box_predictor)/.*")
     config.optim.freeze = (PUBLISHED,)

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from affect_jax.data.images import crop_box, fit, to_channels
-from affect_jax.data.transforms import clip_boxes, pad, resize
+from affect_jax.data.transforms import clip_boxes, pad, raise_exposure, resize
 from affect_jax.predict.media import Frame
 from affect_jax.predict.search import MOST_PIXELS, SMALLEST_FACE, Search, merge, plan_searches, smallest_face
 from affect_jax.runs.model_file import Trained, read
@@ -157,6 +157,7 @@ class Detector:
     def __init__(self, trained: Trained, batch_size: int, min_score: float, most_pixels: int = MOST_PIXELS):
         check_task(trained, "detection")
         self._batch_size, self._min_score, self._most_pixels = batch_size, min_score, most_pixels
+        self._exposure_level = trained.config.preprocess.exposure_level
         self._variables, self._detect = trained.variables, compiled_predict(without_hopeless(trained, min_score))
 
     def __call__(self, images: Sequence[np.ndarray]) -> list[dict[str, np.ndarray]]:
@@ -186,6 +187,7 @@ class Detector:
         """Return the detections of images by searches of one size, still on the device."""
         no_boxes = np.zeros((0, 4), np.float32)
         resized = [resize(image, no_boxes, search.scale)[0] for image, search in batch]
+        resized = [raise_exposure(image, self._exposure_level) for image in resized]
         size = batch[0][1].size
         inputs = {
             "image": padded([pad(image, size) for image in resized], self._batch_size),

@@ -61,7 +61,9 @@ def evaluate_function(
     detect: Callable[[np.ndarray], dict[str, np.ndarray]], path: str | Path, split_name: str, **options: Any
 ) -> dict:
     """Return the metrics of `detect`, image uint8 [H, W, 3] -> detections, on the images of evaluate_run."""
-    task = build_task(workdir.load_config(Workdir(path)))
+    config = workdir.load_config(Workdir(path))
+    config.preprocess.exposure_level = 0.0  # a detector gets the image itself, not what the run's network gets
+    task = build_task(config)
     evaluation = task.evaluation(split_name, **options)
     detections = [{}] * len(evaluation.split)
     for batch in task.evaluation_batches(evaluation):

@@ -101,7 +101,9 @@ class Detection(Task):
         count = min(count, len(split), max(1, MOST_PIXELS // (height * width)))
         indices, bucket = np.arange(count), (height, width)
         rngs = [np.random.default_rng(int(index)) for index in indices]
-        batch = boxes_pipeline.read_batch(split, indices, bucket, rngs, max_boxes=1, max_ignored=1, settings={})
+        batch = boxes_pipeline.read_batch(
+            split, indices, bucket, rngs, max_boxes=1, max_ignored=1, settings=self._exposure()
+        )
         images = {name: jnp.asarray(batch[name]) for name in ("image", "image_size")}
         return prepare_batch(images, self.config.preprocess.mean, self.config.preprocess.std)
 
@@ -129,12 +131,16 @@ class Detection(Task):
             source,
             split,
             max_boxes=data.max_boxes,
-            settings=self.config.transform.to_dict(),
+            settings=self.config.transform.to_dict() | self._exposure(),
             num_workers=data.num_workers,
             process_index=process_index,
             process_count=process_count,
         )
         return TrainingData(None, batches)
+
+    def _exposure(self) -> dict[str, float]:
+        """Return the setting of data.transforms.transform that prepares dark images."""
+        return {"exposure_level": self.config.preprocess.exposure_level}
 
     def loss_fn(self, apply: Apply, data: DataFacts) -> LossFn:
         """Return the four losses of Faster R-CNN: see make_loss_fn."""
@@ -187,7 +193,7 @@ class Detection(Task):
             self.config.eval_batch_size,
             evaluation.options["buckets"] or data.eval_buckets or data.buckets,
             data.max_boxes,
-            evaluation.options["transform"],
+            evaluation.options["transform"] | self._exposure(),
             self.config.seed,
             rows,
             data.num_workers,
