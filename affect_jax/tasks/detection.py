@@ -101,9 +101,8 @@ class Detection(Task):
         count = min(count, len(split), max(1, MOST_PIXELS // (height * width)))
         indices, bucket = np.arange(count), (height, width)
         rngs = [np.random.default_rng(int(index)) for index in indices]
-        batch = boxes_pipeline.read_batch(
-            split, indices, bucket, rngs, max_boxes=1, max_ignored=1, settings=self._exposure()
-        )
+        settings = self._exposure()
+        batch = boxes_pipeline.read_batch(split, indices, bucket, rngs, max_boxes=1, max_ignored=1, settings=settings)
         images = {name: jnp.asarray(batch[name]) for name in ("image", "image_size")}
         return prepare_batch(images, self.config.preprocess.mean, self.config.preprocess.std)
 
