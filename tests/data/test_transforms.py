@@ -215,6 +215,37 @@ def test_less_light_hides_more_of_an_image_in_noise(photo):
     assert correlations[0] > correlations[1] + 0.02
 
 
+def test_the_estimate_of_noise_is_its_deviation_whatever_the_shading():
+    rows, columns = np.mgrid[:300, :400]
+    shading = (60 + rows / 5 + columns / 8)[..., None]
+    for deviation in (2.0, 6.0, 12.0):
+        gray = shading + np.random.default_rng(0).normal(0, deviation, (300, 400, 1))
+        image = np.clip(np.rint(gray), 0, 255).astype(np.uint8).repeat(3, axis=2)
+        assert transforms.estimate_noise(image) == pytest.approx(deviation, rel=0.05)
+
+
+def test_raised_exposure_multiplies_dark_images_and_leaves_bright_ones():
+    shading = np.linspace(10, 30, 160)[None, :, None] * np.ones((120, 1, 3))
+    dark = np.rint(shading).astype(np.uint8)
+    np.testing.assert_array_equal(transforms.raise_exposure(dark, 60.0), np.rint(dark * (60 / dark.mean())))
+    for unchanged in (dark * 4, np.zeros_like(dark)):
+        np.testing.assert_array_equal(transforms.raise_exposure(unchanged, 60.0), unchanged)
+    black = np.ones((8, 8, 3), np.uint8)
+    assert (transforms.raise_exposure(black, 60.0) == transforms.MOST_GAIN).all()
+
+
+def test_raised_exposure_smooths_the_noise_of_a_dark_image(photo):
+    settings = LowLight(exposure=0.05, gamma=1.0, color_cast=(1.0, 1.0, 1.0), photons=500.0, read_noise=0.003)
+    clean = cv2.GaussianBlur(photo, (0, 0), 2.0)
+    dark = transforms.low_light(clean, settings, np.random.default_rng(0))
+    raised = transforms.raise_exposure(dark, 60.0)
+    only_multiplied = dark * (60 / dark.mean())
+    assert raised.mean() == pytest.approx(60, abs=1)
+    assert transforms.estimate_noise(raised) < 0.4 * transforms.estimate_noise(only_multiplied.astype(np.uint8))
+    similarity = [np.corrcoef(luminance(x).ravel(), luminance(clean).ravel())[0, 1] for x in (only_multiplied, raised)]
+    assert similarity[1] > similarity[0] + 0.03
+
+
 EVERYTHING = {
     "scale_range": (0.8, 2.0),
     "horizontal_flip": True,
