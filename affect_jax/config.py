@@ -94,7 +94,6 @@ def detection_config() -> ConfigDict:
             "batch_size_per_image": 256,
             "positive_fraction": 0.5,
             "assigner": "iou",  # or "atss", "simota"
-            "regress_ranges": (),  # (least, greatest) sides of boxes for each level of "simota", pixels; (): all
             "objectness_loss": "cross_entropy",  # of a sample of the anchors; or of all: "yunet", "quality_focal"
             "box_loss": "smooth_l1",  # or "diou", "eiou"
             "box_loss_weight": 1.0,  # at least 0
@@ -307,7 +306,7 @@ COMMON_CHECKS = {
     "eval_batch_size": at_least(1),
     "keep_checkpoints": at_least(1),
 }
-NECK_LEVELS = {"fpn": 5, "fpn_c4": 4, "c4": 1, "yunet": 4}
+NECK_LEVELS = {"fpn": 5, "fpn_c4": 4, "c4": 1, "yunet": 3}
 """Feature levels of each neck of Faster R-CNN."""
 HEAD_CHECKS = {
     "nms_thresh": FRACTION,
@@ -361,7 +360,6 @@ CHECKS = {
         "model.box.canonical_size": above(0),
         "model.box.canonical_level": between(2, 6),
         "model.rpn.assigner": one_of("iou", "atss", "simota"),
-        "model.rpn.regress_ranges": each(RANGE),
         "model.rpn.objectness_loss": one_of("cross_entropy", "yunet", "quality_focal"),
         "model.box.pooled_side": at_least(1),
         "model.box.context": above(0),
@@ -452,8 +450,6 @@ def _detection_rules(config: ConfigDict) -> Iterator[str]:
     neck, levels = config.model.neck, len(config.model.anchor_sizes)
     if levels != NECK_LEVELS[neck]:
         yield f"model.anchor_sizes has {levels} levels but the neck {neck} has {NECK_LEVELS[neck]}; give sizes for each"
-    if (ranges := config.model.rpn.regress_ranges) and len(ranges) != levels:
-        yield f"model.rpn.regress_ranges has {len(ranges)} levels but model.anchor_sizes has {levels}"
     for head in ("rpn", "box"):
         background, foreground = config.model[head].bg_iou_thresh, config.model[head].fg_iou_thresh
         if background > foreground:

@@ -14,8 +14,7 @@ validation images.
 from affect_jax.config import apply_variant, detection_config
 from affect_jax.recipes import adamw_linear
 
-PUBLISHED = "backbone/.*|fpn/lateral[345]/.*|rpn_head/[a-z]+[345]/.*"
-FINEST_LEVEL = "(fpn|rpn_head)/[a-z]+2/.*"
+PUBLISHED = "backbone/.*|fpn/lateral[345]/.*|rpn_head/.*"
 
 
 def get_config(variant=""):
@@ -29,7 +28,7 @@ def get_config(variant=""):
     config.batch_size = 8
     config.model.backbone_name = "yunet_n"
     config.model.neck = "yunet"
-    config.model.anchor_sizes = ((4.0,), (8.0,), (16.0,), (32.0,))
+    config.model.anchor_sizes = ((8.0,), (16.0,), (32.0,))
     config.model.aspect_ratios = (1.0,)
     config.model.rpn.update(
         pre_nms_top_n_train=400,
@@ -39,8 +38,6 @@ def get_config(variant=""):
         nms_thresh=0.6,
         score_thresh=0.02,
         assigner="simota",
-        # while the coarser levels are frozen, they would win all small faces
-        regress_ranges=((1.0, 24.0), *(((24.0, 10000.0),) * 3)),
         objectness_loss="yunet",
         box_loss="eiou",
         box_loss_weight=5.0,
@@ -65,7 +62,7 @@ def get_config(variant=""):
     )
     config.preprocess.update(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), exposure_level=60.0)
     config.init_from = "yunet_n.onnx"
-    config.init_excuse = (FINEST_LEVEL, "(box_head|box_predictor)/.*")
+    config.init_excuse = ("(fpn/lateral2|box_head|box_predictor)/.*",)
     config.optim.freeze = (PUBLISHED,)
     adamw_linear(config, 0.001, weight_decay=0.01, warmup_epochs=0.2)
     config.optim.clip_norm = 10.0
@@ -85,11 +82,9 @@ def whole(config):
     config.init_from, config.init_excuse = "runs/widerface_yunet", ()
     config.optim.freeze = ("backbone/(stem|stage[0-2]_.)/.*", "(backbone|fpn|rpn_head)/.*bn/.*")
     config.optim.multipliers = ((PUBLISHED, 0.1),)
-    config.model.rpn.regress_ranges = ()
 
 
 def scratch(config):
     """Train both stages from random weights."""
     config.init_from, config.init_excuse = "", ()
     config.optim.freeze = ()
-    config.model.rpn.regress_ranges = ()

@@ -21,7 +21,7 @@ FINEST_TAP = "C2"
 """Feature map of the backbone that the finest map of a pyramid is made from."""
 BACKBONES = {"mobilenet_v2": None, "resnet18": 18, "resnet34": 34, "resnet50": 50, "yunet_n": None}
 """Depth of a ResNet by name of the backbone; None for another network."""
-ANCHOR_STRIDES = {"fpn": (4, 8, 16, 32, 64), "fpn_c4": (4, 8, 16, 32), "c4": (16,), "yunet": (4, 8, 16, 32)}
+ANCHOR_STRIDES = {"fpn": (4, 8, 16, 32, 64), "fpn_c4": (4, 8, 16, 32), "c4": (16,), "yunet": (8, 16, 32)}
 """Pixels between the cells of the maps that anchors are on, finest first, by neck."""
 ROI_STRIDES = {"fpn": (4, 8, 16, 32), "fpn_c4": (4, 8, 16), "c4": (16,), "yunet": (4, 8, 16, 32)}
 """The same of the maps that RoIs are pooled from."""
@@ -34,7 +34,7 @@ class FasterRCNN(nn.Module):
     ResNet, see ResidualBlock. `neck` is "fpn", "fpn_c4" (a pyramid without C5), "c4" (no pyramid; a ResNet's last
     stage is the box head) or "yunet" (the pyramid of "yunet_n", and its head as that of the RPN). fpn_channels are
     those of "fpn" and "fpn_c4". anchor_sizes holds the sizes of each level, pixels: five levels of "fpn" (P2 to P5 and
-    "pool"), four of "fpn_c4" and of "yunet", one of "c4". `rpn` holds the fields of
+    "pool"), four of "fpn_c4", one of "c4", three of "yunet" (P3 to P5). `rpn` holds the fields of
     RegionProposalNetwork; `box` those of RoIHeads, and representation_size, layers and units of MLPHead.
     """
 
@@ -82,7 +82,7 @@ class FasterRCNN(nn.Module):
         if self.neck == "yunet":
             shared = {"bn_epsilon": self.bn_epsilon, "dtype": self.dtype}
             pyramid = YuNetPyramid(**shared, name="fpn")(maps, train)
-            return pyramid, pyramid
+            return pyramid[1:], pyramid  # P2 has no anchors
         maps = {tap: maps[tap] for tap in maps if tap >= FINEST_TAP}
         pyramid = FeaturePyramid(self.fpn_channels, self.dtype, name="fpn")(maps)
         return pyramid, pyramid[:-1]  # no RoI is pooled from "pool"

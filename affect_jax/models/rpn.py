@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 from jax import lax
 
@@ -66,10 +65,9 @@ class RegionProposalNetwork(nn.Module):
 
     The fields from pre_nms_top_n_train to positive_fraction are torchvision's, without "rpn_". anchor_sizes holds the
     sizes of each level, pixels. The score of an anchor is the geometric mean of the sigmoids of its S logits.
-    `assigner` is "iou", "atss" or "simota"; regress_ranges are the (least, greatest) sides of the boxes that "simota"
-    assigns to the cells of each level, pixels, and () assigns all boxes to every level. `objectness_loss` is a key of
-    OBJECTNESS_LOSSES; box_loss is "smooth_l1" or a key of box_losses.BOX_LOSSES, and box_loss_weight multiplies it.
-    Sampling for the losses draws from the rng "sampler"; without that rng it always draws the same.
+    `assigner` is "iou", "atss" or "simota", `objectness_loss` of OBJECTNESS_LOSSES, box_loss "smooth_l1" or a key of
+    box_losses.BOX_LOSSES; box_loss_weight multiplies the latter. Sampling for the losses draws from the rng "sampler";
+    without that rng it always draws the same.
     """
 
     head: nn.Module
@@ -86,7 +84,6 @@ class RegionProposalNetwork(nn.Module):
     batch_size_per_image: int
     positive_fraction: float
     assigner: str
-    regress_ranges: Sequence[tuple[float, float]]
     objectness_loss: str
     box_loss: str
     box_loss_weight: float
@@ -134,8 +131,6 @@ class RegionProposalNetwork(nn.Module):
     def _losses(self, logits, offsets, anchors, truth: GroundTruth) -> dict[str, jax.Array]:
         """Return rpn_losses of each image."""
         cells_of_levels = [len(level) for level in anchors]
-        ranges = self.regress_ranges or ((0.0, np.inf),) * len(anchors)
-        ranges = np.repeat(np.array(ranges, np.float32), cells_of_levels, axis=0)
         logits, offsets, anchors = jnp.concatenate(logits, 1), jnp.concatenate(offsets, 1), jnp.concatenate(anchors)
         sampling = Sampling(self.fg_iou_thresh, self.bg_iou_thresh, self.batch_size_per_image, self.positive_fraction)
         priority = matching.sampling_priority(sampler_key(self), logits.shape[:2])
@@ -149,7 +144,7 @@ class RegionProposalNetwork(nn.Module):
                     matched = assign_adaptively(anchors, cells_of_levels, truth)
                 case "simota":
                     predicted = log_geometric_mean(logits), decode_boxes(offsets, anchors)
-                    matched = assign_by_cost(*lax.stop_gradient(predicted), anchors, truth, ranges)
+                    matched = assign_by_cost(*lax.stop_gradient(predicted), anchors, truth)
                 case unknown:
                     raise ValueError(f"unknown assigner {unknown!r}; must be iou, atss or simota")
             if self.objectness_loss == "cross_entropy":

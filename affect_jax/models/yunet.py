@@ -1,8 +1,8 @@
-"""YuNet-n (Wu et al. 2023, doi:10.1007/s11633-023-1423-y) as the first stage of Faster R-CNN, with a finer level.
+"""YuNet-n (Wu et al. 2023, doi:10.1007/s11633-023-1423-y) as the first stage of Faster R-CNN, and a finer map for RoIs.
 
 Every layer after the first is a pair of a 1x1 and a depthwise 3x3 convolution. The layers are those of the published
-network without its key points, so that its weights can be loaded, and a level at stride 4, where the published network
-begins at 8. B batch, H W C height, width, channels.
+network without its key points, so that its weights can be loaded, and one more level of the pyramid, P2. B batch, H W C
+height, width, channels.
 """
 
 from collections.abc import Mapping, Sequence
@@ -97,7 +97,7 @@ class YuNetRPNHead(nn.Module):
     def __call__(self, features: Sequence[jax.Array], train: bool) -> tuple[list[jax.Array], list[jax.Array]]:
         """Return logits and offsets, float32."""
         logits, offsets = [], []
-        for level, x in enumerate(features, start=2):
+        for level, x in enumerate(features, start=3):
             x = SeparableUnit(CHANNELS, self.bn_epsilon, self.dtype, name=f"shared{level}")(x, train)
             # one layer for all six values; the published network has three
             x = Conv(6, (1, 1), padding="VALID", dtype=self.dtype, name=f"pointwise{level}")(x)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from affect_jax.ops.boxes import box_area, box_iou
+from affect_jax.ops.boxes import box_iou
 from affect_jax.ops.matching import BACKGROUND, IGNORED, GroundTruth
 
 FAR = 1e5
@@ -22,15 +22,13 @@ def assign_by_cost(
     boxes: jax.Array,
     anchors: jax.Array,
     truth: GroundTruth,
-    ranges: jax.Array,
     center_radius: float = 2.5,
     most_cells: int = 10,
     iou_weight: float = 3.0,
 ) -> jax.Array:
     """Assign by SimOTA (Ge et al. 2021, arXiv:2107.08430, section 2.3).
 
-    log_scores [A] and boxes [A, 4] are the predictions; anchors [A, 4], whose width is the stride of the cell; ranges
-    [A, 2], least and greatest side (square root of the area) of the ground-truth boxes that a cell may take. A ground
+    log_scores [A] and boxes [A, 4] are the predictions; anchors [A, 4], whose width is the stride of the cell. A ground
     truth box takes its k cheapest cells, where k is the sum of its `most_cells` highest IoUs with predicted boxes,
     at least 1. Cells take part if their center is inside the box or at most center_radius strides from its center. The
     cost is the cross-entropy of the score plus iou_weight times -log IoU, plus FAR unless both conditions hold. A cell
@@ -38,12 +36,10 @@ def assign_by_cost(
     """
     centers, strides = _centers(anchors), anchors[:, 2] - anchors[:, 0]
     objects = (truth.mask & ~truth.ignore)[:, None]
-    side = jnp.sqrt(box_area(truth.boxes))[:, None]
-    in_range = (ranges[:, 0] <= side) & (side < ranges[:, 1])  # [N, A]
     in_box = _inside(centers, truth.boxes)
     distance = jnp.abs(_centers(truth.boxes)[:, None] - centers).max(-1)
     in_center = distance < center_radius * strides
-    candidate = (in_box | in_center).any(0, where=objects) & objects & in_range
+    candidate = (in_box | in_center).any(0, where=objects) & objects  # [N, A]
     iou = jnp.where(candidate, box_iou(truth.boxes, boxes), 0.0)
     cost = -log_scores - iou_weight * jnp.log(iou + 1e-7) + FAR * ~(in_box & in_center)
     cost = jnp.where(candidate, cost, jnp.inf)

@@ -14,7 +14,6 @@ LEVELS = ((8, 12, 8), (4, 6, 16), (2, 3, 32))  # rows, columns, stride
 ANCHORS = [np.asarray(grid_anchors((rows, columns), (s, s), (s,), (1.0,))) for rows, columns, s in LEVELS]
 CELLS = [len(level) for level in ANCHORS]
 ANCHORS = np.concatenate(ANCHORS)
-RANGES = np.repeat(np.array([(1.0, 30.0), (20.0, 50.0), (40.0, 100.0)], np.float32), CELLS, axis=0)
 MOST_BOXES = 7
 
 
@@ -59,9 +58,6 @@ def simota_by_loops(log_scores, predicted, truth):
             central[n] = max(abs((box[:2] + box[2:]) / 2 - center)) < 2.5 * strides[cell]
         if any(inside.values()) or any(central.values()):
             for n in objects:
-                width, height = truth.boxes[n][2:] - truth.boxes[n][:2]
-                if not RANGES[cell][0] <= np.sqrt(width * height) < RANGES[cell][1]:
-                    continue
                 far = 0.0 if inside[n] and central[n] else 1e5
                 overlap = iou(truth.boxes[n], predicted[cell])
                 cost[n, cell] = -log_scores[cell] - 3 * np.log(overlap + 1e-7) + far, overlap
@@ -73,7 +69,7 @@ def simota_by_loops(log_scores, predicted, truth):
             takers.setdefault(cell, []).append(n)
     matched = [background(anchor, truth) for anchor in ANCHORS]
     for cell, boxes in takers.items():
-        matched[cell] = boxes[0] if len(boxes) == 1 else min(objects, key=lambda n: cost.get((n, cell), (np.inf,))[0])
+        matched[cell] = boxes[0] if len(boxes) == 1 else min(objects, key=lambda n: cost[n, cell][0])
     return matched
 
 
@@ -104,7 +100,7 @@ def test_simota_equals_loops(seed):
     predicted = np.array(decode_boxes(rng.normal(0, 0.3, (len(ANCHORS), 4)).astype(np.float32), ANCHORS))
     near = rng.random(len(ANCHORS)) < 0.3  # boxes with high IoU, so that a box takes several cells
     predicted[near] = truth.boxes[rng.integers(0, MOST_BOXES, near.sum())] + rng.normal(0, 1, (near.sum(), 4))
-    matched = jax.jit(assign_by_cost)(log_scores, jnp.asarray(predicted), ANCHORS, truth, RANGES)
+    matched = jax.jit(assign_by_cost)(log_scores, jnp.asarray(predicted), ANCHORS, truth)
     np.testing.assert_array_equal(matched, simota_by_loops(log_scores, predicted, truth))
     assert (matched >= 0).sum() >= (truth.mask & ~truth.ignore).sum() / 2
 
@@ -119,5 +115,5 @@ def test_atss_equals_loops(seed):
 
 def test_image_without_boxes_is_all_background():
     truth = GroundTruth(np.zeros((3, 4), np.float32), np.zeros(3, int), np.zeros(3, bool), np.zeros(3, bool))
-    assert (assign_by_cost(jnp.zeros(len(ANCHORS)), ANCHORS, ANCHORS, truth, RANGES) == BACKGROUND).all()
+    assert (assign_by_cost(jnp.zeros(len(ANCHORS)), ANCHORS, ANCHORS, truth) == BACKGROUND).all()
     assert (assign_adaptively(ANCHORS, CELLS, truth) == BACKGROUND).all()
