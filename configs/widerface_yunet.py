@@ -58,7 +58,7 @@ def get_config(variant=""):
         box_loss="diou",
         box_loss_weight=2.0,
         fuse_scores=True,
-        rois_at_once=50,
+        rois_at_once=16,
     )
     config.preprocess.update(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), exposure_level=60.0)
     config.init_from = "yunet_n.onnx"

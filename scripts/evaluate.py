@@ -35,6 +35,7 @@ OPTIONS = {
         flags.DEFINE_string("data", "", "Detectors: evaluate on this prepared data set instead of the run's own."),
         flags.DEFINE_string("data_dir", "", "Detectors: folder of that data set, if it is not the run's."),
         flags.DEFINE_list("buckets", [], "Detectors: sizes of the input in place of the config's, such as 640x640."),
+        flags.DEFINE_float("enlarge", 1.0, "Detectors: enlarge the images before detection.", 1.0),
         flags.DEFINE_bool("large_faces", False, "Detectors: evaluate on crops around the 40 largest faces."),
         flags.DEFINE_list("peer", [], "Detectors: published detectors to evaluate as well: yunet, centerface."),
         flags.DEFINE_list("peer_file", [], "Detectors: the ONNX file of each peer, in the same order."),

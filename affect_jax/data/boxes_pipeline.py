@@ -19,7 +19,7 @@ import grain
 import numpy as np
 
 from affect_jax.data.pipeline import Batch, read_ahead
-from affect_jax.data.transforms import fitting_scale, transform
+from affect_jax.data.transforms import fitting_scale, pad, resize, transform
 
 Size = tuple[int, int]
 MAX_IGNORED = 32
@@ -232,6 +232,25 @@ def boxes_stream_iterator(
     read = ReadImages(split, source.seed, max_boxes, settings, process_index, process_count)
     batches = grain.MapDataset.source(source).map(read)
     return read_ahead(batches, num_workers)
+
+
+def enlarge(batch: Batch, factor: float) -> Batch:
+    """Return a batch whose images are `factor` times as large; ValueError if a side would not be a multiple of 32."""
+    if factor == 1:
+        return batch
+    sides = [side * factor for side in batch["image"].shape[1:3]]
+    if any(side % 32 for side in sides):
+        raise ValueError(f"images enlarged {factor:g} times are {sides[0]:g}x{sides[1]:g}; sides must divide by 32")
+    no_boxes, size = np.zeros((0, 4), np.float32), (int(sides[0]), int(sides[1]))
+    shown = [image[:height, :width] for image, (height, width) in zip(batch["image"], batch["image_size"], strict=True)]
+    enlarged = [resize(image, no_boxes, factor)[0] for image in shown]
+    return {
+        **batch,
+        "image": np.stack([pad(image, size) for image in enlarged]),
+        "image_size": np.array([image.shape[:2] for image in enlarged], np.int32),
+        "boxes": batch["boxes"] * np.float32(factor),
+        "scale": batch["scale"] * np.float32(factor),
+    }
 
 
 class EvaluationPlan(NamedTuple):

@@ -38,6 +38,9 @@ MARGIN = flags.DEFINE_float(
 )
 MIN_SCORE = flags.DEFINE_float("min_score", 0.7, "Drop detections with a lower score.", 0, 1)
 MIN_CONFIDENCE = flags.DEFINE_float("min_confidence", 0.0, "Below this probability no expression is named.", 0, 1)
+ENLARGE = flags.DEFINE_float(
+    "enlarge", 1.5, "Search images, but not videos, at this many times their size, to find smaller faces.", 1
+)
 DRAW = flags.DEFINE_bool("draw", True, "Draw the faces into the images and videos.")
 MAX_FRAMES = flags.DEFINE_integer("max_frames", None, "Stop after this number of frames, for example of a camera.", 1)
 
@@ -91,6 +94,7 @@ def main(argv: Sequence[str]) -> None:
         margin=MARGIN.value,
         min_score=MIN_SCORE.value,
         min_confidence=MIN_CONFIDENCE.value,
+        enlarge=ENLARGE.value,
     )
     with command_line.interruptible():
         problems = write_predictions(inputs, read_faces).problems()

@@ -52,6 +52,7 @@ def load(
     min_score: float = 0.7,
     min_confidence: float = 0.0,
     most_pixels: int = MOST_PIXELS,
+    enlarge: float = 1.5,
 ) -> "FaceReader":
     """Load a face reader from a classifier and a detector.
 
@@ -66,12 +67,14 @@ def load(
         min_confidence: below this probability the face has no expression.
         most_pixels: number of pixels that an image is reduced to before the search, if it has more. With fewer pixels
             the search is faster and finds fewer of the small faces.
+        enlarge: an image is searched at this many times its size, if most_pixels allow, so that smaller faces are
+            found. Frames of a stream with a time, those of videos, are searched in their own size, which is faster.
 
     Raises FileNotFoundError if a model does not exist, ValueError if it is not a model of the expected task.
     """
     batch_size = batch_size or (1 if jax.default_backend() == "cpu" else 8)
     find_faces = None if str(detector) == WHOLE else Detector(read(detector), batch_size, min_score, most_pixels)
-    return FaceReader(Classifier(read(classifier), batch_size), find_faces, batch_size, margin, min_confidence)
+    return FaceReader(Classifier(read(classifier), batch_size), find_faces, batch_size, margin, min_confidence, enlarge)
 
 
 class FaceReader:
@@ -84,18 +87,29 @@ class FaceReader:
         batch_size: int,
         margin: float,
         min_confidence: float,
+        enlarge: float,
     ):
         self.classifier, self.detector, self.batch_size = classifier, detector, batch_size
-        self.margin, self.min_confidence = margin, min_confidence
+        self.margin, self.min_confidence, self.enlarge = margin, min_confidence, enlarge
 
     def __call__(self, images: Sequence[np.ndarray]) -> list[list[Face]]:
         """Return the faces of each image, highest score first.
 
         Raises ValueError if an image is not RGB uint8 [H, W, 3].
         """
+        return self._read(images, [self.enlarge] * len(images))
+
+    def stream(self, frames: Iterable[Frame]) -> Iterator[tuple[Frame, list[Face]]]:
+        """Yield each frame with its faces, in order; at most one batch of frames is read ahead."""
+        for batch in batched(frames, self.batch_size):
+            enlarge = [self.enlarge if frame.time is None else 1.0 for frame in batch]
+            yield from zip(batch, self._read([frame.image for frame in batch], enlarge), strict=True)
+
+    def _read(self, images: Sequence[np.ndarray], enlarge: Sequence[float]) -> list[list[Face]]:
+        """Return the faces of each image; each is searched at `enlarge` times its size."""
         check_images(images)
         if self.detector:
-            detections = self.detector(images)
+            detections = self.detector(images, enlarge)
             crops = [
                 crop_box(image, box, self.margin)
                 for image, found in zip(images, detections, strict=True)
@@ -111,11 +125,6 @@ class FaceReader:
             ]
             for found in detections
         ]
-
-    def stream(self, frames: Iterable[Frame]) -> Iterator[tuple[Frame, list[Face]]]:
-        """Yield each frame with its faces, in order; at most one batch of frames is read ahead."""
-        for batch in batched(frames, self.batch_size):
-            yield from zip(batch, self([frame.image for frame in batch]), strict=True)
 
     def remark(self, image_size: tuple[int, int]) -> str:
         """Return a remark on faces that are too small to be found in an image of (height, width), or ""."""
@@ -160,11 +169,14 @@ class Detector:
         self._exposure_level = trained.config.preprocess.exposure_level
         self._variables, self._detect = trained.variables, compiled_predict(without_hopeless(trained, min_score))
 
-    def __call__(self, images: Sequence[np.ndarray]) -> list[dict[str, np.ndarray]]:
-        """Return "boxes" float32 [D, 4] and "scores" float32 [D] of each image, highest score first."""
+    def __call__(self, images: Sequence[np.ndarray], enlarge: Sequence[float]) -> list[dict[str, np.ndarray]]:
+        """Return "boxes" float32 [D, 4] and "scores" float32 [D] of each image, highest score first.
+
+        Each image is searched at `enlarge` times its size; see plan_searches.
+        """
         by_size = defaultdict(list)
-        for row, image in enumerate(images):
-            for search in plan_searches(image.shape[:2], self._most_pixels):
+        for row, (image, factor) in enumerate(zip(images, enlarge, strict=True)):
+            for search in plan_searches(image.shape[:2], self._most_pixels, factor):
                 by_size[search.size].append((row, search))
         pending = [
             (batch, self._dispatch([(images[row], search) for row, search in batch]))
@@ -185,15 +197,19 @@ class Detector:
 
     def _dispatch(self, batch: Sequence[tuple[np.ndarray, Search]]) -> dict:
         """Return the detections of images by searches of one size, still on the device."""
-        no_boxes = np.zeros((0, 4), np.float32)
-        resized = [resize(image, no_boxes, search.scale)[0] for image, search in batch]
-        resized = [raise_exposure(image, self._exposure_level) for image in resized]
+        resized = [self._resize(image, search.scale) for image, search in batch]
         size = batch[0][1].size
         inputs = {
             "image": padded([pad(image, size) for image in resized], self._batch_size),
             "image_size": padded([np.array(image.shape[:2], np.int32) for image in resized], self._batch_size),
         }
         return self._detect(self._variables, inputs)["detections"]
+
+    def _resize(self, image: np.ndarray, scale: float) -> np.ndarray:
+        """Scale an image and raise its exposure, which is done at the smaller size."""
+        no_boxes = np.zeros((0, 4), np.float32)
+        reduced, _ = resize(image, no_boxes, min(scale, 1.0))
+        return resize(raise_exposure(reduced, self._exposure_level), no_boxes, max(scale, 1.0))[0]
 
     def _in_image(
         self, detections: dict[str, np.ndarray], search: Search, image_size: tuple[int, int]

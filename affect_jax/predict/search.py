@@ -1,8 +1,8 @@
 """Sizes at which an image is searched for faces: few sizes, so that few programs are compiled.
 
-An image is searched in its own size if that is not too large. A larger image is searched twice: reduced to the number
-of pixels that one search may have, for small faces, and as an overview, for faces that are larger than the detector
-has learned.
+An image is searched `enlarge` times as large as it is, if that is not too large; otherwise at the number of pixels that
+one search may have. A large search is for small faces; a second search, an overview, then finds faces that are larger
+than the detector has learned.
 """
 
 from collections.abc import Sequence
@@ -37,17 +37,17 @@ class Search(NamedTuple):
 
 
 @cache
-def plan_searches(image_size: Size, most_pixels: int = MOST_PIXELS) -> tuple[Search, ...]:
+def plan_searches(image_size: Size, most_pixels: int = MOST_PIXELS, enlarge: float = 1.0) -> tuple[Search, ...]:
     """Return the searches of an image of image_size (height, width), the finest first; there are one or two."""
-    finest = _best_search(image_size, most_pixels)
+    finest = _best_search(image_size, most_pixels, enlarge)
     if finest.size[0] * finest.size[1] <= 2 * OVERVIEW_PIXELS:
         return (finest,)
-    return finest, _best_search(image_size, OVERVIEW_PIXELS)
+    return finest, _best_search(image_size, OVERVIEW_PIXELS, 1.0)
 
 
-def smallest_face(image_size: Size, most_pixels: int = MOST_PIXELS) -> float:
+def smallest_face(image_size: Size, most_pixels: int = MOST_PIXELS, enlarge: float = 1.0) -> float:
     """Return the side of the smallest face that is searched for, pixels of the image."""
-    return SMALLEST_FACE / plan_searches(image_size, most_pixels)[0].scale
+    return SMALLEST_FACE / plan_searches(image_size, most_pixels, enlarge)[0].scale
 
 
 def merge(found: Sequence[tuple[Search, np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
@@ -70,10 +70,10 @@ def merge(found: Sequence[tuple[Search, np.ndarray, np.ndarray]]) -> tuple[np.nd
     return boxes[best_first], scores[best_first]
 
 
-def _best_search(image_size: Size, most_pixels: int) -> Search:
-    """Return the smallest search whose scale, at most 1, is about the largest that most_pixels allow."""
+def _best_search(image_size: Size, most_pixels: int, enlarge: float) -> Search:
+    """Return the smallest search whose scale, at most `enlarge`, is about the largest that most_pixels allow."""
     sizes = [size for size in product(SIDES, SIDES) if size[0] * size[1] <= most_pixels]
-    searches = [Search(size, min(1.0, fitting_scale(image_size, size))) for size in sizes]
+    searches = [Search(size, min(enlarge, fitting_scale(image_size, size))) for size in sizes]
     largest = max(search.scale for search in searches)
     enough = [search for search in searches if search.scale >= TOLERANCE * largest]
     return min(enough, key=lambda search: (search.size[0] * search.size[1], -search.scale))

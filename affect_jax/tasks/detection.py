@@ -157,12 +157,14 @@ class Detection(Task):
         data: str = "",
         data_dir: str | Path = "",
         buckets: Sequence[str] = (),
+        enlarge: float = 1.0,
         large_faces: bool = False,
     ) -> Evaluation:
         """Return the evaluation of a split of the run's data set, or of the set `data` in `data_dir`.
 
         `dark` applies the low-light simulator to the images; `brighten`, one of BRIGHTENINGS, brightens them after it.
-        `buckets` are sizes of the network's input, such as "640x640" (height, width), in place of the config's.
+        `buckets` are sizes that images are fitted into, such as "640x640" (height, width), in place of the config's;
+        the network then gets them `enlarge` times as large.
         `large_faces` evaluates on crops around the largest faces of the split.
         """
         of_run = self.config.data
@@ -172,6 +174,7 @@ class Detection(Task):
         changes = ["dark"] if dark else []
         changes += [brighten] if brighten != "none" else []
         changes += [*buckets]
+        changes += [f"enlarged_{enlarge:g}"] if enlarge != 1 else []
         if large_faces:
             split = BoxCrops(split, largest_single_boxes(ground_truth(split), LARGE_FACES), LARGE_FACE_MARGIN)
             changes.append("large_faces")
@@ -180,14 +183,14 @@ class Detection(Task):
             "_".join([*([data] if data else []), split_name, *changes]),
             {"split": ", ".join([name, split_name, *changes])},
             split,
-            {"transform": settings, "buckets": [parse_size(text) for text in buckets]},
+            {"transform": settings, "buckets": [parse_size(text) for text in buckets], "enlarge": enlarge},
             identity,
         )
 
     def evaluation_batches(self, evaluation: Evaluation, rows: slice = slice(None)) -> Iterator[HostBatch]:
         """Yield the batches of boxes_pipeline.padded_box_batches, bucket by bucket."""
         data = self.config.data
-        return boxes_pipeline.padded_box_batches(
+        batches = boxes_pipeline.padded_box_batches(
             evaluation.split,
             self.config.eval_batch_size,
             evaluation.options["buckets"] or data.eval_buckets or data.buckets,
@@ -197,6 +200,7 @@ class Detection(Task):
             rows,
             data.num_workers,
         )
+        return (boxes_pipeline.enlarge(batch, evaluation.options["enlarge"]) for batch in batches)
 
     def predictions(self, outputs: Mapping[str, Any], evaluation: Evaluation) -> dict[str, Any]:
         """Return "detections", one dict per image, and "losses", the mean losses of the split.

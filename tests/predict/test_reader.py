@@ -30,7 +30,7 @@ class FixedDetector:
     def __init__(self, images, boxes):
         self.boxes = {image.tobytes()[:99]: given for image, given in zip(images, boxes, strict=True)}
 
-    def __call__(self, images):
+    def __call__(self, images, enlarge):
         found = [np.array(self.boxes[image.tobytes()[:99]], np.float32).reshape(-1, 4) for image in images]
         return [{"boxes": boxes, "scores": np.linspace(0.9, 0.6, len(boxes))} for boxes in found]
 
@@ -44,7 +44,8 @@ def test_each_face_has_the_probabilities_of_its_crop_at_any_batch_size(classifie
         [[150, 80, 250, 180]],
     ]
     readers = [
-        FaceReader(Classifier(classifier, size), FixedDetector(images, boxes), size, 0.1, 0.0) for size in (2, 3, 64)
+        FaceReader(Classifier(classifier, size), FixedDetector(images, boxes), size, 0.1, 0.0, 1.5)
+        for size in (2, 3, 64)
     ]
     outcomes = [reader(images) for reader in readers]
     assert [len(faces) for faces in outcomes[0]] == [2, 0, 1, 4, 1]
@@ -64,14 +65,15 @@ def test_each_face_has_the_probabilities_of_its_crop_at_any_batch_size(classifie
             )
 
 
-@pytest.mark.parametrize("fuse_scores", [False, True])
-def test_detector_returns_the_detections_of_the_evaluation(detector, fuse_scores):
+@pytest.mark.parametrize(("fuse_scores", "exposure_level", "enlarge"), [(False, 0.0, 1.0), (True, 150.0, 1.5)])
+def test_detector_returns_the_detections_of_the_evaluation(detector, fuse_scores, exposure_level, enlarge):
     detector.config.model.box.fuse_scores = fuse_scores
+    detector.config.preprocess.exposure_level = exposure_level
     options = {"num_examples": {"train": 1, "val": 5, "test": 1}, "image_size": (192, 256)}
     detector.config.data.options = options
     detector.config.data.eval_buckets = ((256, 256),)  # the size of the search of these images
     task = build_task(detector.config)
-    evaluation = task.evaluation("val")
+    evaluation = task.evaluation("val", enlarge=enlarge)
     split = evaluation.split
     outputs = predict_split(
         compiled_predict(detector), detector.variables, task.evaluation_batches(evaluation), len(split), data_mesh()
@@ -80,7 +82,7 @@ def test_detector_returns_the_detections_of_the_evaluation(detector, fuse_scores
     scores = np.sort(np.concatenate([found["scores"] for found in expected]))
     threshold = float(scores[len(scores) // 2])
     images = [split.read_image(index)["image"] for index in range(5)]
-    found = Detector(detector, detector.config.eval_batch_size, threshold)(images)
+    found = Detector(detector, detector.config.eval_batch_size, threshold)(images, [enlarge] * 5)
     for detections, wanted in zip(found, expected, strict=True):
         kept = wanted["scores"] >= threshold
         np.testing.assert_allclose(detections["scores"], wanted["scores"][kept], atol=1e-5)
@@ -88,8 +90,8 @@ def test_detector_returns_the_detections_of_the_evaluation(detector, fuse_scores
 
 
 def test_face_below_min_confidence_has_probabilities_and_no_expression(classifier, images):
-    sure = FaceReader(Classifier(classifier, 4), None, 4, 0.1, 0.0)(images)
-    unsure = FaceReader(Classifier(classifier, 4), None, 4, 0.1, 1.0)(images)
+    sure = FaceReader(Classifier(classifier, 4), None, 4, 0.1, 0.0, 1.5)(images)
+    unsure = FaceReader(Classifier(classifier, 4), None, 4, 0.1, 1.0, 1.5)(images)
     for (named,), (unnamed,) in zip(sure, unsure, strict=True):
         assert unnamed.expression is None
         assert named.expression in ("happy", "sad", "neutral")
@@ -105,15 +107,29 @@ def test_stream_reads_at_most_one_batch_ahead(classifier):
             taken.append(number)
             yield Frame("x.avi", number, 0.0, np.full((50, 50, 3), number, np.uint8))
 
-    results = FaceReader(Classifier(classifier, 4), None, 4, 0.1, 0.0).stream(frames())
+    results = FaceReader(Classifier(classifier, 4), None, 4, 0.1, 0.0, 1.5).stream(frames())
     for wanted in range(9):
         frame, faces = next(results)
         assert frame.frame == wanted and len(faces) == 1
         assert len(taken) == 4 * (wanted // 4 + 1)
 
 
+def test_images_are_enlarged_and_frames_of_videos_are_not(classifier):
+    given = []
+
+    def detect(images, enlarge):
+        given.append(list(enlarge))
+        return [{"boxes": np.zeros((0, 4)), "scores": np.zeros(0)}] * len(images)
+
+    reader = FaceReader(Classifier(classifier, 2), detect, 2, 0.1, 0.0, 1.5)
+    gray = np.zeros((50, 50, 3), np.uint8)
+    list(reader.stream([Frame("a.png", 0, None, gray), Frame("b.mp4", 0, 0.0, gray), Frame("b.mp4", 1, 0.1, gray)]))
+    reader([gray])
+    assert given == [[1.5, 1.0], [1.0], [1.5]]
+
+
 def test_no_images_or_no_faces_give_empty_results(classifier, images):
-    reader = FaceReader(Classifier(classifier, 4), FixedDetector(images, [[]] * 5), 4, 0.1, 0.0)
+    reader = FaceReader(Classifier(classifier, 4), FixedDetector(images, [[]] * 5), 4, 0.1, 0.0, 1.5)
     assert reader([]) == []
     assert reader(images[:3]) == [[], [], []]
 
@@ -127,7 +143,7 @@ def test_model_of_the_other_task_is_an_error(classifier, detector):
 
 def test_reduced_images_have_a_remark_on_the_smallest_face():
     detector = SimpleNamespace(smallest_face=smallest_face)
-    reader = FaceReader(None, detector, 1, 0.1, 0.0)
+    reader = FaceReader(None, detector, 1, 0.1, 0.0, 1.5)
     assert reader.remark((480, 640)) == reader.remark((1080, 1920)) == ""
     assert reader.remark((4000, 6000)) == "faces below 18 pixels are not found"
-    assert FaceReader(None, None, 1, 0.1, 0.0).remark((4000, 6000)) == ""
+    assert FaceReader(None, None, 1, 0.1, 0.0, 1.5).remark((4000, 6000)) == ""

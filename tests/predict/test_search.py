@@ -12,12 +12,14 @@ from affect_jax.predict.search import (
 )
 
 
-def test_every_image_fits_into_its_searches_and_is_never_enlarged():
+@pytest.mark.parametrize("enlarge", [1.0, 1.5])
+def test_every_image_fits_into_its_searches_and_is_enlarged_at_most_so_much(enlarge):
     rng = np.random.default_rng(0)
     for height, width in np.exp(rng.uniform(np.log(1), np.log(70_000), (300, 2))).astype(int):
-        searches = plan_searches((int(height), int(width)))
+        searches = plan_searches((int(height), int(width)), enlarge=enlarge)
+        assert searches[-1].scale <= 1 or len(searches) == 1
         for search, limit in zip(searches, (MOST_PIXELS, OVERVIEW_PIXELS), strict=False):
-            assert 0 < search.scale <= 1
+            assert 0 < search.scale <= enlarge
             assert height * search.scale <= search.size[0] + 1e-6 and width * search.scale <= search.size[1] + 1e-6
             assert search.size[0] * search.size[1] <= limit and not search.size[0] % 32 and not search.size[1] % 32
 
@@ -34,6 +36,12 @@ def test_every_image_fits_into_its_searches_and_is_never_enlarged():
 )
 def test_searches_follow_the_size_of_the_image(image, sizes):
     assert [search.size for search in plan_searches(image)] == sizes
+
+
+def test_small_images_are_enlarged_and_large_ones_have_an_overview():
+    assert plan_searches((480, 640), enlarge=1.5) == (Search((768, 1024), 1.5),)
+    assert plan_searches((768, 1024), enlarge=1.5) == (Search((1280, 1536), 1.5), Search((768, 1024), 1.0))
+    assert plan_searches((3000, 4000), enlarge=1.5) == plan_searches((3000, 4000))
 
 
 def test_smallest_face_grows_with_the_reduction():
