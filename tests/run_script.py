@@ -13,6 +13,8 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+AS_USERS = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "0", "XLA_FLAGS": ""}
+"""Environment variables with which a new process compiles as for users, not as conftest.py sets it."""
 
 
 def command(name: str, *arguments) -> list[str]:

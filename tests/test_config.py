@@ -183,9 +183,9 @@ def test_first_step_and_prediction_of_config_trace(variant, traced):
     optimizer = build_optimizer(config, build_schedule(config, len(split)))
     state = jax.eval_shape(lambda x: create_state(x, optimizer, config.ema_decay > 0), variables)
     frozen = selects(config.optim.freeze) if config.optim.freeze else None
-    loss_fn, key = task.loss_fn(make_apply(model, frozen), data), jax.random.key(0)
-    train_step = make_train_step(loss_fn, optimizer, key, config.accumulate_steps, config.ema_decay, frozen=frozen)
-    next_state, sums = jax.eval_shape(train_step, state, batch)
+    loss_fn = task.loss_fn(make_apply(model, frozen), data)
+    train_step = make_train_step(loss_fn, optimizer, config.accumulate_steps, config.ema_decay, frozen=frozen)
+    next_state, sums = jax.eval_shape(train_step, state, batch, jax.random.key(0))
     assert shapes(next_state) == shapes(state)
     assert sums["loss"].shape == ()
 
