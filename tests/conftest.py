@@ -1,6 +1,5 @@
 """Settings and fixtures of all tests: compilation, real data, small configs, untrained networks."""
 
-import gc
 import os
 import signal
 from functools import partial
@@ -39,8 +38,6 @@ add_xla_flag("xla_cpu_use_fusion_emitters", "false")  # XLA compiles in half the
 prepare_process()
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell starts background commands so; tests send Ctrl-C
     signal.signal(signal.SIGINT, signal.default_int_handler)
-gc.freeze()
-gc.set_threshold(50_000, 20, 20)  # tracing makes many small objects: collecting them takes a fifth of its time
 if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()  # grain's workers read flags, which absl's app parses in the scripts
 
