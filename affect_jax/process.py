@@ -23,7 +23,7 @@ SHUTDOWN_SECONDS = 30
 
 
 def prepare_process(deterministic: bool = False) -> None:
-    """Choose settings that make JAX faster: cached programs, rare garbage collection and, on CPU, convolutions and memory.
+    """Make JAX faster: cache programs, collect garbage rarely; on CPU, choose faster convolutions and keep memory.
 
     Settings of the user are kept. With `deterministic` a GPU gives the same bits in every run, but is slower; CPU and
     TPU always do. Call this before the first use of a device.
