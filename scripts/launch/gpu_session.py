@@ -1,0 +1,421 @@
+"""Measure on a machine with one NVIDIA GPU and no network, within a budget of seconds, the most useful parts first:
+
+    BUDGET_S=560 python3 scripts/launch/gpu_session.py
+
+`make gpu-kit` collects what the machine lacks. Packages of the kit are installed beside the machine's own JAX and
+PyTorch, never in place of them. Each part stops at its bound; then the next one starts. Rerun the command to resume:
+finished parts are skipped, stopped parts resume from their checkpoint, failed ones are tried again. After every part
+its results are in $OUT (default: runs/gpu/out), at most 8 files of 16 MiB. DRY_RUN=1 runs all parts on CPU, each cut to
+seconds. Only Python's own modules are needed.
+"""
+
+import importlib.metadata
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[2]
+KIT = ROOT / "gpu_kit"
+WORK = Path("runs/gpu")
+"""Folder of the session below ROOT, where all commands run."""
+FILE_BYTES = 16 << 20
+GRACE_S = 15
+"""Seconds in which a stopped part saves its checkpoint."""
+LEAST_S = 10
+"""Seconds under which no part is started."""
+
+
+class Command(NamedTuple):
+    """A command of a part; it is skipped if the file that it creates exists."""
+
+    words: Sequence[str]
+    creates: str = ""
+
+
+class Part(NamedTuple):
+    """A part of the session."""
+
+    name: str
+    bound_s: float
+    commands: Sequence[Command]
+    needs: Sequence[str] = ()
+    """Files or folders without which the part is not started."""
+    results: Sequence[str] = ()
+    """Patterns of the files to bring back, below WORK; logs are brought back in any case."""
+
+
+# ---- The parts ----
+
+MOBILENET = f"{WORK}/kit/weights/mobilenet_v2_imagenet_features.safetensors"
+YUNET = f"{WORK}/kit/weights/yunet_n_wider_face.onnx"
+CSV = f"{WORK}/fer2013.csv"
+VOTES = f"{WORK}/kit/ferplus/fer2013new.csv"
+RUN_FILES = ("config.json", "metrics.json", "metrics.jsonl", "report.html", "model.safetensors", "predictions/*.npz")
+SMALL_VGG = ("--config.model.widths=(4,4,4,4)", "--config.model.dense=(8,)", "--config.total_epochs=0.02")
+SMALL_MOBILENET = (
+    "--config.model.input_size=(32,32)",
+    "--config.model.widths=(8,8,8,8)",
+    "--config.model.dense=(8,)",
+    "--config.total_epochs=0.002",
+)
+SMALL_DETECTOR = (
+    "--config.data.buckets=((64,64),)",
+    "--config.data.eval_buckets=((96,128),(128,96))",
+    "--config.data.max_boxes=8",
+    "--config.batch_size=2",
+    "--config.total_epochs=0.01",
+)
+
+
+def session_parts(dry_run: bool) -> list[Part]:
+    """Return all parts, the most useful first. In a dry run networks, epochs and repetitions are cut."""
+    vgg, mobilenet, detector = (fields if dry_run else () for fields in (SMALL_VGG, SMALL_MOBILENET, SMALL_DETECTOR))
+    seeds = "0" if dry_run else "0,1,2,3,4"
+    return [
+        Part(
+            "check",
+            40,
+            [
+                *([] if dry_run else [Command(["nvidia-smi"])]),
+                script(
+                    "launch/gpu_check", f"--profile={WORK}/profile", *(["--configs=fer_vgg:demo"] if dry_run else [])
+                ),
+            ],
+            results=["profile/**/*.pb"],
+        ),
+        Part("fer2013", 60, [make_csv(), prepare("fer2013", CSV)], needs=[f"{WORK}/kit/fer2013"]),
+        Part(
+            "fer_vgg_best",
+            150,
+            classifier("fer_vgg_best", "--config.total_epochs=120", *vgg),
+            needs=["data/fer2013"],
+            results=run_results("fer_vgg_best"),
+        ),
+        Part(
+            "speedrun",
+            130,
+            [
+                script(
+                    "sweep",
+                    f"--workdir={WORK}/speedrun",
+                    f"--seeds={seeds}",
+                    "--marks=68,70",
+                    *(f"--run={' '.join([name, '= configs/fer_speedrun.py:' + name, *vgg])}" for name in ("68", "70")),
+                )
+            ],
+            needs=["data/fer2013"],
+            results=["speedrun/sweep.md", "speedrun/*/*/metrics.json*", "speedrun/*/*/config.json"],
+        ),
+        Part(
+            "benchmark",
+            150,
+            [
+                benchmark(config, dtype, "8" if dry_run else batch_size, dry_run, fields)
+                for dtype in ("bfloat16", "float32")
+                for batch_size in ("512", "64")
+                for config, fields in (("fer_vgg", vgg), ("fer_finetune", ()))
+            ][: 1 if dry_run else None],
+            needs=["data/fer2013"],
+            results=["benchmark_*.json"],
+        ),
+        Part(
+            "fer_mobilenet",
+            180,
+            classifier("fer_mobilenet", f"--config.init_from={MOBILENET}", *mobilenet),
+            needs=["data/fer2013", MOBILENET],
+            results=run_results("fer_mobilenet"),
+        ),
+        Part("ferplus", 40, [prepare("ferplus", CSV, f"--votes={VOTES}")], needs=[CSV, VOTES]),
+        Part(
+            "ferplus_mobilenet",
+            90,
+            classifier("ferplus_mobilenet", f"--config.init_from={WORK}/fer_mobilenet", *mobilenet),
+            needs=["data/ferplus", f"{WORK}/fer_mobilenet/metrics.json"],
+            results=run_results("ferplus_mobilenet"),
+        ),
+        Part(
+            "detector",
+            150,
+            [
+                prepare("widerface", f"{WORK}/kit/widerface"),
+                train("widerface_yunet", "widerface_yunet", f"--config.init_from={YUNET}", *detector),
+                train(
+                    "widerface_yunet_whole",
+                    "widerface_yunet:whole",
+                    f"--config.init_from={WORK}/widerface_yunet",
+                    *detector,
+                ),
+                script("evaluate", f"--workdir={WORK}/widerface_yunet_whole", "--dark"),
+                model_file("widerface_yunet_whole"),
+            ],
+            needs=[f"{WORK}/kit/widerface", YUNET],
+            results=[*run_results("widerface_yunet"), *run_results("widerface_yunet_whole")],
+        ),
+        Part("deterministic", 60, deterministic(dry_run)),
+    ]
+
+
+def script(name: str, *arguments: str) -> Command:
+    """Return the command of a script."""
+    return Command([sys.executable, f"scripts/{name}.py", *arguments])
+
+
+def make_csv() -> Command:
+    """Return the command that writes the fer2013.csv of the challenge from the sheets of the kit."""
+    write = '"$0" "$1" "$2.partial" && mv "$2.partial" "$2"'
+    return Command(["sh", "-c", write, sys.executable, f"{WORK}/kit/fer2013/make_csv.py", CSV], CSV)
+
+
+def prepare(name: str, source: str, *arguments: str) -> Command:
+    """Return the command that prepares a data set in data/, where it may be already."""
+    return script("prepare_data", name, f"--source={source}", *arguments)._replace(creates=f"data/{name}")
+
+
+def train(run: str, config: str, *fields: str) -> Command:
+    """Return the command that trains a config, NAME or NAME:VARIANT, in WORK/run."""
+    file, colon, variant = config.partition(":")
+    return script("train", f"--config=configs/{file}.py{colon}{variant}", f"--workdir={WORK}/{run}", *fields)
+
+
+def classifier(config: str, *fields: str) -> list[Command]:
+    """Return the commands that train and evaluate a classifier and write its weights."""
+    evaluate = "evaluate", f"--workdir={WORK}/{config}", "--split=test"
+    return [train(config, config, *fields), script(*evaluate), script(*evaluate, "--tta=flip"), model_file(config)]
+
+
+def model_file(run: str) -> Command:
+    """Return the command that writes the best weights of a run to its model.safetensors, as float16."""
+    program = (
+        "import sys; from affect_jax.data import find_dataset; from affect_jax.runs import model_file;"
+        " trained = model_file.read(sys.argv[1]); licence = find_dataset(trained.config.data.name).LICENCE;"
+        " model_file.write(trained, sys.argv[2], licence)"
+    )
+    file = f"{WORK}/{run}/model.safetensors"
+    return Command([sys.executable, "-c", program, f"{WORK}/{run}", file], file)
+
+
+def benchmark(config: str, dtype: str, batch_size: str, dry_run: bool, fields: Sequence[str]) -> Command:
+    """Return the command that times a network beside PyTorch, which needs half of the GPU's memory."""
+    file = f"{WORK}/benchmark_{config}_{dtype}_{batch_size}.json"
+    fields = [field for field in fields if "total_epochs" not in field]
+    fields += [f"--config.dtype={dtype}", f"--config.batch_size={batch_size}"]
+    command = script("benchmark", f"--config=configs/{config}.py", "--compare=torch", f"--out={file}", *fields)
+    words = ["env", "XLA_PYTHON_CLIENT_MEM_FRACTION=0.5", *command.words, *(["--rounds=1"] if dry_run else [])]
+    return Command(words, file)
+
+
+def deterministic(dry_run: bool) -> list[Command]:
+    """Return the commands that train twice with one seed and compare the probabilities bit by bit."""
+    compare = (
+        "import sys, numpy; a, b = (numpy.load(f'{run}/predictions/val.npz')['probs'] for run in sys.argv[1:]);"
+        " sys.exit(None if (a == b).all() else f'they differ by up to {abs(a - b).max()}')"
+    )
+    cut = ["--config.total_epochs=0.05"] if dry_run else []
+    runs = [f"{WORK}/deterministic_{letter}" for letter in "ab"]
+    trainings = [train(Path(run).name, "fer_vgg:demo", "--deterministic", *cut) for run in runs]
+    return [*trainings, Command([sys.executable, "-c", compare, *runs])]
+
+
+def run_results(run: str) -> list[str]:
+    """Return the patterns of the files of a run to bring back."""
+    return [f"{run}/{name}" for name in RUN_FILES]
+
+
+# ---- The loop ----
+
+
+def run_parts(
+    parts: Sequence[Part], work: Path, out: Path, budget_s: float, environment: dict[str, str]
+) -> dict[str, dict]:
+    """Run the parts within the budget, in order; return the state of each: "status", "seconds" and "note".
+
+    A second round gives the stopped parts the seconds that are left. The states are kept in WORK/parts.json.
+    """
+    end = time.monotonic() + budget_s
+    work.mkdir(parents=True, exist_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
+    file = work / "parts.json"
+    states = json.loads(file.read_text()) if file.exists() else {}
+    failed = set()
+    for is_bounded in (True, False):
+        for part in parts:
+            state = states.setdefault(part.name, {"status": "not started", "seconds": 0.0, "note": ""})
+            left = end - time.monotonic() - GRACE_S
+            if state["status"] == "done" or part.name in failed or left < LEAST_S:
+                continue
+            start = time.monotonic()
+            bound = min(part.bound_s, left) if is_bounded else left
+            status, note = run_part(part, work / f"{part.name}.log", bound, environment)
+            state.update(status=status, note=note, seconds=round(state["seconds"] + time.monotonic() - start, 1))
+            print(describe(part.name, state), flush=True)
+            failed |= {part.name} if status == "failed" else set()
+            file.write_text(json.dumps(states, indent=1))
+            if part.results and status != "absent":
+                bring_back(out / f"{part.name}.tar.gz", work, part.results)
+            bring_back(out / "session.tar.gz", work, ["parts.json", "*.log"])
+    return states
+
+
+def run_part(part: Part, log: Path, bound_s: float, environment: dict[str, str]) -> tuple[str, str]:
+    """Run the commands of a part for at most `bound_s` seconds; return its status and a note.
+
+    The status is "done", "failed" with the last line of the output, "stopped", or "absent" with what is missing.
+    """
+    if missing := [name for name in part.needs if not (ROOT / name).exists()]:
+        return "absent", f"no {', '.join(missing)}"
+    end = time.monotonic() + bound_s
+    with log.open("a") as output:
+        for command in part.commands:
+            if command.creates and (ROOT / command.creates).exists():
+                continue
+            print(f"$ {' '.join(command.words)}", file=output, flush=True)
+            code = run_bounded(command.words, output, end - time.monotonic(), environment)
+            if code is None:
+                return "stopped", f"after {bound_s:.0f} s"
+            if code:
+                return "failed", last_line(log) or f"exit status {code}"
+    return "done", ""
+
+
+def run_bounded(words: Sequence[str], output, bound_s: float, environment: dict[str, str]) -> int | None:
+    """Run a command and its children; return its exit status, or None if it was stopped at the bound.
+
+    A stopped command gets SIGTERM, and SIGKILL GRACE_S seconds later.
+    """
+    try:
+        process = subprocess.Popen(
+            words, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    except OSError as error:
+        print(error, file=output, flush=True)
+        return 127
+    try:
+        return process.wait(max(bound_s, 0))
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(GRACE_S)
+        return None
+    finally:
+        with suppress(ProcessLookupError):  # also children that outlive the command
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def last_line(log: Path) -> str:
+    """Return the last line of a log that is not empty, without progress bars."""
+    lines = [line.strip() for line in log.read_text(errors="replace").replace("\r", "\n").splitlines() if line.strip()]
+    return lines[-1][:300] if lines else ""
+
+
+def describe(name: str, state: dict) -> str:
+    """Return the line of a part in the table."""
+    return f"{name:18} {state['status']:12} {state['seconds']:7.1f} s  {state['note']}".rstrip()
+
+
+def bring_back(archive: Path, work: Path, patterns: Sequence[str]) -> None:
+    """Write the files that match to an archive of at most FILE_BYTES, small files first; name those left out."""
+    files = sorted({file for pattern in patterns for file in work.glob(pattern) if file.is_file()})
+    temporary, size = work / archive.name, 0
+    with tarfile.open(temporary, "w:gz") as tar:
+        for file in sorted(files, key=lambda file: file.stat().st_size):
+            size += file.stat().st_size + 1024  # before compression, which hardly shrinks weights
+            if size > FILE_BYTES - 10_240:
+                print(f"{archive.name} lacks {file.relative_to(work)}: over {FILE_BYTES >> 20} MiB", flush=True)
+            else:
+                tar.add(file, file.relative_to(work))
+    shutil.move(temporary, archive)
+
+
+# ---- The kit ----
+
+
+def gather_kit(kit: Path, target: Path) -> list[str]:
+    """Copy the pieces of the kit that have arrived completely to `target`; return a line for each piece.
+
+    Transfers bring the folders call1, call2, ...; the manifest in call1 lists all files. Pieces of earlier calls stay in
+    `target` or in the kit.
+    """
+    manifest = kit / "call1" / "manifest.json"
+    if not manifest.exists():
+        return [f"{kit.name} has no call1/manifest.json: only what is installed and prepared here is used"]
+    found = {
+        file.relative_to(call).as_posix(): file
+        for call in kit.glob("call*")
+        for file in call.rglob("*")
+        if file.is_file()
+    }
+    listed = json.loads(manifest.read_text())["files"]
+    lines = []
+    for piece in dict.fromkeys(name.split("/")[0] for name in listed):
+        names = [name for name in listed if name.startswith(f"{piece}/")]
+        here = [name for name in names if name in found and found[name].stat().st_size == listed[name]]
+        lines.append(f"{piece}: {len(here)} of {len(names)} files")
+        if len(here) == len(names) and not (target / piece).exists():
+            partial = target / f"{piece}.partial"
+            for name in names:
+                copy = partial / name.partition("/")[2]
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(found[name], copy)
+            partial.rename(target / piece)
+    return lines
+
+
+def install_wheels(folder: Path, site: Path) -> str:
+    """Install the wheels of packages that this Python lacks into `site`, without a network; return a line."""
+    wheels = [wheel for wheel in sorted(folder.glob("*.whl")) if not is_installed(wheel.name.split("-")[0])]
+    if not wheels or site.exists():
+        return f"{len(wheels)} packages of {folder} are not installed here" if not site.exists() else f"{site} exists"
+    install = ["-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-compile", "--no-cache-dir"]
+    partial = site.with_name(f"{site.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    subprocess.run([sys.executable, *install, f"--target={partial}", *map(str, wheels)], check=True)
+    partial.rename(site)
+    return f"installed in {site}: {', '.join(wheel.name.split('-')[0] for wheel in wheels)}"
+
+
+def is_installed(name: str) -> bool:
+    """Return True if this Python has the package, whatever its version."""
+    try:
+        importlib.metadata.version(re.sub(r"[-_.]+", "-", name))
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def main() -> None:
+    end = time.monotonic() + float(os.environ.get("BUDGET_S", "660"))
+    dry_run = os.environ.get("DRY_RUN", "0") != "0"
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    os.chdir(ROOT)
+    print("\n".join(gather_kit(KIT, WORK / "kit")), flush=True)
+    for piece in ("wheels", "video"):
+        print(install_wheels(WORK / "kit" / piece, WORK / f"site_{piece}"), flush=True)
+    paths = [ROOT, ROOT / WORK / "site_wheels", ROOT / WORK / "site_video", os.environ.get("PYTHONPATH")]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(str(path) for path in paths if path),
+        "PYTHONUNBUFFERED": "1",
+        "JAX_COMPILATION_CACHE_DIR": str(ROOT / WORK / "xla"),
+        # a process that finds no GPU fails at once
+        "JAX_PLATFORMS": "cpu" if dry_run else "cuda,cpu",
+    }
+    parts = session_parts(dry_run)
+    out = Path(os.environ.get("OUT", WORK / "out"))
+    states = run_parts(parts, WORK, out, end - time.monotonic(), environment)
+    print("\n".join(["", *(describe(part.name, states[part.name]) for part in parts)]))
+    sys.exit(any(state["status"] == "failed" for state in states.values()))
+
+
+if __name__ == "__main__":
+    main()
