@@ -1,9 +1,9 @@
-"""Compile and run training steps of every network, in float32 and bfloat16, on random images: does it run at all?
+"""Compile and run training steps of every network, in bfloat16 and float32, to see that they run on this device:
 
     python scripts/launch/gpu_check.py [--profile=FOLDER]
 
-Each network is the one of a config. It trains on drawn data, so that no data set is needed. The networks compile at the
-same time; one that fails is named and does not stop the others.
+The networks are those of configs. They train on noise or drawn scenes, so no data set is needed. They compile at the
+same time. A network that fails is named, and the others are still checked.
 """
 
 from affect_jax import command_line
@@ -71,7 +71,7 @@ def main(argv):
 
 
 def compile_step(name: str, dtype: str) -> tuple[Work, float]:
-    """Return a training step of a config's network on a batch of noise or drawn scenes, and the seconds of compiling."""
+    """Return a training step of a config's network on noise or drawn scenes, and the seconds of compiling."""
     file, _, variant = name.partition(":")
     config = runpy.run_path(str(CONFIGS / f"{file}.py"))["get_config"](variant)
     config.dtype = dtype

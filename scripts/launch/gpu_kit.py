@@ -2,8 +2,8 @@
 
     make gpu-kit FER2013_SHEETS=PATH VOTES=PATH/fer2013new.csv WIDERFACE=PATH WEIGHTS="PATH PATH"
 
-The kit is split into gpu_kit/call1, gpu_kit/call2 and so on, because a machine may accept only so much in one transfer,
-together with the repository. Each piece is optional: the table names the absent ones and says why they are absent.
+The kit is split into gpu_kit/call1, gpu_kit/call2 and so on, because a machine may accept only a limited size in one
+transfer, repository included. Each piece is optional: the printed table names the absent pieces and the reason.
 """
 
 from affect_jax import command_line
@@ -52,7 +52,7 @@ def main(argv):
     kit = Path(KIT.value)
     shutil.rmtree(kit, ignore_errors=True)
     everything = kit / "all"
-    pieces = {  # in the order of their worth, which is that of the transfers
+    pieces = {  # in the order of the transfers: the most useful first
         "wheels": lambda folder: download_wheels(Path(MACHINE.value), folder),
         "weights": lambda folder: copy_files(WEIGHTS.value, folder),
         "fer2013": lambda folder: copy_files(sheets_of(FER2013_SHEETS.value), folder),

@@ -2,11 +2,12 @@
 
     BUDGET_S=560 python3 scripts/launch/gpu_session.py
 
-`make gpu-kit` collects what the machine lacks. Packages of the kit are installed beside the machine's own JAX and
-PyTorch, never in place of them. Each part stops at its bound; then the next one starts. Rerun the command to resume:
-finished parts are skipped, stopped parts resume from their checkpoint, failed ones are tried again. After every part
-its results are in $OUT (default: runs/gpu/out), at most 8 files of 16 MiB. DRY_RUN=1 runs all parts on CPU, each cut to
-seconds. Only Python's own modules are needed.
+`make gpu-kit` collects what the machine lacks. Only missing packages are installed; the JAX and PyTorch of the machine
+stay. Each part stops at its bound, and the next part starts. Rerun the command to resume: finished parts are skipped,
+stopped parts resume from their checkpoint, and failed parts start again. After every part its results are in $OUT
+(default: runs/gpu/out), at most 8 files of 16 MiB. DRY_RUN=1 runs all parts on CPU, each cut to seconds.
+
+This file imports only Python's own modules, because it installs the other packages. See docs/gpu.md.
 """
 
 import importlib.metadata
@@ -61,6 +62,7 @@ YUNET = f"{WORK}/kit/weights/yunet_n_wider_face.onnx"
 CSV = f"{WORK}/fer2013.csv"
 VOTES = f"{WORK}/kit/ferplus/fer2013new.csv"
 RUN_FILES = ("config.json", "metrics.json", "metrics.jsonl", "report.html", "model.safetensors", "predictions/*.npz")
+# fields of the dry run
 SMALL_VGG = ("--config.model.widths=(4,4,4,4)", "--config.model.dense=(8,)", "--config.total_epochs=0.02")
 SMALL_MOBILENET = (
     "--config.model.input_size=(32,32)",
@@ -77,91 +79,33 @@ SMALL_DETECTOR = (
 )
 
 
-def session_parts(dry_run: bool) -> list[Part]:
-    """Return all parts, the most useful first. In a dry run networks, epochs and repetitions are cut."""
-    vgg, mobilenet, detector = (fields if dry_run else () for fields in (SMALL_VGG, SMALL_MOBILENET, SMALL_DETECTOR))
-    seeds = "0" if dry_run else "0,1,2,3,4"
+def session_parts(cut: bool) -> list[Part]:
+    """Return all parts, the most useful first; `cut` makes each take seconds on CPU, for the dry run."""
+    data, kit = "data", f"{WORK}/kit"
+    vgg, mobilenet = (SMALL_VGG, SMALL_MOBILENET) if cut else ((), ())
+    from_imagenet, from_fer2013 = f"--config.init_from={MOBILENET}", f"--config.init_from={WORK}/fer_mobilenet"
+    best = classifier("fer_vgg_best", "--config.total_epochs=120", *vgg)
+    on_fer2013 = classifier("fer_mobilenet", from_imagenet, *mobilenet)
+    on_ferplus = classifier("ferplus_mobilenet", from_fer2013, *mobilenet)
+    ferplus = [prepare("ferplus", CSV, f"--votes={VOTES}")]
     return [
-        Part(
-            "check",
-            40,
-            [
-                *([] if dry_run else [Command(["nvidia-smi"])]),
-                script(
-                    "launch/gpu_check", f"--profile={WORK}/profile", *(["--configs=fer_vgg:demo"] if dry_run else [])
-                ),
-            ],
-            results=["profile/**/*.pb"],
-        ),
-        Part("fer2013", 60, [make_csv(), prepare("fer2013", CSV)], needs=[f"{WORK}/kit/fer2013"]),
-        Part(
-            "fer_vgg_best",
-            150,
-            classifier("fer_vgg_best", "--config.total_epochs=120", *vgg),
-            needs=["data/fer2013"],
-            results=run_results("fer_vgg_best"),
-        ),
-        Part(
-            "speedrun",
-            130,
-            [
-                script(
-                    "sweep",
-                    f"--workdir={WORK}/speedrun",
-                    f"--seeds={seeds}",
-                    "--marks=68,70",
-                    *(f"--run={' '.join([name, '= configs/fer_speedrun.py:' + name, *vgg])}" for name in ("68", "70")),
-                )
-            ],
-            needs=["data/fer2013"],
-            results=["speedrun/sweep.md", "speedrun/*/*/metrics.json*", "speedrun/*/*/config.json"],
-        ),
-        Part(
-            "benchmark",
-            150,
-            [
-                benchmark(config, dtype, "8" if dry_run else batch_size, dry_run, fields)
-                for dtype in ("bfloat16", "float32")
-                for batch_size in ("512", "64")
-                for config, fields in (("fer_vgg", vgg), ("fer_finetune", ()))
-            ][: 1 if dry_run else None],
-            needs=["data/fer2013"],
-            results=["benchmark_*.json"],
-        ),
-        Part(
-            "fer_mobilenet",
-            180,
-            classifier("fer_mobilenet", f"--config.init_from={MOBILENET}", *mobilenet),
-            needs=["data/fer2013", MOBILENET],
-            results=run_results("fer_mobilenet"),
-        ),
-        Part("ferplus", 40, [prepare("ferplus", CSV, f"--votes={VOTES}")], needs=[CSV, VOTES]),
+        # name, bound in seconds, commands, what they need, files to bring back
+        Part("check", 40, check(cut), [], ["profile/**/*.pb"]),
+        Part("fer2013", 60, [make_csv(), prepare("fer2013", CSV)], [f"{kit}/fer2013"]),
+        Part("fer_vgg_best", 150, best, [f"{data}/fer2013"], run_results("fer_vgg_best")),
+        Part("speedrun", 130, [speedrun(cut)], [f"{data}/fer2013"], ["speedrun/sweep.md", "speedrun/*/*/*.json*"]),
+        Part("benchmark", 150, benchmarks(cut), [f"{data}/fer2013"], ["benchmark_*.json"]),
+        Part("fer_mobilenet", 180, on_fer2013, [f"{data}/fer2013", MOBILENET], run_results("fer_mobilenet")),
+        Part("ferplus", 40, ferplus, [CSV, VOTES]),
         Part(
             "ferplus_mobilenet",
             90,
-            classifier("ferplus_mobilenet", f"--config.init_from={WORK}/fer_mobilenet", *mobilenet),
-            needs=["data/ferplus", f"{WORK}/fer_mobilenet/metrics.json"],
-            results=run_results("ferplus_mobilenet"),
+            on_ferplus,
+            [f"{data}/ferplus", f"{WORK}/fer_mobilenet/metrics.json"],
+            run_results("ferplus_mobilenet"),
         ),
-        Part(
-            "detector",
-            150,
-            [
-                prepare("widerface", f"{WORK}/kit/widerface"),
-                train("widerface_yunet", "widerface_yunet", f"--config.init_from={YUNET}", *detector),
-                train(
-                    "widerface_yunet_whole",
-                    "widerface_yunet:whole",
-                    f"--config.init_from={WORK}/widerface_yunet",
-                    *detector,
-                ),
-                script("evaluate", f"--workdir={WORK}/widerface_yunet_whole", "--dark"),
-                model_file("widerface_yunet_whole"),
-            ],
-            needs=[f"{WORK}/kit/widerface", YUNET],
-            results=[*run_results("widerface_yunet"), *run_results("widerface_yunet_whole")],
-        ),
-        Part("deterministic", 60, deterministic(dry_run)),
+        Part("detector", 150, detector(cut), [f"{kit}/widerface", YUNET], run_results("widerface_yunet*")),
+        Part("deterministic", 60, deterministic(cut)),
     ]
 
 
@@ -204,25 +148,60 @@ def model_file(run: str) -> Command:
     return Command([sys.executable, "-c", program, f"{WORK}/{run}", file], file)
 
 
-def benchmark(config: str, dtype: str, batch_size: str, dry_run: bool, fields: Sequence[str]) -> Command:
-    """Return the command that times a network beside PyTorch, which needs half of the GPU's memory."""
-    file = f"{WORK}/benchmark_{config}_{dtype}_{batch_size}.json"
-    fields = [field for field in fields if "total_epochs" not in field]
-    fields += [f"--config.dtype={dtype}", f"--config.batch_size={batch_size}"]
-    command = script("benchmark", f"--config=configs/{config}.py", "--compare=torch", f"--out={file}", *fields)
-    words = ["env", "XLA_PYTHON_CLIENT_MEM_FRACTION=0.5", *command.words, *(["--rounds=1"] if dry_run else [])]
-    return Command(words, file)
+def check(cut: bool) -> list[Command]:
+    """Return the commands that show the GPU and run a step of every network."""
+    show = [] if cut else [Command(["nvidia-smi"])]
+    return [*show, script("launch/gpu_check", f"--profile={WORK}/profile", *["--configs=fer_vgg:demo"] * cut)]
 
 
-def deterministic(dry_run: bool) -> list[Command]:
+def speedrun(cut: bool) -> Command:
+    """Return the command that measures the seconds to 68 and 70 % of val."""
+    fields = " ".join(SMALL_VGG) if cut else ""
+    runs = [f"--run={mark} = configs/fer_speedrun.py:{mark} {fields}" for mark in ("68", "70")]
+    seeds = "0" if cut else "0,1,2,3,4"
+    return script("sweep", f"--workdir={WORK}/speedrun", f"--seeds={seeds}", "--marks=68,70", *runs)
+
+
+def benchmarks(cut: bool) -> list[Command]:
+    """Return the commands that compare two networks with PyTorch, which gets half of the GPU's memory."""
+    commands = []
+    for dtype in ("bfloat16", "float32"):
+        for batch_size in (512, 64):
+            for config in ("fer_vgg", "fer_finetune"):
+                file = f"{WORK}/benchmark_{config}_{dtype}_{batch_size}.json"
+                fields = f"--config.dtype={dtype}", f"--config.batch_size={batch_size}"
+                command = script(
+                    "benchmark", f"--config=configs/{config}.py", "--compare=torch", f"--out={file}", *fields
+                )
+                commands.append(Command(["env", "XLA_PYTHON_CLIENT_MEM_FRACTION=0.5", *command.words], file))
+    if cut:
+        first = commands[0]
+        return [first._replace(words=[*first.words, *SMALL_VGG[:2], "--config.batch_size=8", "--rounds=1"])]
+    return commands
+
+
+def detector(cut: bool) -> list[Command]:
+    """Return the commands that train the small detector, first its second stage, then both."""
+    fields = SMALL_DETECTOR if cut else ()
+    run, whole = "widerface_yunet", "widerface_yunet_whole"
+    return [
+        prepare("widerface", f"{WORK}/kit/widerface"),
+        train(run, "widerface_yunet", f"--config.init_from={YUNET}", *fields),
+        train(whole, "widerface_yunet:whole", f"--config.init_from={WORK}/{run}", *fields),
+        script("evaluate", f"--workdir={WORK}/{whole}", "--dark"),
+        model_file(whole),
+    ]
+
+
+def deterministic(cut: bool) -> list[Command]:
     """Return the commands that train twice with one seed and compare the probabilities bit by bit."""
     compare = (
         "import sys, numpy; a, b = (numpy.load(f'{run}/predictions/val.npz')['probs'] for run in sys.argv[1:]);"
         " sys.exit(None if (a == b).all() else f'they differ by up to {abs(a - b).max()}')"
     )
-    cut = ["--config.total_epochs=0.05"] if dry_run else []
+    fields = ["--config.total_epochs=0.05"] if cut else []
     runs = [f"{WORK}/deterministic_{letter}" for letter in "ab"]
-    trainings = [train(Path(run).name, "fer_vgg:demo", "--deterministic", *cut) for run in runs]
+    trainings = [train(Path(run).name, "fer_vgg:demo", "--deterministic", *fields) for run in runs]
     return [*trainings, Command([sys.executable, "-c", compare, *runs])]
 
 
@@ -239,7 +218,7 @@ def run_parts(
 ) -> dict[str, dict]:
     """Run the parts within the budget, in order; return the state of each: "status", "seconds" and "note".
 
-    A second round gives the stopped parts the seconds that are left. The states are kept in WORK/parts.json.
+    A second round gives the remaining seconds to the stopped parts. The states are kept in WORK/parts.json.
     """
     end = time.monotonic() + budget_s
     work.mkdir(parents=True, exist_ok=True)
@@ -343,8 +322,7 @@ def bring_back(archive: Path, work: Path, patterns: Sequence[str]) -> None:
 def gather_kit(kit: Path, target: Path) -> list[str]:
     """Copy the pieces of the kit that have arrived completely to `target`; return a line for each piece.
 
-    Transfers bring the folders call1, call2, ...; the manifest in call1 lists all files. Pieces of earlier calls stay in
-    `target` or in the kit.
+    Transfers bring the folders call1, call2, ...; the manifest in call1 lists all files. What arrived earlier stays.
     """
     manifest = kit / "call1" / "manifest.json"
     if not manifest.exists():
