@@ -352,14 +352,14 @@ def gather_kit(kit: Path, target: Path) -> list[str]:
 def install_wheels(folder: Path, site: Path) -> str:
     """Install the wheels of packages that this Python lacks into `site`, without a network; return a line."""
     wheels = [wheel for wheel in sorted(folder.glob("*.whl")) if not is_installed(wheel.name.split("-")[0])]
-    if not wheels or site.exists():
-        return f"{len(wheels)} packages of {folder} are not installed here" if not site.exists() else f"{site} exists"
-    install = ["-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-compile", "--no-cache-dir"]
+    if site.exists() or not wheels:
+        return f"{site}: {'installed before' if site.exists() else 'no wheels to install'}"
     partial = site.with_name(f"{site.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
+    install = ["-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-compile", "--no-cache-dir"]
     subprocess.run([sys.executable, *install, f"--target={partial}", *map(str, wheels)], check=True)
     partial.rename(site)
-    return f"installed in {site}: {', '.join(wheel.name.split('-')[0] for wheel in wheels)}"
+    return f"{site}: installed {', '.join(wheel.name.split('-')[0] for wheel in wheels)}"
 
 
 def is_installed(name: str) -> bool:
@@ -385,9 +385,10 @@ def main() -> None:
         "PYTHONPATH": os.pathsep.join(str(path) for path in paths if path),
         "PYTHONUNBUFFERED": "1",
         "JAX_COMPILATION_CACHE_DIR": str(ROOT / WORK / "xla"),
-        # a process that finds no GPU fails at once
-        "JAX_PLATFORMS": "cpu" if dry_run else "cuda,cpu",
+        "JAX_PLATFORMS": "cuda,cpu",  # a process that finds no GPU fails at once
     }
+    if dry_run:
+        environment |= {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # compiles faster
     parts = session_parts(dry_run)
     out = Path(os.environ.get("OUT", WORK / "out"))
     states = run_parts(parts, WORK, out, end - time.monotonic(), environment)
