@@ -95,7 +95,7 @@ def test_a_part_stops_at_its_bound_saves_and_resumes(fast, tmp_path):
     states = run(parts, tmp_path, budget_s=5.0)
     assert time.monotonic() - start < 6.0
     assert (tmp_path / "checkpoint").read_text() == "step 7"
-    # the second round, in which the seconds that are left go to the first stopped part, finished the training
+    # the second round finished the training
     assert {name: state["status"] for name, state in states.items()} == {
         "train": "done",
         "hang": "stopped",
@@ -202,6 +202,8 @@ def test_part_of_wider_face_is_reduced_with_its_boxes_and_can_be_prepared(kit, t
             image[y : y + h, x : x + w] = 255
             cv2.imwrite(str(file), image)
             lines += [name, "1", f"{x} {y} {w} {h} 0 0 0 0 0 0 "]
+            if index == 1:
+                lines[-2:] = ["0", "0 0 0 0 0 0 0 0 0 0 "]
         (tmp_path / "wider" / "wider_face_split").mkdir(exist_ok=True)
         (tmp_path / "wider" / "wider_face_split" / f"wider_face_{split}_bbx_gt.txt").write_text("\n".join(lines))
     kit.shrink_widerface(str(tmp_path / "wider"), tmp_path / "small", 200, 12_000)
@@ -213,6 +215,8 @@ def test_part_of_wider_face_is_reduced_with_its_boxes_and_can_be_prepared(kit, t
         for index in range(len(split)):
             example = split.read_image(index)
             assert example["image"].shape == (150, 200, 3)
+            if not len(split.boxes(index)):
+                continue
             rows, columns = np.nonzero(example["image"][..., 0] > 127)
             found = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
             np.testing.assert_allclose(split.boxes(index)[0], found, atol=1)

@@ -178,7 +178,7 @@ def shrink_widerface(source: str, folder: Path, side: int, limit: float) -> None
             written += len(encoded)
             (folder / file).parent.mkdir(parents=True, exist_ok=True)
             (folder / file).write_bytes(encoded)
-            lines += [name, number, *(scaled(face, scale) for face in faces)]
+            lines += [name, number, *(scaled(face, scale) if int(number) else face for face in faces)]
         (folder / labels).parent.mkdir(parents=True, exist_ok=True)
         (folder / labels).write_text("\n".join(lines) + "\n")
 

@@ -63,12 +63,16 @@ CSV = f"{WORK}/fer2013.csv"
 VOTES = f"{WORK}/kit/ferplus/fer2013new.csv"
 RUN_FILES = ("config.json", "metrics.json", "metrics.jsonl", "report.html", "model.safetensors", "predictions/*.npz")
 # fields of the dry run
-SMALL_VGG = ("--config.model.widths=(4,4,4,4)", "--config.model.dense=(8,)", "--config.total_epochs=0.02")
+DRY_RUN_BOUNDS = 5.0
+"""Factor on the bounds on CPU."""
+NO_WARMUP = "--config.optim.warmup_epochs=0.0"
+SMALL_VGG = ("--config.model.widths=(4,4,4,4)", "--config.model.dense=(8,)", "--config.total_epochs=0.02", NO_WARMUP)
 SMALL_MOBILENET = (
     "--config.model.input_size=(32,32)",
     "--config.model.widths=(8,8,8,8)",
     "--config.model.dense=(8,)",
     "--config.total_epochs=0.002",
+    NO_WARMUP,
 )
 SMALL_DETECTOR = (
     "--config.data.buckets=((64,64),)",
@@ -76,6 +80,7 @@ SMALL_DETECTOR = (
     "--config.data.max_boxes=8",
     "--config.batch_size=2",
     "--config.total_epochs=0.01",
+    NO_WARMUP,
 )
 
 
@@ -199,7 +204,7 @@ def deterministic(cut: bool) -> list[Command]:
         "import sys, numpy; a, b = (numpy.load(f'{run}/predictions/val.npz')['probs'] for run in sys.argv[1:]);"
         " sys.exit(None if (a == b).all() else f'they differ by up to {abs(a - b).max()}')"
     )
-    fields = ["--config.total_epochs=0.05"] if cut else []
+    fields = ["--config.total_epochs=0.1", NO_WARMUP] if cut else []
     runs = [f"{WORK}/deterministic_{letter}" for letter in "ab"]
     trainings = [train(Path(run).name, "fer_vgg:demo", "--deterministic", *fields) for run in runs]
     return [*trainings, Command([sys.executable, "-c", compare, *runs])]
@@ -218,30 +223,33 @@ def run_parts(
 ) -> dict[str, dict]:
     """Run the parts within the budget, in order; return the state of each: "status", "seconds" and "note".
 
-    A second round gives the remaining seconds to the stopped parts. The states are kept in WORK/parts.json.
+    Further rounds resume the stopped parts, each with its bound again. The states are kept in WORK/parts.json.
     """
     end = time.monotonic() + budget_s
     work.mkdir(parents=True, exist_ok=True)
     out.mkdir(parents=True, exist_ok=True)
     file = work / "parts.json"
     states = json.loads(file.read_text()) if file.exists() else {}
-    failed = set()
-    for is_bounded in (True, False):
-        for part in parts:
-            state = states.setdefault(part.name, {"status": "not started", "seconds": 0.0, "note": ""})
-            left = end - time.monotonic() - GRACE_S
-            if state["status"] == "done" or part.name in failed or left < LEAST_S:
-                continue
-            start = time.monotonic()
-            bound = min(part.bound_s, left) if is_bounded else left
-            status, note = run_part(part, work / f"{part.name}.log", bound, environment)
+    for part in parts:
+        states.setdefault(part.name, {"status": "not started", "seconds": 0.0, "note": ""})
+    waiting, has_run = list(parts), True
+    while has_run:
+        waiting, has_run = [part for part in waiting if states[part.name]["status"] != "done"], False
+        for part in list(waiting):
+            start, state = time.monotonic(), states[part.name]
+            left = end - start - GRACE_S
+            if left < LEAST_S:
+                return states
+            status, note = run_part(part, work / f"{part.name}.log", min(part.bound_s, left), environment)
             state.update(status=status, note=note, seconds=round(state["seconds"] + time.monotonic() - start, 1))
             print(describe(part.name, state), flush=True)
-            failed |= {part.name} if status == "failed" else set()
             file.write_text(json.dumps(states, indent=1))
             if part.results and status != "absent":
                 bring_back(out / f"{part.name}.tar.gz", work, part.results)
             bring_back(out / "session.tar.gz", work, ["parts.json", "*.log"])
+            has_run |= status in ("done", "stopped")
+            if status == "failed":
+                waiting.remove(part)
     return states
 
 
@@ -390,6 +398,8 @@ def main() -> None:
     if dry_run:
         environment |= {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # compiles faster
     parts = session_parts(dry_run)
+    if dry_run:
+        parts = [part._replace(bound_s=DRY_RUN_BOUNDS * part.bound_s) for part in parts]
     out = Path(os.environ.get("OUT", WORK / "out"))
     states = run_parts(parts, WORK, out, end - time.monotonic(), environment)
     print("\n".join(["", *(describe(part.name, states[part.name]) for part in parts)]))
