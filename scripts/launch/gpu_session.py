@@ -98,8 +98,8 @@ def session_parts(cut: bool) -> list[Part]:
         Part("check", 40, check(cut), [], ["profile/**/*.pb"]),
         Part("fer2013", 60, [make_csv(), prepare("fer2013", CSV)], [f"{kit}/fer2013"]),
         Part("fer_vgg_best", 150, best, [f"{data}/fer2013"], run_results("fer_vgg_best")),
-        Part("speedrun", 130, [speedrun(cut)], [f"{data}/fer2013"], ["speedrun/sweep.md", "speedrun/*/*/*.json*"]),
-        Part("benchmark", 150, benchmarks(cut), [f"{data}/fer2013"], ["benchmark_*.json"]),
+        Part("speedrun", 200, [speedrun(cut)], [f"{data}/fer2013"], ["speedrun/sweep.md", "speedrun/*/*/*.json*"]),
+        Part("benchmark", 120, benchmarks(cut), [f"{data}/fer2013"], ["benchmark_*.json"]),
         Part("fer_mobilenet", 180, on_fer2013, [f"{data}/fer2013", MOBILENET], run_results("fer_mobilenet")),
         Part("ferplus", 40, ferplus, [CSV, VOTES]),
         Part(
