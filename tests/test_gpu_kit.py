@@ -135,6 +135,24 @@ def test_results_are_at_once_in_archives_of_at_most_16_mib(fast, tmp_path, capsy
         assert set(tar.getnames()) == {"parts.json", "big.log", "next.log"}
 
 
+def test_session_without_seconds_starts_nothing_and_lists_every_part(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(session, "KIT", tmp_path / "kit")
+    monkeypatch.setattr(session, "WORK", tmp_path / "work")
+    monkeypatch.setattr(session.signal, "signal", lambda number, handler: None)
+    monkeypatch.setenv("BUDGET_S", "0")
+    monkeypatch.setenv("DRY_RUN", "1")
+    monkeypatch.setenv("OUT", str(tmp_path / "out"))
+    with pytest.raises(SystemExit) as ended:
+        session.main()
+    printed = capsys.readouterr().out
+    assert not ended.value.code
+    assert "kit has no call1/manifest.json" in printed
+    assert re.findall(r"^(\w+) +not started", printed, re.MULTILINE) == [
+        p.name for p in session.session_parts(cut=True)
+    ]
+
+
 def write_wheel(folder: Path, name: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     information = f"{name}-1.0.dist-info"
