@@ -1,10 +1,11 @@
 # make demo: train, evaluate and report on embedded faces.  make test: lint and the whole test suite.
+# make gpu-kit: collect in gpu_kit/ what a GPU machine without a network lacks; see docs/gpu.md.
 PYTHON ?= python3
 EXTRAS ?= test
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint format clean
+.PHONY: demo test lint format clean gpu-kit
 
 # uv installs in seconds; where it is unavailable, pip takes a minute or two. Without compiled bytecode every script would
 # start 4 s later where PYTHONDONTWRITEBYTECODE is set, as in many containers.
@@ -30,6 +31,11 @@ lint: $(VENV)/.installed
 format: $(VENV)/.installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# Each piece is optional: make gpu-kit FER2013_SHEETS=PATH VOTES=PATH WIDERFACE=PATH WEIGHTS="PATH PATH"
+gpu-kit: $(VENV)/.installed
+	$(BIN)/python scripts/launch/gpu_kit.py --fer2013_sheets="$(FER2013_SHEETS)" --votes="$(VOTES)" \
+		--widerface="$(WIDERFACE)" --weights="$(WEIGHTS)" $(KIT_FLAGS)
 
 clean:
 	rm -rf $(VENV) runs/fer_vgg_demo

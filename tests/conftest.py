@@ -1,6 +1,5 @@
 """Settings and fixtures of all tests: compilation, real data, small configs, untrained networks."""
 
-import gc
 import os
 import signal
 from functools import partial
@@ -14,7 +13,7 @@ from absl import flags
 from untrained import untrained
 
 from affect_jax.ops import conv
-from affect_jax.process import prepare_process
+from affect_jax.process import add_xla_flag, prepare_process
 from affect_jax.runs.model_file import Trained
 from affect_jax.tasks.interface import DataFacts
 
@@ -23,7 +22,7 @@ CACHE = ROOT / ".pytest_cache" / "xla"
 SHARED_DATA = ROOT.parent / "shared" / "data"
 
 # Compilation takes most of the time of the tests: cache all programs and optimize little, also in the scripts that
-# tests start. Resuming and training on several devices are tested with XLA's optimizations too.
+# tests start. Resuming and training on several devices are tested with the programs of users too: see run_script.py.
 SETTINGS = {
     "jax_compilation_cache_dir": str(CACHE),
     "jax_persistent_cache_min_compile_time_secs": 0.0,
@@ -35,11 +34,10 @@ for name, value in SETTINGS.items():
     jax.config.update(name, value)
 # so that scripts find linear_model and tiny_detector
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT / "tests"), os.environ.get("PYTHONPATH")]))
+add_xla_flag("xla_cpu_use_fusion_emitters", "false")  # XLA compiles in half the time
 prepare_process()
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell starts background commands so; tests send Ctrl-C
     signal.signal(signal.SIGINT, signal.default_int_handler)
-gc.freeze()
-gc.set_threshold(50_000, 20, 20)  # tracing makes many small objects: collecting them takes a fifth of its time
 if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()  # grain's workers read flags, which absl's app parses in the scripts
 

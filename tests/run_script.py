@@ -5,19 +5,31 @@ forked and its pid printed; a job with "wait" is waited for and its exit code pr
 """
 
 import functools
+import importlib.util
 import json
 import os
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from types import ModuleType
 
 ROOT = Path(__file__).parents[1]
+AS_USERS = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "0", "XLA_FLAGS": ""}
+"""Environment variables with which a new process compiles as for users, not as conftest.py sets it."""
 
 
 def command(name: str, *arguments) -> list[str]:
     """Return the command of a script, to be run in ROOT."""
     return [sys.executable, f"scripts/{name}.py", *map(str, arguments)]
+
+
+def load_script(name: str) -> ModuleType:
+    """Return a script as a module, without running it."""
+    spec = importlib.util.spec_from_file_location(Path(name).stem, ROOT / "scripts" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def start(name: str, *arguments, **environment: str) -> subprocess.CompletedProcess:

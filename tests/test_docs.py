@@ -45,7 +45,7 @@ def commands(page: Path) -> Iterator[list[str]]:
     spans = [span for span in code_spans(page) if " " in span and span.startswith(PROGRAMS)]
     for line in lines + spans:
         if words := shlex.split(line, comments=True):
-            while re.match(r"[A-Z0-9]+=", words[0]):
+            while re.match(r"[A-Z0-9_]+=", words[0]):
                 words = words[1:]
             yield words
 
@@ -53,7 +53,7 @@ def commands(page: Path) -> Iterator[list[str]]:
 def check_command(words: list[str]) -> None:
     program, *arguments = words
     if program == "make":
-        targets = re.findall(r"^(\w+):", Path("Makefile").read_text(), re.MULTILINE)
+        targets = re.findall(r"^([\w-]+):", Path("Makefile").read_text(), re.MULTILINE)
         assert {argument for argument in arguments if "=" not in argument} <= set(targets)
     elif program == "pip":
         extras = tomllib.loads(Path("pyproject.toml").read_text())["project"]["optional-dependencies"]

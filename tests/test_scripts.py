@@ -7,7 +7,7 @@ from pathlib import Path
 
 import cv2
 import pytest
-from run_script import fork, start
+from run_script import AS_USERS, fork, start
 
 from affect_jax.data import open_split
 
@@ -16,7 +16,7 @@ DEMO = "--config=configs/fer_vgg.py:demo"
 
 @pytest.mark.slow
 def test_demo_teaches_vgg_fer_the_drawn_faces_and_prints_the_next_commands(tmp_path):
-    done = start("train", DEMO, f"--workdir={tmp_path}", JAX_DISABLE_MOST_OPTIMIZATIONS="0")  # a long computation
+    done = start("train", DEMO, f"--workdir={tmp_path}", **AS_USERS)  # a long computation
     assert done.returncode == 0, done.stderr
     accuracy = json.loads((tmp_path / "metrics.json").read_text())["val"]["accuracy"]
     assert accuracy > 0.95  # logistic regression stays under 60 %: test_drawn_faces.py

@@ -43,17 +43,17 @@ def step_work(config: ConfigDict, batch: Batch, num_steps: int) -> tuple[Work, d
     variables = init_variables(model, jax.random.key(0), task.network_inputs(data))
     state = jax.device_put(create_state(variables, tx, config.ema_decay > 0), replicated(mesh))
     loss_fn = task.loss_fn(make_apply(model), data)
-    train_step = make_train_step(loss_fn, tx, jax.random.key(1), config.accumulate_steps, config.ema_decay)
+    train_step, key = make_train_step(loss_fn, tx, config.accumulate_steps, config.ema_decay), jax.random.key(1)
     batch = to_devices(batch, split_over_devices(mesh))
     start = time.perf_counter()
-    compiled = jax.jit(train_step, donate_argnums=0).lower(state, batch).compile()
+    compiled = jax.jit(train_step, donate_argnums=0).lower(state, batch, key).compile()
     compile_seconds = time.perf_counter() - start
     memory = compiled.memory_analysis()
 
     def work() -> None:
         nonlocal state
         for _ in range(num_steps):
-            state, sums = compiled(state, batch)
+            state, sums = compiled(state, batch, key)
         jax.block_until_ready(sums)
 
     return work, {

@@ -105,9 +105,7 @@ class Trainer:
         """Build the jitted function of several training steps."""
         config = self.config
         loss_fn = self.task.loss_fn(make_apply(self.model, frozen), self.data)
-        train_step = make_train_step(
-            loss_fn, self.optimizer, self.step_key, config.accumulate_steps, config.ema_decay, frozen=frozen
-        )
+        train_step = make_train_step(loss_fn, self.optimizer, config.accumulate_steps, config.ema_decay, frozen=frozen)
         # The state that comes out goes in again: with the same layout it fits the compiled program.
         return jax.jit(make_train_steps(train_step), donate_argnums=0, out_shardings=replicated(self.mesh))
 
@@ -171,7 +169,7 @@ class Trainer:
         count = min(self.steps_per_dispatch, next_boundary - self.step)
         batches, indices = take_batches(self.batches, count, self.steps_per_dispatch, self.mesh)
         train_steps = self.steps_frozen if self.step < self.thaw_step else self.steps_free
-        arguments = self.state, self.examples, batches, jnp.int32(count)
+        arguments = self.state, self.examples, batches, jnp.int32(count), self.step_key
         program = train_steps, tuple((name, array.shape) for name, array in batches.items())
         if program not in self.programs:
             jax.block_until_ready(self.state)  # steps that still run count as training, not as compilation

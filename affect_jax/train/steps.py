@@ -15,24 +15,24 @@ from affect_jax.tasks.interface import Batch, LossFn, Sums
 from affect_jax.train.optim import hold_frozen
 from affect_jax.train.state import TrainState
 
-TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Sums]]
+TrainStep = Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Sums]]
+"""(state, batch, key of the run) -> (state, sums); the key of a step is made from that of the run and its number."""
 
 
 def make_train_step(
     loss_fn: LossFn,
     tx: optax.GradientTransformation,
-    seed_key: jax.Array,
     accumulate_steps: int = 1,
     ema_decay: float = 0.0,
     axis_name: str | None = None,
     frozen: Selects | None = None,
 ) -> TrainStep:
-    """Return one training step: `train_step(state, batch) -> (state, sums)`.
+    """Return one training step: `train_step(state, batch, key) -> (state, sums)`.
 
     The batch is processed in `accumulate_steps` parts, whose gradients are added (BatchNorm sees the parts). `sums` are
     those of loss_fn, "loss", "grad_norm", and "finite", which is 1 if loss, gradient and new variables are finite.
     `axis_name` is for pmap and shard_map, where each device has its own rows. Parameters that are `frozen` do not
-    change, and no gradient is computed for them.
+    change, and no gradient is computed for them. The key is an argument, so that all seeds share one compiled program.
     """
 
     def where_frozen(change: Callable[[jax.Array], jax.Array], params):
@@ -68,8 +68,8 @@ def make_train_step(
         )
         return (loss, (batch_stats, sums)), grads
 
-    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
-        key = jax.random.fold_in(seed_key, state.step)
+    def train_step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Sums]:
+        key = jax.random.fold_in(key, state.step)
         compute = gradient if accumulate_steps == 1 else accumulated_gradient
         (loss, (batch_stats, sums)), grads = compute(state, batch, key)
         if axis_name:
@@ -93,7 +93,7 @@ def make_train_step(
 
 
 def make_train_steps(train_step: TrainStep) -> Callable[..., tuple[TrainState, Sums]]:
-    """Return up to S training steps in one call: `train_steps(state, examples, batches, count) -> (state, sums)`.
+    """Return up to S training steps in one call: `train_steps(state, examples, batches, count, key) -> (state, sums)`.
 
     `batches` are stacked, [S, B, ...]. Only the first `count` (int32 []) are used, so that one compilation serves every
     number of steps up to S. If `examples` is a whole split on the device, [N, ...], `batches` is {"index": [S, B]};
@@ -107,19 +107,19 @@ def make_train_steps(train_step: TrainStep) -> Callable[..., tuple[TrainState, S
         batch = jax.tree.map(lambda x: x[i], batches)
         return batch if examples is None else jax.tree.map(lambda x: x[batch["index"]], examples)
 
-    def train_steps(state: TrainState, examples: Batch | None, batches: Batch, count: jax.Array):
+    def train_steps(state: TrainState, examples: Batch | None, batches: Batch, count: jax.Array, key: jax.Array):
         def unfinished(carry):
             _, sums = carry
             return (sums["steps"] < count) & (sums["finite"] > 0)
 
         def next_step(carry):
             state, totals = carry
-            state, sums = train_step(state, batch_at(examples, batches, totals["steps"]))
+            state, sums = train_step(state, batch_at(examples, batches, totals["steps"]), key)
             last = {key: sums.pop(key) for key in ("grad_norm", "finite")}
             added = {key: totals[key] + sums[key] for key in sums}
             return state, {**added, **last, "steps": totals["steps"] + 1}
 
-        _, shapes = jax.eval_shape(train_step, state, jax.eval_shape(batch_at, examples, batches, jnp.int32(0)))
+        _, shapes = jax.eval_shape(train_step, state, jax.eval_shape(batch_at, examples, batches, jnp.int32(0)), key)
         zeros = {key: jnp.zeros(shape.shape, shape.dtype) for key, shape in shapes.items()}
         start = {**zeros, "finite": jnp.float32(1), "steps": jnp.int32(0)}
         if jax.tree.leaves(batches)[0].shape[0] == 1:

@@ -90,6 +90,14 @@ def evaluate(variables, batch):
     return outputs, kept["intermediates"]
 
 
+def assert_same_in_order(boxes, expected):
+    """Compare boxes; two neighbours whose scores differ by rounding only may change places."""
+    counterpart = np.abs(np.asarray(boxes)[:, None] - expected).max(2).argmin(1)
+    np.testing.assert_array_equal(np.sort(counterpart), np.arange(len(expected)))
+    assert np.abs(counterpart - np.arange(len(expected))).max() <= 1
+    np.testing.assert_allclose(boxes, expected[counterpart], atol=0.01)
+
+
 @pytest.mark.usefixtures("plain_convolutions")
 @pytest.mark.parametrize("case", CASES)
 def test_pyramid_rpn_proposals_and_detections_equal_torchvisions(case, variables):
@@ -106,7 +114,7 @@ def test_pyramid_rpn_proposals_and_detections_equal_torchvisions(case, variables
         ):
             np.testing.assert_allclose(take(np.asarray(ours)), EXPECTED[f"{case}/{name}/{level}"], atol=1e-4, rtol=1e-5)
     for i, (boxes, valid) in enumerate(zip(proposals.boxes, proposals.valid, strict=True)):
-        np.testing.assert_allclose(boxes[valid], EXPECTED[f"{case}/proposals/{i}"], atol=0.01)
+        assert_same_in_order(boxes[valid], EXPECTED[f"{case}/proposals/{i}"])
         found = {name: np.asarray(value[i]) for name, value in outputs["detections"].items()}
         detected = found.pop("valid")
         assert detected.sum() == len(EXPECTED[f"{case}/scores/{i}"]) >= 10

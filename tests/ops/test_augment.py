@@ -241,7 +241,8 @@ np.savez(path, found=found, mixed=mixed, mixed_targets=mixed_targets)
 
 def test_a_batch_sharded_over_four_devices_is_augmented_without_communication_as_on_one_device(tmp_path):
     np.save(tmp_path / "images.npy", IMAGES)
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
+    xla_flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4"
+    environment = os.environ | {"XLA_FLAGS": xla_flags, "JAX_PLATFORMS": "cpu"}
     program = ON_FOUR_DEVICES.replace("OPTIONS", repr(EVERYTHING))
     paths = [tmp_path / "images.npy", tmp_path / "found.npz"]
     done = subprocess.run([sys.executable, "-c", program, *paths], env=environment, capture_output=True, text=True)

@@ -35,10 +35,10 @@ def updated(frozen=None, multipliers=(), steps=3):
     before = {name: np.array(value) for name, value in named_weights(variables).items()}
     tx = make_optimizer("adamw", optax.constant_schedule(0.01), weight_decay=0.1, multipliers=multipliers)
     loss_fn = make_loss_fn(make_apply(model, frozen), 7, (0.5,), (0.25,))
-    train_step = jax.jit(make_train_step(loss_fn, tx, jax.random.key(1), frozen=frozen))
+    train_step = jax.jit(make_train_step(loss_fn, tx, frozen=frozen))
     state = create_state(variables, tx, with_ema=False)
     for _ in range(steps):
-        state, _ = train_step(state, batch())
+        state, _ = train_step(state, batch(), jax.random.key(1))
     return before, named_weights({"params": state.params, "batch_stats": state.batch_stats})
 
 

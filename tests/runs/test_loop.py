@@ -13,6 +13,7 @@ from affect_jax.data.drawn_faces import DrawnFaces
 from affect_jax.runs.evaluation import evaluate_run
 from affect_jax.runs.training import train_and_evaluate
 from affect_jax.runs.workdir import Workdir, claim
+from affect_jax.tasks import build_task
 from affect_jax.tasks.interface import DataFacts
 from affect_jax.train import loop
 from affect_jax.train.signals import Interrupted
@@ -77,6 +78,17 @@ def test_several_steps_per_dispatch_give_the_run_of_single_steps(config, tmp_pat
         np.testing.assert_allclose(one[name], four[name], rtol=1e-5, atol=1e-6, err_msg=name)
     for a, b in zip(history(tmp_path / "1"), history(tmp_path / "4"), strict=True):
         assert a == pytest.approx(b, rel=1e-5)
+
+
+def test_runs_of_two_seeds_share_the_compiled_program_of_their_steps(config):
+    programs = []
+    for config.seed in (0, 1):
+        trainer = loop.Trainer(config, build_task(config))
+        batches, _ = loop.take_batches(trainer.batches, 1, trainer.steps_per_dispatch, trainer.mesh)
+        lowered = trainer.steps_free.lower(trainer.state, trainer.examples, batches, np.int32(1), trainer.step_key)
+        programs.append(lowered.as_text())
+        trainer.close()
+    assert programs[0] == programs[1]
 
 
 def test_run_leaves_config_record_events_checkpoints_and_report(finished_runs):

@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 from run_records import assert_same_bits, history, saved_state
-from run_script import ROOT, command, fork, start
+from run_script import AS_USERS, ROOT, command, fork, start
 
 from affect_jax.runs.workdir import Workdir
 
@@ -31,7 +31,7 @@ ARGUMENTS = [
 def straight_run(tmp_path_factory):
     """The folder of a run, the settings of its process, and the programs in the compilation cache after it."""
     folder = tmp_path_factory.mktemp("straight")
-    settings = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "0", "JAX_COMPILATION_CACHE_DIR": str(folder / "cache")}
+    settings = {**AS_USERS, "JAX_COMPILATION_CACHE_DIR": str(folder / "cache")}
     done = start("train", *ARGUMENTS, f"--workdir={folder / 'run'}", **settings)
     assert done.returncode == 0, done.stderr
     return folder / "run", settings, programs(settings)

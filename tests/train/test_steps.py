@@ -14,6 +14,7 @@ from affect_jax.train.state import TrainState, create_state
 from affect_jax.train.steps import make_train_step, make_train_steps
 
 TX = optax.sgd(0.1, momentum=0.9)
+KEY = jax.random.key(0)
 
 
 def linear_loss(params, batch_stats, batch, key):
@@ -36,10 +37,8 @@ def start(variables, with_ema=False) -> TrainState:
 
 def test_accumulated_gradient_equals_that_of_the_whole_batch():
     examples, variables = linear_problem()
-    whole, sums = make_train_step(linear_loss, TX, jax.random.key(0))(start(variables), examples)
-    parts, sums_of_parts = make_train_step(linear_loss, TX, jax.random.key(0), accumulate_steps=4)(
-        start(variables), examples
-    )
+    whole, sums = make_train_step(linear_loss, TX)(start(variables), examples, KEY)
+    parts, sums_of_parts = make_train_step(linear_loss, TX, accumulate_steps=4)(start(variables), examples, KEY)
     np.testing.assert_allclose(parts.params["w"], whole.params["w"], rtol=1e-5)
     assert sums_of_parts["count"] == sums["count"] == 24
     assert parts.batch_stats["calls"] == 4
@@ -48,17 +47,17 @@ def test_accumulated_gradient_equals_that_of_the_whole_batch():
 def test_step_that_overflows_a_weight_is_not_finite_although_its_gradient_is():
     examples, variables = linear_problem()
     tx = optax.sgd(3e38)
-    state, sums = make_train_step(linear_loss, tx, jax.random.key(0))(create_state(variables, tx, False), examples)
+    state, sums = make_train_step(linear_loss, tx)(create_state(variables, tx, False), examples, KEY)
     assert np.isfinite(sums["loss"]) and np.isfinite(sums["grad_norm"])
     assert not np.isfinite(state.params["w"]).all() and sums["finite"] == 0
 
 
 def test_moving_average_of_the_weights_follows_its_recurrence():
     examples, variables = linear_problem()
-    train_step = make_train_step(linear_loss, TX, jax.random.key(0), ema_decay=0.6)
+    train_step = make_train_step(linear_loss, TX, ema_decay=0.6)
     state, average = start(variables, with_ema=True), np.zeros(3)
     for step in range(20):
-        state, _ = train_step(state, examples)
+        state, _ = train_step(state, examples, KEY)
         decay = min(0.6, (1 + step) / (10 + step))
         average = decay * average + (1 - decay) * np.asarray(state.params["w"])
     np.testing.assert_allclose(state.ema["params"]["w"], average, rtol=1e-5)
@@ -71,12 +70,12 @@ def indexed(examples, steps, batch_size=8):
 
 def test_several_steps_in_one_call_equal_single_steps():
     examples, variables = linear_problem()
-    train_step = make_train_step(linear_loss, TX, jax.random.key(0))
+    train_step = make_train_step(linear_loss, TX)
     batches = indexed(examples, 6)
-    many, sums = jax.jit(make_train_steps(train_step))(start(variables), examples, batches, jnp.int32(4))
+    many, sums = jax.jit(make_train_steps(train_step))(start(variables), examples, batches, jnp.int32(4), KEY)
     state, losses = start(variables), []
     for index in batches["index"][:4]:
-        state, one = train_step(state, {key: value[index] for key, value in examples.items()})
+        state, one = train_step(state, {name: value[index] for name, value in examples.items()}, KEY)
         losses.append(one["loss"])
     np.testing.assert_allclose(many.params["w"], state.params["w"], rtol=1e-5)
     np.testing.assert_allclose(sums["loss"], sum(losses), rtol=1e-5)
@@ -85,22 +84,22 @@ def test_several_steps_in_one_call_equal_single_steps():
 
 def test_streamed_batches_give_the_same_steps_as_indexed_batches():
     examples, variables = linear_problem()
-    train_steps = jax.jit(make_train_steps(make_train_step(linear_loss, TX, jax.random.key(0))))
+    train_steps = jax.jit(make_train_steps(make_train_step(linear_loss, TX)))
     batches = indexed(examples, 4)
     stacked = {key: value[batches["index"]] for key, value in examples.items()}
-    resident, _ = train_steps(start(variables), examples, batches, jnp.int32(4))
-    streamed, _ = train_steps(start(variables), None, stacked, jnp.int32(4))
+    resident, _ = train_steps(start(variables), examples, batches, jnp.int32(4), KEY)
+    streamed, _ = train_steps(start(variables), None, stacked, jnp.int32(4), KEY)
     np.testing.assert_array_equal(resident.params["w"], streamed.params["w"])
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_steps_end_after_the_first_that_is_not_finite(bad):
     examples, variables = linear_problem()
-    train_steps = jax.jit(make_train_steps(make_train_step(linear_loss, TX, jax.random.key(0))))
+    train_steps = jax.jit(make_train_steps(make_train_step(linear_loss, TX)))
     batches = indexed(examples, 5)
     stacked = {key: np.array(value)[batches["index"]] for key, value in examples.items()}
     stacked["y"][2, 3] = bad
-    _, sums = train_steps(start(variables), None, stacked, jnp.int32(5))
+    _, sums = train_steps(start(variables), None, stacked, jnp.int32(5), KEY)
     assert (int(sums["steps"]), float(sums["finite"])) == (3, 0.0)
 
 
@@ -113,10 +112,10 @@ def test_all_numbers_of_steps_share_one_compilation():
         traces.append(1)
         return linear_loss(*args)
 
-    train_steps = jax.jit(make_train_steps(make_train_step(counted, TX, jax.random.key(0))))
+    train_steps = jax.jit(make_train_steps(make_train_step(counted, TX)))
     counts = []
     for count in (5, 1, 3):
-        train_steps(start(variables), examples, indexed(examples, 5), jnp.int32(count))
+        train_steps(start(variables), examples, indexed(examples, 5), jnp.int32(count), KEY)
         counts.append(len(traces))
     assert counts[0] == counts[1] == counts[2]
 
@@ -134,6 +133,7 @@ from affect_jax.train.state import create_state, init_variables, make_apply
 from affect_jax.train.steps import make_train_step
 
 assert jax.device_count() == 8
+key = jax.random.key(1)
 options = dict(num_classes=7, widths=(4, 8), convs_per_block=1, dense=(16,), dropout=0.0)
 variables = init_variables(build_model("vgg_fer", **options), jax.random.key(0), jnp.zeros((1, 16, 16, 1)))
 tx = make_optimizer("sgd", make_schedule("constant", 0.1, 1), weight_decay=1e-4)
@@ -143,7 +143,7 @@ batch = {"image": rng.integers(0, 256, (32, 16, 16, 1), np.uint8), "label": rng.
 def step(augmentation=None, axis_name=None):
     model = build_model("vgg_fer", **options)
     loss_fn = make_loss_fn(make_apply(model), 7, (0.5,), (0.25,), augmentation=augmentation)
-    return make_train_step(loss_fn, tx, jax.random.key(1), ema_decay=0.5, axis_name=axis_name)
+    return make_train_step(loss_fn, tx, ema_decay=0.5, axis_name=axis_name)
 
 def fresh():
     return create_state(jax.tree.map(jnp.copy, variables), tx, True)
@@ -153,18 +153,19 @@ def compare(name, a, b):
         np.testing.assert_allclose(x, y, rtol=2e-4, atol=2e-6, err_msg=name + jax.tree_util.keystr(path))
 
 mesh = data_mesh()
-on_mesh = dict(in_shardings=(replicated(mesh), split_over_devices(mesh)))
+on_mesh = dict(in_shardings=(replicated(mesh), split_over_devices(mesh), replicated(mesh)))
 augmentation = dict(rotation=10.0, horizontal_flip=True, erase_probability=0.5)
-one, sums = jax.jit(step(augmentation))(fresh(), jax.device_put(batch, jax.devices()[0]))
-eight, sums_of_eight = jax.jit(step(augmentation), **on_mesh)(fresh(), batch)
+one, sums = jax.jit(step(augmentation))(fresh(), jax.device_put(batch, jax.devices()[0]), key)
+eight, sums_of_eight = jax.jit(step(augmentation), **on_mesh)(fresh(), batch, key)
 compare("mesh", (one, sums), (eight, sums_of_eight))
 
-plain, sums = jax.jit(step())(fresh(), jax.device_put(batch, jax.devices()[0]))
+plain, sums = jax.jit(step())(fresh(), jax.device_put(batch, jax.devices()[0]), key)
 by_device = jax.tree.map(lambda x: x.reshape(8, -1, *x.shape[1:]), batch)
 states = jax.tree.map(lambda x: jnp.stack([x] * 8), fresh())
 # On a mesh BatchNorm sees the whole batch; under pmap it needs the axis name.
 with mock.patch.object(vgg, "BatchNorm", functools.partial(vgg.BatchNorm, axis_name="data")):
-    mapped, mapped_sums = jax.pmap(step(axis_name="data"), axis_name="data")(states, by_device)
+    mapped_step = jax.pmap(step(axis_name="data"), axis_name="data", in_axes=(0, 0, None))
+    mapped, mapped_sums = mapped_step(states, by_device, key)
 compare("pmap", (plain, sums), jax.tree.map(lambda x: x[0], (mapped, mapped_sums)))
 """
 

@@ -1,0 +1,94 @@
+"""Compile and run training steps of every network, in bfloat16 and float32, to see that they run on this device:
+
+    python scripts/launch/gpu_check.py [--profile=FOLDER]
+
+The networks are those of configs. They train on noise or drawn scenes, so no data set is needed. They compile at the
+same time. A network that fails is named, and the others are still checked.
+"""
+
+from affect_jax import command_line
+
+command_line.exit_on_interrupt()  # before the slow imports
+
+import runpy
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+
+import jax
+from absl import app, flags, logging
+
+from affect_jax.benchmark.classifier import noise_batch
+from affect_jax.benchmark.detector import first_batch
+from affect_jax.benchmark.steps import step_work
+from affect_jax.benchmark.timing import Work
+from affect_jax.data import open_split
+from affect_jax.process import prepare_process
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+DRAWN = {"classification": "drawn_faces", "detection": "drawn_scenes"}
+NUM_STEPS = 20
+
+NETWORKS = flags.DEFINE_list(
+    "configs",
+    ["fer_vgg_best", "fer_mobilenet", "fer_finetune", "widerface_yunet", "widerface_rcnn", "affectnet_resnet"],
+    "Configs of the networks: NAME or NAME:VARIANT.",
+)
+DTYPES = flags.DEFINE_list("dtypes", ["bfloat16", "float32"], "Types of the arithmetic.")
+BATCH_SIZE = flags.DEFINE_integer("batch_size", 0, "Images of a step; 0: those of the config.", 0)
+PROFILE = flags.DEFINE_string("profile", "", "Write a profile of the first network's steps to this folder.")
+
+
+def main(argv):
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected argument {argv[1]!r}")
+    logging.set_verbosity(logging.ERROR)
+    prepare_process()
+    print(", ".join(f"{device.device_kind} ({device.platform})" for device in jax.devices()), flush=True)
+    pairs = [(name, dtype) for dtype in DTYPES.value for name in NETWORKS.value]
+    works, failed = {}, 0
+    with ThreadPoolExecutor(len(pairs)) as pool:
+        compiling = {pool.submit(compile_step, *pair): pair for pair in pairs}
+        for future in as_completed(compiling):
+            pair = compiling[future]
+            try:
+                works[pair], seconds = future.result()
+                future.result()[0]()
+                print(f"{pair[0]} {pair[1]}: compiled in {seconds:.1f} s, a step runs", flush=True)
+            except Exception as error:  # of any kind: the other networks are still checked
+                failed += 1
+                print(f"{pair[0]} {pair[1]}: {type(error).__name__}: {error}", flush=True)
+    for pair in filter(works.get, pairs):
+        start = time.perf_counter()
+        for _ in range(NUM_STEPS):
+            works[pair]()
+        print(f"{pair[0]} {pair[1]}: {1e3 * (time.perf_counter() - start) / NUM_STEPS:.2f} ms a step", flush=True)
+    if PROFILE.value and pairs[0] in works:
+        with jax.profiler.trace(PROFILE.value):
+            works[pairs[0]]()
+    sys.exit(f"{failed} of {len(pairs)} failed" if failed else 0)
+
+
+def compile_step(name: str, dtype: str) -> tuple[Work, float]:
+    """Return a training step of a config's network on noise or drawn scenes, and the seconds of compiling."""
+    file, _, variant = name.partition(":")
+    config = runpy.run_path(str(CONFIGS / f"{file}.py"))["get_config"](variant)
+    config.dtype = dtype
+    config.batch_size = BATCH_SIZE.value or config.batch_size
+    config.data.name = DRAWN[config.task]
+    config.data.options = {"num_examples": config.batch_size}
+    config.data.num_workers = 0
+    if config.task == "detection":
+        config.data.epoch_limits = ()
+        batch = first_batch(config)
+    else:
+        config.data.sampling, config.valence_arousal_weight = "shuffled", 0.0
+        split = open_split(config.data.name, "train", num_examples=config.batch_size)
+        batch = noise_batch(config.batch_size, split.image_shape, len(split.class_names))
+    work, costs = step_work(config, batch, 1)
+    return work, costs["compile_seconds"]
+
+
+if __name__ == "__main__":
+    command_line.run(main)

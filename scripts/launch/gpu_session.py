@@ -1,0 +1,410 @@
+"""Measure on a machine with one NVIDIA GPU and no network, within a budget of seconds, the most useful parts first:
+
+    BUDGET_S=560 python3 scripts/launch/gpu_session.py
+
+`make gpu-kit` collects what the machine lacks. Only missing packages are installed; the JAX and PyTorch of the machine
+stay. Each part stops at its bound, and the next part starts. Rerun the command to resume: finished parts are skipped,
+stopped parts resume from their checkpoint, and failed parts start again. After every part its results are in $OUT
+(default: runs/gpu/out), at most 8 files of 16 MiB. DRY_RUN=1 runs all parts on CPU, each cut to seconds.
+
+This file imports only Python's own modules, because it installs the other packages. See docs/gpu.md.
+"""
+
+import importlib.metadata
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[2]
+KIT = ROOT / "gpu_kit"
+WORK = Path("runs/gpu")
+"""Folder of the session below ROOT, where all commands run."""
+FILE_BYTES = 16 << 20
+GRACE_S = 15
+"""Seconds in which a stopped part saves its checkpoint."""
+LEAST_S = 10
+"""Seconds under which no part is started."""
+
+
+class Command(NamedTuple):
+    """A command of a part; it is skipped if the file that it creates exists."""
+
+    words: Sequence[str]
+    creates: str = ""
+
+
+class Part(NamedTuple):
+    """A part of the session."""
+
+    name: str
+    bound_s: float
+    commands: Sequence[Command]
+    needs: Sequence[str] = ()
+    """Files or folders without which the part is not started."""
+    results: Sequence[str] = ()
+    """Patterns of the files to bring back, below WORK; logs are brought back in any case."""
+
+
+# ---- The parts ----
+
+MOBILENET = f"{WORK}/kit/weights/mobilenet_v2_imagenet_features.safetensors"
+YUNET = f"{WORK}/kit/weights/yunet_n_wider_face.onnx"
+CSV = f"{WORK}/fer2013.csv"
+VOTES = f"{WORK}/kit/ferplus/fer2013new.csv"
+RUN_FILES = ("config.json", "metrics.json", "metrics.jsonl", "report.html", "model.safetensors", "predictions/*.npz")
+# fields of the dry run
+DRY_RUN_BOUNDS = 5.0
+"""Factor on the bounds on CPU."""
+NO_WARMUP = "--config.optim.warmup_epochs=0.0"
+SMALL_VGG = ("--config.model.widths=(4,4,4,4)", "--config.model.dense=(8,)", "--config.total_epochs=0.02", NO_WARMUP)
+SMALL_MOBILENET = (
+    "--config.model.input_size=(32,32)",
+    "--config.model.widths=(8,8,8,8)",
+    "--config.model.dense=(8,)",
+    "--config.total_epochs=0.002",
+    NO_WARMUP,
+)
+SMALL_DETECTOR = (
+    "--config.data.buckets=((64,64),)",
+    "--config.data.eval_buckets=((96,128),(128,96))",
+    "--config.data.max_boxes=8",
+    "--config.batch_size=2",
+    "--config.total_epochs=0.01",
+    NO_WARMUP,
+)
+
+
+def session_parts(cut: bool) -> list[Part]:
+    """Return all parts, the most useful first; `cut` makes each take seconds on CPU, for the dry run."""
+    data, kit = "data", f"{WORK}/kit"
+    vgg, mobilenet = (SMALL_VGG, SMALL_MOBILENET) if cut else ((), ())
+    from_imagenet, from_fer2013 = f"--config.init_from={MOBILENET}", f"--config.init_from={WORK}/fer_mobilenet"
+    best = classifier("fer_vgg_best", "--config.total_epochs=120", *vgg)
+    on_fer2013 = classifier("fer_mobilenet", from_imagenet, *mobilenet)
+    on_ferplus = classifier("ferplus_mobilenet", from_fer2013, *mobilenet)
+    ferplus = [prepare("ferplus", CSV, f"--votes={VOTES}")]
+    return [
+        # name, bound in seconds, commands, what they need, files to bring back
+        Part("check", 40, check(cut), [], ["profile/**/*.pb"]),
+        Part("fer2013", 60, [make_csv(), prepare("fer2013", CSV)], [f"{kit}/fer2013"]),
+        Part("fer_vgg_best", 150, best, [f"{data}/fer2013"], run_results("fer_vgg_best")),
+        Part("speedrun", 200, [speedrun(cut)], [f"{data}/fer2013"], ["speedrun/sweep.md", "speedrun/*/*/*.json*"]),
+        Part("benchmark", 120, benchmarks(cut), [f"{data}/fer2013"], ["benchmark_*.json"]),
+        Part("fer_mobilenet", 180, on_fer2013, [f"{data}/fer2013", MOBILENET], run_results("fer_mobilenet")),
+        Part("ferplus", 40, ferplus, [CSV, VOTES]),
+        Part(
+            "ferplus_mobilenet",
+            90,
+            on_ferplus,
+            [f"{data}/ferplus", f"{WORK}/fer_mobilenet/metrics.json"],
+            run_results("ferplus_mobilenet"),
+        ),
+        Part("detector", 150, detector(cut), [f"{kit}/widerface", YUNET], run_results("widerface_yunet*")),
+        Part("deterministic", 60, deterministic(cut)),
+    ]
+
+
+def script(name: str, *arguments: str) -> Command:
+    """Return the command of a script."""
+    return Command([sys.executable, f"scripts/{name}.py", *arguments])
+
+
+def make_csv() -> Command:
+    """Return the command that writes the fer2013.csv of the challenge from the sheets of the kit."""
+    write = '"$0" "$1" "$2.partial" && mv "$2.partial" "$2"'
+    return Command(["sh", "-c", write, sys.executable, f"{WORK}/kit/fer2013/make_csv.py", CSV], CSV)
+
+
+def prepare(name: str, source: str, *arguments: str) -> Command:
+    """Return the command that prepares a data set in data/, where it may be already."""
+    return script("prepare_data", name, f"--source={source}", *arguments)._replace(creates=f"data/{name}")
+
+
+def train(run: str, config: str, *fields: str) -> Command:
+    """Return the command that trains a config, NAME or NAME:VARIANT, in WORK/run."""
+    file, colon, variant = config.partition(":")
+    return script("train", f"--config=configs/{file}.py{colon}{variant}", f"--workdir={WORK}/{run}", *fields)
+
+
+def classifier(config: str, *fields: str) -> list[Command]:
+    """Return the commands that train and evaluate a classifier and write its weights."""
+    evaluate = "evaluate", f"--workdir={WORK}/{config}", "--split=test"
+    return [train(config, config, *fields), script(*evaluate), script(*evaluate, "--tta=flip"), model_file(config)]
+
+
+def model_file(run: str) -> Command:
+    """Return the command that writes the best weights of a run to its model.safetensors, as float16."""
+    program = (
+        "import sys; from affect_jax.data import find_dataset; from affect_jax.runs import model_file;"
+        " trained = model_file.read(sys.argv[1]); licence = find_dataset(trained.config.data.name).LICENCE;"
+        " model_file.write(trained, sys.argv[2], licence)"
+    )
+    file = f"{WORK}/{run}/model.safetensors"
+    return Command([sys.executable, "-c", program, f"{WORK}/{run}", file], file)
+
+
+def check(cut: bool) -> list[Command]:
+    """Return the commands that show the GPU and run a step of every network."""
+    show = [] if cut else [Command(["sh", "-c", "nvidia-smi || true"])]
+    return [*show, script("launch/gpu_check", f"--profile={WORK}/profile", *["--configs=fer_vgg:demo"] * cut)]
+
+
+def speedrun(cut: bool) -> Command:
+    """Return the command that measures the seconds to 68 and 70 % of val."""
+    fields = " ".join(SMALL_VGG) if cut else ""
+    runs = [f"--run={mark} = configs/fer_speedrun.py:{mark} {fields}" for mark in ("68", "70")]
+    seeds = "0" if cut else "0,1,2,3,4"
+    return script("sweep", f"--workdir={WORK}/speedrun", f"--seeds={seeds}", "--marks=68,70", *runs)
+
+
+def benchmarks(cut: bool) -> list[Command]:
+    """Return the commands that compare two networks with PyTorch, which gets half of the GPU's memory."""
+    commands = []
+    for dtype in ("bfloat16", "float32"):
+        for batch_size in (512, 64):
+            for config in ("fer_vgg", "fer_finetune"):
+                file = f"{WORK}/benchmark_{config}_{dtype}_{batch_size}.json"
+                fields = f"--config.dtype={dtype}", f"--config.batch_size={batch_size}"
+                command = script(
+                    "benchmark", f"--config=configs/{config}.py", "--compare=torch", f"--out={file}", *fields
+                )
+                commands.append(Command(["env", "XLA_PYTHON_CLIENT_MEM_FRACTION=0.5", *command.words], file))
+    if cut:  # without torch.compile, which takes minutes on CPU
+        quick = [*SMALL_VGG[:2], "--config.batch_size=8", "--rounds=1"]
+        return [commands[0]._replace(words=["env", "TORCHDYNAMO_DISABLE=1", *commands[0].words, *quick])]
+    return commands
+
+
+def detector(cut: bool) -> list[Command]:
+    """Return the commands that train the small detector, first its second stage, then both."""
+    fields = SMALL_DETECTOR if cut else ()
+    run, whole = "widerface_yunet", "widerface_yunet_whole"
+    return [
+        prepare("widerface", f"{WORK}/kit/widerface"),
+        train(run, "widerface_yunet", f"--config.init_from={YUNET}", *fields),
+        train(whole, "widerface_yunet:whole", f"--config.init_from={WORK}/{run}", *fields),
+        script("evaluate", f"--workdir={WORK}/{whole}", "--dark"),
+        model_file(whole),
+    ]
+
+
+def deterministic(cut: bool) -> list[Command]:
+    """Return the commands that train twice with one seed and compare the probabilities bit by bit."""
+    compare = (
+        "import sys, numpy; a, b = (numpy.load(f'{run}/predictions/val.npz')['probs'] for run in sys.argv[1:]);"
+        " sys.exit(None if (a == b).all() else f'they differ by up to {abs(a - b).max()}')"
+    )
+    fields = ["--config.total_epochs=0.1", NO_WARMUP] if cut else []
+    runs = [f"{WORK}/deterministic_{letter}" for letter in "ab"]
+    trainings = [train(Path(run).name, "fer_vgg:demo", "--deterministic", *fields) for run in runs]
+    return [*trainings, Command([sys.executable, "-c", compare, *runs])]
+
+
+def run_results(run: str) -> list[str]:
+    """Return the patterns of the files of a run to bring back."""
+    return [f"{run}/{name}" for name in RUN_FILES]
+
+
+# ---- The loop ----
+
+
+def run_parts(
+    parts: Sequence[Part], work: Path, out: Path, budget_s: float, environment: dict[str, str]
+) -> dict[str, dict]:
+    """Run the parts within the budget, in order; return the state of each: "status", "seconds" and "note".
+
+    Further rounds resume the stopped parts, each with its bound again. The states are kept in WORK/parts.json.
+    """
+    end = time.monotonic() + budget_s
+    work.mkdir(parents=True, exist_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
+    file = work / "parts.json"
+    states = json.loads(file.read_text()) if file.exists() else {}
+    for part in parts:
+        states.setdefault(part.name, {"status": "not started", "seconds": 0.0, "note": ""})
+    waiting, has_run = list(parts), True
+    while has_run:
+        waiting, has_run = [part for part in waiting if states[part.name]["status"] != "done"], False
+        for part in list(waiting):
+            start, state = time.monotonic(), states[part.name]
+            left = end - start - GRACE_S
+            if left < LEAST_S:
+                return states
+            status, note = run_part(part, work / f"{part.name}.log", min(part.bound_s, left), environment)
+            state.update(status=status, note=note, seconds=round(state["seconds"] + time.monotonic() - start, 1))
+            print(describe(part.name, state), flush=True)
+            file.write_text(json.dumps(states, indent=1))
+            if part.results and status != "absent":
+                bring_back(out / f"{part.name}.tar.gz", work, part.results)
+            bring_back(out / "session.tar.gz", work, ["parts.json", "*.log"])
+            has_run |= status in ("done", "stopped")
+            if status == "failed":
+                waiting.remove(part)
+    return states
+
+
+def run_part(part: Part, log: Path, bound_s: float, environment: dict[str, str]) -> tuple[str, str]:
+    """Run the commands of a part for at most `bound_s` seconds; return its status and a note.
+
+    The status is "done", "failed" with the last line of the output, "stopped", or "absent" with what is missing.
+    """
+    if missing := [name for name in part.needs if not (ROOT / name).exists()]:
+        return "absent", f"no {', '.join(missing)}"
+    end = time.monotonic() + bound_s
+    with log.open("a") as output:
+        for command in part.commands:
+            if command.creates and (ROOT / command.creates).exists():
+                continue
+            print(f"$ {' '.join(command.words)}", file=output, flush=True)
+            code = run_bounded(command.words, output, end - time.monotonic(), environment)
+            if code is None:
+                return "stopped", f"after {bound_s:.0f} s"
+            if code:
+                return "failed", last_line(log) or f"exit status {code}"
+    return "done", ""
+
+
+def run_bounded(words: Sequence[str], output, bound_s: float, environment: dict[str, str]) -> int | None:
+    """Run a command and its children; return its exit status, or None if it was stopped at the bound.
+
+    A stopped command gets SIGTERM, and SIGKILL GRACE_S seconds later.
+    """
+    try:
+        process = subprocess.Popen(
+            words, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    except OSError as error:
+        print(error, file=output, flush=True)
+        return 127
+    try:
+        return process.wait(max(bound_s, 0))
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(GRACE_S)
+        return None
+    finally:
+        with suppress(ProcessLookupError):  # also children that outlive the command
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def last_line(log: Path) -> str:
+    """Return the last line of a log that is not empty, without progress bars."""
+    lines = [line.strip() for line in log.read_text(errors="replace").replace("\r", "\n").splitlines() if line.strip()]
+    return lines[-1][:300] if lines else ""
+
+
+def describe(name: str, state: dict) -> str:
+    """Return the line of a part in the table."""
+    return f"{name:18} {state['status']:12} {state['seconds']:7.1f} s  {state['note']}".rstrip()
+
+
+def bring_back(archive: Path, work: Path, patterns: Sequence[str]) -> None:
+    """Write the files that match to an archive of at most FILE_BYTES, small files first; name those left out."""
+    files = sorted({file for pattern in patterns for file in work.glob(pattern) if file.is_file()})
+    temporary, size = work / archive.name, 0
+    with tarfile.open(temporary, "w:gz") as tar:
+        for file in sorted(files, key=lambda file: file.stat().st_size):
+            size += file.stat().st_size + 1024  # before compression, which hardly shrinks weights
+            if size > FILE_BYTES - 10_240:
+                print(f"{archive.name} lacks {file.relative_to(work)}: over {FILE_BYTES >> 20} MiB", flush=True)
+            else:
+                tar.add(file, file.relative_to(work))
+    shutil.move(temporary, archive)
+
+
+# ---- The kit ----
+
+
+def gather_kit(kit: Path, target: Path) -> list[str]:
+    """Copy the pieces of the kit that have arrived completely to `target`; return a line for each piece.
+
+    Transfers bring the folders call1, call2, ...; the manifest in call1 lists all files. What arrived earlier stays.
+    """
+    manifest = kit / "call1" / "manifest.json"
+    if not manifest.exists():
+        return [f"{kit.name} has no call1/manifest.json: only what is installed and prepared here is used"]
+    found = {
+        file.relative_to(call).as_posix(): file
+        for call in kit.glob("call*")
+        for file in call.rglob("*")
+        if file.is_file()
+    }
+    listed = json.loads(manifest.read_text())["files"]
+    lines = []
+    for piece in dict.fromkeys(name.split("/")[0] for name in listed):
+        names = [name for name in listed if name.startswith(f"{piece}/")]
+        here = [name for name in names if name in found and found[name].stat().st_size == listed[name]]
+        lines.append(f"{piece}: {len(here)} of {len(names)} files")
+        if len(here) == len(names) and not (target / piece).exists():
+            partial = target / f"{piece}.partial"
+            for name in names:
+                copy = partial / name.partition("/")[2]
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(found[name], copy)
+            partial.rename(target / piece)
+    return lines
+
+
+def install_wheels(folder: Path, site: Path) -> str:
+    """Install the wheels of packages that this Python lacks into `site`, without a network; return a line."""
+    wheels = [wheel for wheel in sorted(folder.glob("*.whl")) if not is_installed(wheel.name.split("-")[0])]
+    if site.exists() or not wheels:
+        return f"{site}: {'installed before' if site.exists() else 'no wheels to install'}"
+    partial = site.with_name(f"{site.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    install = ["-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-compile", "--no-cache-dir"]
+    subprocess.run([sys.executable, *install, f"--target={partial}", *map(str, wheels)], check=True)
+    partial.rename(site)
+    return f"{site}: installed {', '.join(wheel.name.split('-')[0] for wheel in wheels)}"
+
+
+def is_installed(name: str) -> bool:
+    """Return True if this Python has the package, whatever its version."""
+    try:
+        importlib.metadata.version(re.sub(r"[-_.]+", "-", name))
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def main() -> None:
+    end = time.monotonic() + float(os.environ.get("BUDGET_S", "660"))
+    dry_run = os.environ.get("DRY_RUN", "0") != "0"
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    os.chdir(ROOT)
+    print("\n".join(gather_kit(KIT, WORK / "kit")), flush=True)
+    for piece in ("wheels", "video"):
+        print(install_wheels(WORK / "kit" / piece, WORK / f"site_{piece}"), flush=True)
+    paths = [ROOT, ROOT / WORK / "site_wheels", ROOT / WORK / "site_video", os.environ.get("PYTHONPATH")]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(str(path) for path in paths if path),
+        "PYTHONUNBUFFERED": "1",
+        "JAX_COMPILATION_CACHE_DIR": str(ROOT / WORK / "xla"),
+        "JAX_PLATFORMS": "cuda,cpu",  # a process that finds no GPU fails at once
+    }
+    if dry_run:
+        environment |= {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # compiles faster
+    parts = session_parts(dry_run)
+    if dry_run:
+        parts = [part._replace(bound_s=DRY_RUN_BOUNDS * part.bound_s) for part in parts]
+    out = Path(os.environ.get("OUT", WORK / "out"))
+    states = run_parts(parts, WORK, out, end - time.monotonic(), environment)
+    print("\n".join(["", *(describe(part.name, states[part.name]) for part in parts)]))
+    sys.exit(any(state["status"] == "failed" for state in states.values()))
+
+
+if __name__ == "__main__":
+    main()
