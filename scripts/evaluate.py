@@ -31,7 +31,9 @@ OPTIONS = {
     ),
     "detection": (
         flags.DEFINE_bool("dark", False, "Detectors: apply the low-light simulator to the images."),
-        flags.DEFINE_enum("brighten", "none", ("none", "equalize", "clahe"), "Detectors: brighten the images."),
+        flags.DEFINE_enum(
+            "brighten", "none", ("none", "equalize", "clahe", "exposure"), "Detectors: brighten the images."
+        ),
         flags.DEFINE_string("data", "", "Detectors: evaluate on this prepared data set instead of the run's own."),
         flags.DEFINE_string("data_dir", "", "Detectors: folder of that data set, if it is not the run's."),
         flags.DEFINE_list("buckets", [], "Detectors: sizes of the input in place of the config's, such as 640x640."),

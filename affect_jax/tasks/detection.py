@@ -51,6 +51,7 @@ BRIGHTENINGS = {
     "none": {},
     "equalize": {"equalize_probability": 1.0},
     "clahe": {"clahe_probability": 1.0},
+    "exposure": {"exposure_level": 60.0},
 }
 """Ways to brighten an image before detection, as settings of data.transforms.transform."""
 LARGE_FACES, LARGE_FACE_MARGIN = 40, 2.0
@@ -195,7 +196,7 @@ class Detection(Task):
             self.config.eval_batch_size,
             evaluation.options["buckets"] or data.eval_buckets or data.buckets,
             data.max_boxes,
-            evaluation.options["transform"] | self._exposure(),
+            self._exposure() | evaluation.options["transform"],
             self.config.seed,
             rows,
             data.num_workers,
