@@ -39,17 +39,21 @@ OPTIONS = {
         flags.DEFINE_list("buckets", [], "Detectors: sizes of the input in place of the config's, such as 640x640."),
         flags.DEFINE_float("enlarge", 1.0, "Detectors: enlarge the images before detection.", 1.0),
         flags.DEFINE_bool("large_faces", False, "Detectors: evaluate on crops around the 40 largest faces."),
+        flags.DEFINE_bool("as_predicted", False, "Detectors: also evaluate the searches that predict.py makes."),
         flags.DEFINE_list("peer", [], "Detectors: published detectors to evaluate as well: yunet, centerface."),
         flags.DEFINE_list("peer_file", [], "Detectors: the ONNX file of each peer, in the same order."),
     ),
 }
-"""Flags by task: the arguments of its `evaluation` method, and the peers."""
+"""Flags by task: the arguments of its `evaluation` method, and what is evaluated for comparison."""
+MIN_SCORE = 0.02
+"""Detections of predict.py with a lower score are dropped, as the peers' are."""
 
 
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
     from affect_jax.evaluate.peers import load_peers
+    from affect_jax.predict.reader import image_detector
     from affect_jax.runs.evaluation import evaluate_function, evaluate_run
     from affect_jax.runs.text import compare_evaluations, describe_evaluation
     from affect_jax.runs.workdir import Workdir, load_config
@@ -64,8 +68,10 @@ def main(argv):
         raise ValueError(f"--{wrong[0]} is not an option for {name}")
     task, options = TASKS[name], {flag.name: flag.value for flag in OPTIONS[name]}
     peers = load_peers(options.pop("peer", []), options.pop("peer_file", []))
+    if options.pop("as_predicted", False):
+        peers = {"predict.py": image_detector(run.path, MIN_SCORE), **peers}
     if peers and jax.process_count() > 1:
-        raise ValueError("--peer needs a single process")
+        raise ValueError("--peer and --as_predicted need a single process")
     metrics = evaluate_run(run.path, SPLIT.value, **options)
     if jax.process_index() > 0:
         return

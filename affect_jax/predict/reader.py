@@ -15,6 +15,7 @@ import numpy as np
 
 from affect_jax.data.images import crop_box, fit, to_channels
 from affect_jax.data.transforms import clip_boxes, pad, raise_exposure, resize
+from affect_jax.evaluate import peers
 from affect_jax.predict.media import Frame
 from affect_jax.predict.search import MOST_PIXELS, SMALLEST_FACE, Search, merge, plan_searches, smallest_face
 from affect_jax.runs.model_file import Trained, read
@@ -218,6 +219,17 @@ class Detector:
         boxes, scores = clip_boxes(detections["boxes"] / search.scale, image_size), detections["scores"]
         kept = detections["valid"] & (scores >= self._min_score) & (boxes[:, 2:] > boxes[:, :2]).all(1)
         return boxes[kept], scores[kept]
+
+
+def image_detector(detector: str | Path, min_score: float, enlarge: float = 1.5) -> peers.Detector:
+    """Return a function that finds the faces of one image by the searches of `load`, for evaluation."""
+    search = Detector(read(detector), 1, min_score)
+
+    def detect(image: np.ndarray) -> dict[str, np.ndarray]:
+        (found,) = search([image], [enlarge])
+        return {**found, "label": np.zeros(len(found["boxes"]), np.int32)}
+
+    return detect
 
 
 def without_hopeless(trained: Trained, min_score: float) -> Trained:

@@ -19,10 +19,10 @@ SIDES = (256, 384, 480, 640, 768, 1024, 1280, 1536, 2048, 3072, 4096, 6144)
 """Heights and widths of searches, pixels: multiples of 32."""
 MOST_PIXELS = 1536 * 2048
 """Pixels of the largest search by default: photographs of up to 3 megapixels are not reduced."""
-OVERVIEW_PIXELS = 768 * 1024
+OVERVIEW_PIXELS = 384 * 512
 TOLERANCE = 0.95
 """A smaller search is preferred if its scale is at least this fraction of the best."""
-SMALLEST_FACE, LARGEST_FACE = 6, 400
+SMALLEST_FACE, LARGEST_FACE = 6, 256
 """Sides of faces that a search finds, pixels of the search; an overview finds larger ones too."""
 NMS_THRESH = 0.45
 

@@ -28,10 +28,10 @@ def test_every_image_fits_into_its_searches_and_is_enlarged_at_most_so_much(enla
     ("image", "sizes"),
     [
         ((480, 640), [(480, 640)]),  # frames of a webcam
-        ((768, 1024), [(768, 1024)]),
-        ((1080, 1920), [(1280, 2048), (640, 1024)]),
-        ((3000, 4000), [(1536, 2048), (768, 1024)]),
-        ((1500, 12_000), [(640, 4096), (256, 2048)]),  # a panorama
+        ((768, 1024), [(768, 1024), (384, 480)]),
+        ((1080, 1920), [(1280, 2048), (384, 480)]),
+        ((3000, 4000), [(1536, 2048), (384, 480)]),
+        ((1500, 12_000), [(640, 4096), (256, 768)]),  # a panorama
     ],
 )
 def test_searches_follow_the_size_of_the_image(image, sizes):
@@ -39,8 +39,8 @@ def test_searches_follow_the_size_of_the_image(image, sizes):
 
 
 def test_small_images_are_enlarged_and_large_ones_have_an_overview():
-    assert plan_searches((480, 640), enlarge=1.5) == (Search((768, 1024), 1.5),)
-    assert plan_searches((768, 1024), enlarge=1.5) == (Search((1280, 1536), 1.5), Search((768, 1024), 1.0))
+    assert plan_searches((256, 384), enlarge=1.5) == (Search((384, 640), 1.5),)
+    assert plan_searches((768, 1024), enlarge=1.5) == (Search((1280, 1536), 1.5), Search((384, 480), 0.46875))
     assert plan_searches((3000, 4000), enlarge=1.5) == plan_searches((3000, 4000))
 
 
