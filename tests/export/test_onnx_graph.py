@@ -14,7 +14,6 @@ from affect_jax.export.export import classifier_interface
 from affect_jax.export.onnx_graph import to_onnx
 from affect_jax.models.fpn import upsample_nearest
 from affect_jax.models.layers import max_pool
-from affect_jax.models.yunet import space_to_depth
 from affect_jax.ops.conv import conv2d
 from affect_jax.ops.nms import nms
 from affect_jax.tasks.interface import DataFacts
@@ -23,6 +22,14 @@ RNG = np.random.default_rng(0)
 KERNEL, DEPTHWISE = (RNG.normal(size=shape).astype(np.float32) for shape in ((3, 3, 4, 5), (3, 3, 1, 4)))
 MATRIX, BIAS = RNG.normal(size=(4, 6)).astype(np.float32), RNG.normal(size=4).astype(np.float32)
 INPUT = {"x": jax.ShapeDtypeStruct((9, 7, 4), np.float32)}
+
+
+def blocks_as_channels(x: jax.Array) -> jax.Array:
+    """Return x [B, H, W, C] with blocks of 2x2 pixels as one pixel each, [B, H / 2, W / 2, 4 C]."""
+    batch, height, width, channels = x.shape
+    x = x.reshape(batch, height // 2, 2, width // 2, 2, channels).swapaxes(2, 3)
+    return x.reshape(batch, height // 2, width // 2, 4 * channels)
+
 
 FUNCTIONS = {
     "strided convolution": lambda x: conv2d(x, KERNEL, (2, 1), ((0, 1), (2, 1))),
@@ -50,7 +57,7 @@ FUNCTIONS = {
     "strides, squeezing and stacking": lambda x: jnp.stack(
         [lax.slice_in_dim(x, 1, 9, 3, 1)[:, :, :, 0], x[:, :3, :, 1]], 2
     ),
-    "blocks of pixels as channels": lambda x: space_to_depth(conv2d(x, KERNEL, (1, 1), "SAME")[:, :8, :6]),
+    "blocks of pixels as channels": lambda x: blocks_as_channels(conv2d(x, KERNEL, (1, 1), "SAME")[:, :8, :6]),
     "repeated pixels": lambda x: upsample_nearest(conv2d(x, KERNEL, (1, 1), "SAME")),
     "other axes": lambda x: jnp.concatenate([x, 2 * x], 1).transpose(0, 3, 1, 2) ** 3,
     "concatenated channels": lambda x: jnp.concatenate([conv2d(x, KERNEL, (1, 1), "SAME"), x], -1),
