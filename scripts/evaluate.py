@@ -68,19 +68,20 @@ def main(argv):
         raise ValueError(f"--{wrong[0]} is not an option for {name}")
     task, options = TASKS[name], {flag.name: flag.value for flag in OPTIONS[name]}
     peers = load_peers(options.pop("peer", []), options.pop("peer_file", []))
-    if options.pop("as_predicted", False):
-        peers = {"predict.py": image_detector(run.path, MIN_SCORE), **peers}
-    if peers and jax.process_count() > 1:
+    as_predicted = options.pop("as_predicted", False)
+    if (peers or as_predicted) and jax.process_count() > 1:
         raise ValueError("--peer and --as_predicted need a single process")
     metrics = evaluate_run(run.path, SPLIT.value, **options)
     if jax.process_index() > 0:
         return
     print(describe_evaluation(metrics, task))
-    if peers:
-        evaluations = {"this run": metrics} | {
-            name: evaluate_function(peer, run.path, SPLIT.value, **options) for name, peer in peers.items()
-        }
-        print(compare_evaluations(evaluations, task))
+    others = {}
+    if as_predicted:
+        detect = image_detector(run.path, MIN_SCORE)
+        others["predict.py"] = evaluate_function(detect, run.path, SPLIT.value, "as_predicted", **options)
+    others |= {name: evaluate_function(peer, run.path, SPLIT.value, **options) for name, peer in peers.items()}
+    if others:
+        print(compare_evaluations({"this run": metrics, **others}, task))
     print(run.report)
 
 

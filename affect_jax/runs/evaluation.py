@@ -58,9 +58,16 @@ def record_evaluation(run: Workdir, task: Task, evaluation: Evaluation, step: in
 
 
 def evaluate_function(
-    detect: Callable[[np.ndarray], dict[str, np.ndarray]], path: str | Path, split_name: str, **options: Any
+    detect: Callable[[np.ndarray], dict[str, np.ndarray]],
+    path: str | Path,
+    split_name: str,
+    record_as: str = "",
+    **options: Any,
 ) -> dict:
-    """Return the metrics of `detect`, image uint8 [H, W, 3] -> detections, on the images of evaluate_run."""
+    """Return the metrics of `detect`, image uint8 [H, W, 3] -> detections, on the images of evaluate_run.
+
+    With `record_as`, metrics.json gets them under the name of that evaluation, which must be recorded, and this suffix.
+    """
     config = workdir.load_config(Workdir(path))
     config.preprocess.exposure_level = 0.0  # a detector gets the image itself, not what the run's network gets
     task = build_task(config)
@@ -72,6 +79,13 @@ def evaluate_function(
             found = detect(np.ascontiguousarray(batch["image"][row, :height, :width]))
             detections[batch["index"][row]] = {**found, "boxes": found["boxes"] / batch["scale"][row]}
     metrics = detection_metrics(ground_truth(evaluation.split), detections, evaluation.split.class_names)
+    if record_as:
+        run = Workdir(path)
+        recorded = workdir.load_metrics(run)
+        name = f"{evaluation.name}_{record_as}"
+        split = {"split": f"{evaluation.about['split']}, {record_as.replace('_', ' ')}"}
+        step = {"checkpoint_step": recorded[evaluation.name]["checkpoint_step"]}
+        write_atomically(run.metrics, json.dumps({**recorded, name: {**split, **step, **metrics}}, indent=2))
     return {**evaluation.about, **metrics}
 
 

@@ -90,12 +90,15 @@ def test_evaluations_are_recorded_under_their_names_and_the_report_shows_images(
 def test_evaluation_in_other_buckets_and_on_crops_of_large_faces_is_recorded_under_its_name(finished_run, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(finished_run[0], run)
-    done = fork("evaluate", f"--workdir={run}", "--large_faces", "--buckets=96x96,64x128")
+    done = fork("evaluate", f"--workdir={run}", "--large_faces", "--buckets=96x96,64x128", "--as_predicted")
     assert done.returncode == 0, done.stderr
     metrics = json.loads((run / "metrics.json").read_text())
     crops = metrics["val_96x96_64x128_large_faces"]
     assert crops["num_pictures"] == crops["num_boxes"] == crops["repeated"]["boxes"] > 0
     assert "drawn_scenes, val, 96x96, 64x128, large_faces" in done.stdout and "Repeated" in done.stdout
+    predicted = metrics["val_96x96_64x128_large_faces_as_predicted"]
+    assert predicted["num_boxes"] == crops["num_boxes"] and predicted["checkpoint_step"] == crops["checkpoint_step"]
+    assert predicted["ap50"] != crops["ap50"] and re.search(r"^ *predict\.py ", done.stdout, re.MULTILINE)
 
 
 def test_published_detector_is_evaluated_on_the_same_images(finished_run, shared_data, tmp_path):
