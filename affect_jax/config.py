@@ -116,7 +116,7 @@ def detection_config() -> ConfigDict:
             "positive_fraction": 0.25,
             "box_loss": "smooth_l1",  # or "diou", "eiou"
             "box_loss_weight": 1.0,  # at least 0
-            "fuse_scores": False,  # score: geometric mean of the proposal's score and the probability of the class
+            "proposal_weight": 0.0,  # of the proposal's score in the score, a weighted geometric mean, 0 to 1
             "rois_at_once": 0,  # proposals that prediction classifies in one group; 0: all
         },
     }
@@ -366,6 +366,7 @@ CHECKS = {
         "model.box.representation_size": at_least(1),
         "model.box.layers": between(1, 2),
         "model.box.units": at_least(0),
+        "model.box.proposal_weight": FRACTION,
         "model.box.detections_per_img": at_least(1),
         "model.box.rois_at_once": at_least(0, "0 is all at once"),
         "preprocess.exposure_level": between(0, 255),

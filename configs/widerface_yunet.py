@@ -57,7 +57,7 @@ def get_config(variant=""):
         positive_fraction=0.5,
         box_loss="diou",
         box_loss_weight=2.0,
-        fuse_scores=True,
+        proposal_weight=0.7,
         rois_at_once=16,
     )
     config.preprocess.update(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), exposure_level=60.0)

@@ -114,9 +114,10 @@ class RoIHeads(nn.Module):
     The fields after pooled_side are torchvision's, without "box_"; roi_aligned is detectron2's "ROIAlignV2".
     box_head maps pooled RoIs [R, P, P, C] with P = pooled_side to features, box_predictor these to logits and offsets.
     RoIs are pooled with `context` times their sides. box_loss is "smooth_l1" or a key of box_losses.BOX_LOSSES;
-    box_loss_weight multiplies it. With fuse_scores, the score of a detection is the geometric mean of the scores of its
-    proposal and of its class (Zhou et al. 2021, arXiv:2103.07461). In prediction, groups of rois_at_once proposals are
-    classified until no valid proposal remains, so that images with few faces take less time; 0: all at once.
+    box_loss_weight multiplies it. The score of a detection is the weighted geometric mean of the scores of its proposal
+    and of its class (Zhou et al. 2021, arXiv:2103.07461), with proposal_weight for the first. In prediction, groups of
+    rois_at_once proposals are classified until no valid proposal remains, so that images with few faces take less time;
+    0: all at once.
     Sampling draws from the rng "sampler"; without that rng it always draws the same.
     """
 
@@ -137,7 +138,7 @@ class RoIHeads(nn.Module):
     context: float
     box_loss: str
     box_loss_weight: float
-    fuse_scores: bool
+    proposal_weight: float
     rois_at_once: int
 
     def __call__(
@@ -169,7 +170,7 @@ class RoIHeads(nn.Module):
                 score_thresh=self.score_thresh,
                 nms_thresh=self.nms_thresh,
                 detections_per_img=self.detections_per_img,
-                fuse_scores=self.fuse_scores,
+                proposal_weight=self.proposal_weight,
             )
             logits, offsets = self._classify_valid(features, proposals)
             detections = jax.vmap(select)(logits, offsets, proposals, image_size)
@@ -252,7 +253,7 @@ def select_detections(
     score_thresh: float,
     nms_thresh: float,
     detections_per_img: int,
-    fuse_scores: bool,
+    proposal_weight: float,
 ) -> dict[str, jax.Array]:
     """Select the detections of an image: "boxes" [D, 4], "scores" [D], "label" int32 [D] and "valid" bool [D].
 
@@ -260,8 +261,8 @@ def select_detections(
     NMS is within a class; D is detections_per_img, or R K if that is less. Labels count from 0, without background.
     """
     probs = jax.nn.softmax(logits)[:, 1:].T  # [K, R]
-    if fuse_scores:
-        probs = jnp.sqrt(probs * proposals.scores)
+    if proposal_weight:
+        probs = proposals.scores**proposal_weight * probs ** (1 - proposal_weight)
     boxes = decode_boxes(offsets, proposals.boxes[:, None], BOX_WEIGHTS)
     boxes = clip_boxes(boxes, image_size)[:, 1:].swapaxes(0, 1)
     candidates = proposals.valid & (probs > score_thresh) & is_large(boxes, MIN_DETECTION_SIDE)

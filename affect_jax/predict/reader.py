@@ -235,11 +235,11 @@ def image_detector(detector: str | Path, min_score: float, enlarge: float = 1.5)
 def without_hopeless(trained: Trained, min_score: float) -> Trained:
     """Return the detector without proposals that cannot reach min_score, which take time.
 
-    A fused score is the geometric mean of the proposal's score and a probability.
+    A score is at most the proposal's score to the power of its weight.
     """
     config = trained.config.copy_and_resolve_references()
-    if config.model.box.fuse_scores:
-        config.model.rpn.score_thresh = max(config.model.rpn.score_thresh, min_score**2)
+    if weight := config.model.box.proposal_weight:
+        config.model.rpn.score_thresh = max(config.model.rpn.score_thresh, min_score ** (1 / weight))
     return trained._replace(config=config)
 
 

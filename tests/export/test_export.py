@@ -87,7 +87,7 @@ def test_exported_detector_gives_the_same_detections_at_any_batch_size(detector,
 
 
 def test_detector_as_onnx_gives_the_same_detections_in_a_photograph(detector, tmp_path, plain_convolutions):
-    detector.config.model.box.update(roi_aligned=True, fuse_scores=True, context=1.4, rois_at_once=8)
+    detector.config.model.box.update(roi_aligned=True, proposal_weight=0.5, context=1.4, rois_at_once=8)
     size = np.array([[120, 140]], np.int32)
     photograph = np.zeros((1, 128, 160, 3), np.uint8)
     image = cv2.imread(str(cbook.get_sample_data("grace_hopper.jpg", asfileobj=False)))[..., ::-1]

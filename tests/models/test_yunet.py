@@ -40,7 +40,7 @@ def model():
             "representation_size": 8,
             "context": 1.4,
             "box_loss": "diou",
-            "fuse_scores": True,
+            "proposal_weight": 0.5,
         },
     )
 

@@ -65,9 +65,9 @@ def test_each_face_has_the_probabilities_of_its_crop_at_any_batch_size(classifie
             )
 
 
-@pytest.mark.parametrize(("fuse_scores", "exposure_level", "enlarge"), [(False, 0.0, 1.0), (True, 150.0, 1.5)])
-def test_detector_returns_the_detections_of_the_evaluation(detector, fuse_scores, exposure_level, enlarge):
-    detector.config.model.box.fuse_scores = fuse_scores
+@pytest.mark.parametrize(("proposal_weight", "exposure_level", "enlarge"), [(0.0, 0.0, 1.0), (0.7, 150.0, 1.5)])
+def test_detector_returns_the_detections_of_the_evaluation(detector, proposal_weight, exposure_level, enlarge):
+    detector.config.model.box.proposal_weight = proposal_weight
     detector.config.preprocess.exposure_level = exposure_level
     options = {"num_examples": {"train": 1, "val": 5, "test": 1}, "image_size": (192, 256)}
     detector.config.data.options = options
