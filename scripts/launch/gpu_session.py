@@ -88,10 +88,11 @@ def session_parts(cut: bool) -> list[Part]:
     """Return all parts, the most useful first; `cut` makes each take seconds on CPU, for the dry run."""
     data, kit = "data", f"{WORK}/kit"
     vgg, mobilenet = (SMALL_VGG, SMALL_MOBILENET) if cut else ((), ())
-    from_imagenet, from_fer2013 = f"--config.init_from={MOBILENET}", f"--config.init_from={WORK}/fer_mobilenet"
+    from_imagenet = f"--config.init_from={MOBILENET}"
+    from_fer2013 = f"--config.init_from={WORK}/fer_mobilenet", "--config.init_excuse=('classifier/.*',)"
     best = classifier("fer_vgg_best", "--config.total_epochs=120", *vgg)
     on_fer2013 = classifier("fer_mobilenet", from_imagenet, *mobilenet)
-    on_ferplus = classifier("ferplus_mobilenet", from_fer2013, *mobilenet)
+    on_ferplus = classifier("ferplus_mobilenet", *from_fer2013, *mobilenet)
     ferplus = [prepare("ferplus", CSV, f"--votes={VOTES}")]
     return [
         # name, bound in seconds, commands, what they need, files to bring back
