@@ -25,17 +25,19 @@ def calibrate_batch_norm(model: nn.Module, variables: dict, x: jax.Array) -> dic
 
 
 def _batch_norm_statistics(model: nn.Module, variables: dict, x: jax.Array) -> dict[str, tuple]:
-    """{path of a BatchNorm: (mean, variance, epsilon)} of the inputs of every BatchNorm in evaluation mode."""
-    found = {}
+    """{path of a BatchNorm: (mean, variance, epsilon)} of the inputs of every BatchNorm in evaluation mode.
+
+    Layers inside a loop over groups of proposals are left out: `sow` stores nothing there.
+    """
 
     def measure(next_function, args, kwargs, context):
         if isinstance(context.module, nn.BatchNorm):
             features = args[0].astype(jnp.float32)
             axes = tuple(range(features.ndim - 1))
-            path = "/".join(context.module.path)
-            found[path] = features.mean(axes), features.var(axes), context.module.epsilon
+            statistics = features.mean(axes), features.var(axes), context.module.epsilon
+            context.module.sow("measured", "statistics", statistics, reduce_fn=lambda _, last: last)
         return next_function(*args, **kwargs)
 
     with nn.intercept_methods(measure):
-        model.apply(variables, x, False)
-    return found
+        _, found = model.apply(variables, x, False, mutable=["measured"])
+    return {"/".join(path[:-1]): statistics for path, statistics in flatten_dict(found.get("measured", {})).items()}

@@ -9,6 +9,7 @@ import pytest
 from matplotlib import cbook
 from test_faster_rcnn import build_detector
 
+from affect_jax.models.calibration import calibrate_batch_norm
 from affect_jax.models.pretrained import check_options, load_pretrained, merge, named_weights
 from affect_jax.ops.anchors import grid_anchors
 from affect_jax.ops.boxes import decode_boxes
@@ -144,3 +145,22 @@ def test_proposals_classified_in_groups_give_the_detections_of_all_at_once(model
     assert expected["valid"].sum() > 3
     for name, values in expected.items():
         np.testing.assert_allclose(found[name], values, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.usefixtures("plain_convolutions")
+def test_calibration_of_a_detector_with_groups_of_proposals_measures_its_first_stage_and_keeps_detections(
+    model, photograph
+):
+    batch = batch_of(photograph[:64, :96])
+    detector = model.clone(
+        rpn={**model.rpn, "post_nms_top_n_test": 40}, box={**model.box, "rois_at_once": 7, "score_thresh": 0.0}
+    )
+    variables = jax.jit(model.init, static_argnums=2)(jax.random.key(0), batch, False)
+    calibrated = calibrate_batch_norm(detector, variables, batch)
+    before, after = (
+        jax.jit(lambda v: detector.apply(v, batch, False)["detections"])(v) for v in (variables, calibrated)
+    )
+    for name, values in before.items():
+        np.testing.assert_allclose(after[name], values, atol=1e-4, err_msg=name)
+    changed = jax.tree.map(lambda old, new: bool((old != new).any()), variables, calibrated)["batch_stats"]
+    assert all(jax.tree.leaves([changed["backbone"], changed["fpn"]]))
