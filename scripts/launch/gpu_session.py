@@ -257,7 +257,7 @@ def run_parts(
 def run_part(part: Part, log: Path, bound_s: float, environment: dict[str, str]) -> tuple[str, str]:
     """Run the commands of a part for at most `bound_s` seconds; return its status and a note.
 
-    The status is "done", "failed" with the last line of the output, "stopped", or "absent" with what is missing.
+    The status is "done", "failed" with the exit status and the last line of the output, "stopped", or "absent" with what is missing.
     """
     if missing := [name for name in part.needs if not (ROOT / name).exists()]:
         return "absent", f"no {', '.join(missing)}"
@@ -271,7 +271,7 @@ def run_part(part: Part, log: Path, bound_s: float, environment: dict[str, str])
             if code is None:
                 return "stopped", f"after {bound_s:.0f} s"
             if code:
-                return "failed", last_line(log) or f"exit status {code}"
+                return "failed", f"exit status {code}: {last_line(log)}"
     return "done", ""
 
 
@@ -394,6 +394,7 @@ def main() -> None:
         "PYTHONPATH": os.pathsep.join(str(path) for path in paths if path),
         "PYTHONUNBUFFERED": "1",
         "JAX_COMPILATION_CACHE_DIR": str(ROOT / WORK / "xla"),
+        "JAX_TRACEBACK_FILTERING": "off",  # the last line of the output is then the error
         "JAX_PLATFORMS": "cuda,cpu",  # a process that finds no GPU fails at once
     }
     if dry_run:
