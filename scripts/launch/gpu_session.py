@@ -257,8 +257,8 @@ def run_parts(
 def run_part(part: Part, log: Path, bound_s: float, environment: dict[str, str]) -> tuple[str, str]:
     """Run the commands of a part for at most `bound_s` seconds; return its status and a note.
 
-    The status is "done", "failed" with the exit status and the last line of the output, "stopped", or "absent" with what
-    is missing.
+    The status is "done", "stopped", "failed" with the exit status and the last line of the output, or "absent" with
+    what is missing.
     """
     if missing := [name for name in part.needs if not (ROOT / name).exists()]:
         return "absent", f"no {', '.join(missing)}"
