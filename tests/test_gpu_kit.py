@@ -70,7 +70,7 @@ def test_failed_and_absent_parts_are_named_and_the_others_run(fast, tmp_path, ca
     states = run(parts, tmp_path)
     assert order.read_text() == "123"
     assert [state["status"] for state in states.values()] == ["done", "failed", "absent", "done"]
-    assert states["wrong"]["note"] == "the weights do not fit"
+    assert states["wrong"]["note"] == "exit status 1: the weights do not fit"
     assert str(tmp_path / "nowhere") in states["without"]["note"]
     printed = capsys.readouterr().out
     assert all(f"{name} " in printed for name in states)

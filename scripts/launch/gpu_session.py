@@ -88,10 +88,11 @@ def session_parts(cut: bool) -> list[Part]:
     """Return all parts, the most useful first; `cut` makes each take seconds on CPU, for the dry run."""
     data, kit = "data", f"{WORK}/kit"
     vgg, mobilenet = (SMALL_VGG, SMALL_MOBILENET) if cut else ((), ())
-    from_imagenet, from_fer2013 = f"--config.init_from={MOBILENET}", f"--config.init_from={WORK}/fer_mobilenet"
+    from_imagenet = f"--config.init_from={MOBILENET}"
+    from_fer2013 = f"--config.init_from={WORK}/fer_mobilenet", "--config.init_excuse=('classifier/.*',)"
     best = classifier("fer_vgg_best", "--config.total_epochs=120", *vgg)
     on_fer2013 = classifier("fer_mobilenet", from_imagenet, *mobilenet)
-    on_ferplus = classifier("ferplus_mobilenet", from_fer2013, *mobilenet)
+    on_ferplus = classifier("ferplus_mobilenet", *from_fer2013, *mobilenet)
     ferplus = [prepare("ferplus", CSV, f"--votes={VOTES}")]
     return [
         # name, bound in seconds, commands, what they need, files to bring back
@@ -256,7 +257,8 @@ def run_parts(
 def run_part(part: Part, log: Path, bound_s: float, environment: dict[str, str]) -> tuple[str, str]:
     """Run the commands of a part for at most `bound_s` seconds; return its status and a note.
 
-    The status is "done", "failed" with the last line of the output, "stopped", or "absent" with what is missing.
+    The status is "done", "stopped", "failed" with the exit status and the last line of the output, or "absent" with
+    what is missing.
     """
     if missing := [name for name in part.needs if not (ROOT / name).exists()]:
         return "absent", f"no {', '.join(missing)}"
@@ -270,7 +272,7 @@ def run_part(part: Part, log: Path, bound_s: float, environment: dict[str, str])
             if code is None:
                 return "stopped", f"after {bound_s:.0f} s"
             if code:
-                return "failed", last_line(log) or f"exit status {code}"
+                return "failed", f"exit status {code}: {last_line(log)}"
     return "done", ""
 
 
@@ -393,6 +395,7 @@ def main() -> None:
         "PYTHONPATH": os.pathsep.join(str(path) for path in paths if path),
         "PYTHONUNBUFFERED": "1",
         "JAX_COMPILATION_CACHE_DIR": str(ROOT / WORK / "xla"),
+        "JAX_TRACEBACK_FILTERING": "off",  # the last line of the output is then the error
         "JAX_PLATFORMS": "cuda,cpu",  # a process that finds no GPU fails at once
     }
     if dry_run:
