@@ -70,6 +70,7 @@ VARIANTS = [
     "widerface_yunet.py:scratch",
     "darkface_rcnn.py",
     "darkface_rcnn.py:two_cores",
+    "darkface_rcnn.py:simulated",
 ]
 FILES = sorted({variant.partition(":")[0] for variant in VARIANTS})
 
@@ -386,6 +387,7 @@ def test_invalid_field_of_a_classifier_is_named_with_its_limits(fields, message)
         ({"transform__scale_range": (2.0, 1.0)}, "must be () or (smallest, largest)"),
         ({"transform__low_light_exposure": (0.1, 3.0)}, "both above 0 and at most 1"),
         ({"transform__scale_range": (1.0, 2.0), "transform__side_range": (0.3, 2.0)}, "are both set"),
+        ({"transform__reference_boxes": "no/boxes.json"}, "'no/boxes.json'; must be empty or a file that exists"),
         ({"data__epoch_limits": (("/march/", 0),)}, "must be (regex, number), the number at least 1"),
         ({"data__epoch_limits": (("march)", 9),)}, "data.epoch_limits: 'march)' is not a valid regular expression"),
         ({"transform__clahe_limit": -2.0}, "transform.clahe_limit is -2.0; must be above 0"),
