@@ -20,8 +20,8 @@ from affect_jax.files import explained, read_json
 
 REFERENCE_SIZE = (720, 1080)
 """Height and width of the images of reference boxes: those of DARK FACE."""
-REFERENCE_SCALES = (0.5, 2.0)
-"""Smallest scale of a reference window, relative to the scale at which the whole image fits; largest scale."""
+MAX_REFERENCE_SCALE = 2.0
+"""Largest scale of a reference window: larger ones show only blur."""
 CLAHE_TILES = (8, 8)
 SRGB_KNEE, LINEAR_KNEE = 0.04045, 0.0031308
 
@@ -173,12 +173,13 @@ def random_reference_window(
 
     `references` are those of read_reference_boxes. The box gets the height of its reference in pixels; its centre gets
     the same fraction of the window's sides that the centre of the reference has of REFERENCE_SIZE. The box is drawn
-    from those that need a scale within REFERENCE_SCALES. If there are none, the scale is the nearest that is allowed,
-    for the box that needs the smallest change. The window may extend beyond the image.
+    from those that need a scale between that at which the whole image fits and MAX_REFERENCE_SCALE. If there are none,
+    the scale is the nearest of these, for the box that needs the smallest change. The window may extend beyond the
+    image.
     """
     x, y, width, height = references[rng.integers(len(references))]
     scales = height / (boxes[:, 3] - boxes[:, 1])
-    allowed = np.clip(scales, REFERENCE_SCALES[0] * fitting_scale(image_size, size), REFERENCE_SCALES[1])
+    allowed = np.clip(scales, fitting_scale(image_size, size), MAX_REFERENCE_SCALE)
     change = np.abs(np.log(scales / allowed))
     chosen = rng.choice(np.flatnonzero(change == change.min()))
     scale = float(allowed[chosen])

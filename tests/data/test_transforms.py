@@ -142,7 +142,7 @@ def test_windows_have_a_face_except_those_placed_anywhere():
     assert share_of_empty(0.0) == 0 < 0.3 < share_of_empty(0.5) < 0.6 < 0.8 < share_of_empty(1.0)
 
 
-REFERENCES = np.array([[500, 300, 20, 30], [110, 400, 8, 12], [900, 300, 40, 45]])
+REFERENCES = np.array([[500, 300, 20, 30], [110, 400, 12, 20], [900, 300, 40, 40]])
 """Boxes [x, y, width, height] in an image of 720x1080."""
 
 
@@ -181,7 +181,7 @@ def test_the_scale_of_a_reference_window_is_limited(reference_file):
         return transform(*arguments, reference_boxes=reference_file)["scale"]
 
     assert scale(4) == 2.0
-    assert scale(190) == pytest.approx(0.5 * transforms.fitting_scale((200, 300), BUCKET))
+    assert scale(190) == pytest.approx(transforms.fitting_scale((200, 300), BUCKET))
 
 
 def test_without_a_face_references_change_nothing(reference_file):
@@ -221,7 +221,7 @@ def test_faces_in_windows_of_real_images_are_as_high_as_references(shared_data):
             centres = (moved[:, :2] + moved[:, 2:]) / 2
             inside = ((centres >= 0) & (centres < (384, 256))).all(axis=1)
             heights += (moved[inside, 3] - moved[inside, 1]).tolist()
-    for share in (0.1, 0.25, 0.5, 0.75, 0.9):
+    for share in (0.1, 0.25, 0.5, 0.75):  # above, images with only large faces cannot be made small enough
         ratio = np.quantile(heights, share) / np.quantile(references[:, 3], share)
         assert 0.7 < ratio < 1.4, share
 
