@@ -34,7 +34,7 @@ from affect_jax.tasks.classification import is_resident
 from affect_jax.tasks.interface import DataFacts, Task
 from affect_jax.train import loop
 from affect_jax.train.builders import build_optimizer, build_schedule
-from affect_jax.train.state import create_state, init_variables, make_apply
+from affect_jax.train.state import create_state, make_apply, variable_shapes
 from affect_jax.train.steps import make_train_step
 
 LOSS_PARTS = ("objectness", "rpn_box_reg", "classifier", "box_reg", "rpn_count", "roi_count")
@@ -145,7 +145,7 @@ def test_config_is_valid(variant):
 
 def trace_network(task: Task, model: nn.Module, data: DataFacts, batch: dict[str, np.ndarray]) -> dict:
     """Trace initialization and prediction, and return the shapes of the variables."""
-    variables = jax.eval_shape(lambda key: init_variables(model, key, task.network_inputs(data)), jax.random.key(0))
+    variables = variable_shapes(model, task.network_inputs(data))
     outputs = jax.eval_shape(task.predict_fn(make_apply(model), data), variables, batch)
     assert all(output.shape[0] == len(batch["image"]) for output in jax.tree.leaves(outputs))
     return variables
