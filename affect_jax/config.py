@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
@@ -129,6 +130,7 @@ def detection_config() -> ConfigDict:
         "scale_range": (),  # (smallest, largest) scale of a random window; 1 fits the whole image; (): the whole image
         "side_range": (),  # (smallest, largest) shorter side of a random window, in shorter sides of the image
         "anywhere_probability": 0.0,  # of such a window to be placed without regard to the boxes, 0 to 1
+        "reference_boxes": "",  # JSON file of boxes whose sizes and places a face gets in a window; "": none
         "min_face": 0.0,  # pixels of the bucket, at least 0; training ignores smaller boxes
         "horizontal_flip": False,  # of every second image
         "low_light_probability": 0.0,  # 0 to 1
@@ -275,6 +277,7 @@ IMAGE_SIZE = Check(
     lambda size: len(size) == 2 and all(side > 0 and side % 32 == 0 for side in size),
     "must be (height, width), multiples of 32",
 )
+FILE = Check(lambda path: not path or Path(path).is_file(), "must be empty or a file that exists")
 RANGE = Check(lambda pair: not pair or increasing(pair), "must be () or (smallest, largest), both above 0")
 EPOCH_LIMIT = Check(lambda pair: len(pair) == 2 and pair[1] >= 1, "must be (regex, number), the number at least 1")
 MULTIPLIER = Check(lambda pair: len(pair) == 2 and pair[1] >= 0, "must be (regex, factor), the factor at least 0")
@@ -373,6 +376,7 @@ CHECKS = {
         "transform.scale_range": RANGE,
         "transform.side_range": RANGE,
         "transform.anywhere_probability": FRACTION,
+        "transform.reference_boxes": FILE,
         "transform.min_face": at_least(0),
         "transform.low_light_probability": FRACTION,
         "transform.low_light_exposure": Check(

@@ -34,7 +34,7 @@ from affect_jax.tasks.classification import is_resident
 from affect_jax.tasks.interface import DataFacts, Task
 from affect_jax.train import loop
 from affect_jax.train.builders import build_optimizer, build_schedule
-from affect_jax.train.state import create_state, init_variables, make_apply
+from affect_jax.train.state import create_state, make_apply, variable_shapes
 from affect_jax.train.steps import make_train_step
 
 LOSS_PARTS = ("objectness", "rpn_box_reg", "classifier", "box_reg", "rpn_count", "roi_count")
@@ -70,6 +70,7 @@ VARIANTS = [
     "widerface_yunet.py:scratch",
     "darkface_rcnn.py",
     "darkface_rcnn.py:two_cores",
+    "darkface_rcnn.py:simulated",
 ]
 FILES = sorted({variant.partition(":")[0] for variant in VARIANTS})
 
@@ -144,7 +145,7 @@ def test_config_is_valid(variant):
 
 def trace_network(task: Task, model: nn.Module, data: DataFacts, batch: dict[str, np.ndarray]) -> dict:
     """Trace initialization and prediction, and return the shapes of the variables."""
-    variables = jax.eval_shape(lambda key: init_variables(model, key, task.network_inputs(data)), jax.random.key(0))
+    variables = variable_shapes(model, task.network_inputs(data))
     outputs = jax.eval_shape(task.predict_fn(make_apply(model), data), variables, batch)
     assert all(output.shape[0] == len(batch["image"]) for output in jax.tree.leaves(outputs))
     return variables
@@ -386,6 +387,7 @@ def test_invalid_field_of_a_classifier_is_named_with_its_limits(fields, message)
         ({"transform__scale_range": (2.0, 1.0)}, "must be () or (smallest, largest)"),
         ({"transform__low_light_exposure": (0.1, 3.0)}, "both above 0 and at most 1"),
         ({"transform__scale_range": (1.0, 2.0), "transform__side_range": (0.3, 2.0)}, "are both set"),
+        ({"transform__reference_boxes": "no/boxes.json"}, "'no/boxes.json'; must be empty or a file that exists"),
         ({"data__epoch_limits": (("/march/", 0),)}, "must be (regex, number), the number at least 1"),
         ({"data__epoch_limits": (("march)", 9),)}, "data.epoch_limits: 'march)' is not a valid regular expression"),
         ({"transform__clahe_limit": -2.0}, "transform.clahe_limit is -2.0; must be above 0"),

@@ -15,10 +15,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
-import grain
 import numpy as np
 
-from affect_jax.data.pipeline import Batch, read_ahead
+from affect_jax.data.pipeline import Batch, BatchIterator, read_ahead
 from affect_jax.data.transforms import fitting_scale, pad, resize, transform
 
 Size = tuple[int, int]
@@ -119,8 +118,11 @@ class BucketBatches:
         return [batches[place] for place in rng.permutation(len(batches))]
 
 
-class ReadImages(grain.transforms.Map):
-    """Read this process's rows of a plan; each image is transformed by a generator seeded with (seed, step, row)."""
+class ReadImages:
+    """Callable that reads this process's rows of a plan.
+
+    Each image is transformed by a generator seeded with (seed, step, row).
+    """
 
     def __init__(
         self, split, seed: int, max_boxes: int, settings: Mapping, process_index: int = 0, process_count: int = 1
@@ -128,7 +130,7 @@ class ReadImages(grain.transforms.Map):
         self.split, self.seed, self.max_boxes, self.settings = split, seed, max_boxes, dict(settings)
         self.process_index, self.process_count = process_index, process_count
 
-    def map(self, plan: BatchPlan) -> Batch:
+    def __call__(self, plan: BatchPlan) -> Batch:
         """Read and transform."""
         share = len(plan.indices) // self.process_count
         rows = range(self.process_index * share, (self.process_index + 1) * share)
@@ -222,7 +224,7 @@ def boxes_stream_iterator(
     num_workers: int,
     process_index: int = 0,
     process_count: int = 1,
-) -> grain.DatasetIterator:
+) -> BatchIterator:
     """Return an iterator over this process's rows of the training batches, the same for any number of workers.
 
     `settings` are keyword arguments of `transform`. The state of the iterator goes into the checkpoint.
@@ -230,8 +232,7 @@ def boxes_stream_iterator(
     if process_index == 0:
         report_surplus_boxes(split, max_boxes)
     read = ReadImages(split, source.seed, max_boxes, settings, process_index, process_count)
-    batches = grain.MapDataset.source(source).map(read)
-    return read_ahead(batches, num_workers)
+    return read_ahead(source, (read,), num_workers)
 
 
 def enlarge(batch: Batch, factor: float) -> Batch:
@@ -261,14 +262,14 @@ class EvaluationPlan(NamedTuple):
     mask: np.ndarray  # float32 [B], 0 where an image is repeated to fill the batch
 
 
-class ReadEvaluationBatch(grain.transforms.Map):
-    """Read `rows` of a plan; each image is transformed by a generator seeded with (seed, index)."""
+class ReadEvaluationBatch:
+    """Callable that reads `rows` of a plan; each image is transformed by a generator seeded with (seed, index)."""
 
     def __init__(self, split, max_boxes: int, max_ignored: int, settings: Mapping, seed: int, rows: slice):
         self.split, self.max_boxes, self.max_ignored = split, max_boxes, max_ignored
         self.settings, self.seed, self.rows = dict(settings), seed, rows
 
-    def map(self, plan: EvaluationPlan) -> Batch:
+    def __call__(self, plan: EvaluationPlan) -> Batch:
         """Read each image once, and repeat the rows that fill the batch."""
         wanted, copies = np.unique(plan.indices[self.rows], return_inverse=True)
         rngs = [np.random.default_rng((self.seed, int(index))) for index in wanted]
@@ -305,4 +306,4 @@ def padded_box_batches(
             mask = (np.arange(batch_size) < len(indices)).astype(np.float32)
             plans.append(EvaluationPlan(tuple(bucket), np.resize(indices, batch_size), mask))
     read = ReadEvaluationBatch(split, max_boxes, max_ignored, settings, seed, rows)
-    return read_ahead(grain.MapDataset.source(plans).map(read), num_workers)
+    return read_ahead(plans, (read,), num_workers)

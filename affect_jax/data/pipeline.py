@@ -8,13 +8,28 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
 
-import grain
 import numpy as np
 from tqdm import tqdm
 
 Batch = dict[str, np.ndarray]
+
+
+class BatchIterator(Protocol):
+    """Iterator over the batches of a run, whose state goes into the checkpoint: grain's DatasetIterator."""
+
+    def __next__(self) -> Batch: ...
+
+    def get_state(self) -> dict[str, Any]:
+        """Return the position."""
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Continue at a position."""
+
+    def close(self) -> None:
+        """Stop reading."""
 
 
 def epoch_order(seed: int, epoch: int, num_examples: int) -> np.ndarray:
@@ -73,51 +88,57 @@ class BatchIndices:
         return self._orders[epoch]
 
 
-class TakeRows(grain.transforms.Map):
-    """Take this process's rows of a batch of indices."""
+class TakeRows:
+    """Callable that takes this process's rows of a batch of indices."""
 
     def __init__(self, process_index: int, process_count: int):
         self.process_index, self.process_count = process_index, process_count
 
-    def map(self, indices: np.ndarray) -> Batch:
+    def __call__(self, indices: np.ndarray) -> Batch:
         """Return {"index": int32 [B / process_count]}."""
         rows = len(indices) // self.process_count
         return {"index": indices[self.process_index * rows : (self.process_index + 1) * rows]}
 
 
-class ReadExamples(grain.transforms.Map):
-    """Add the examples of `split` at a batch's indices."""
+class ReadExamples:
+    """Callable that adds the examples of `split` at a batch's indices."""
 
     def __init__(self, split):
         self.split = split
 
-    def map(self, batch: Batch) -> Batch:
+    def __call__(self, batch: Batch) -> Batch:
         """Read."""
         return {**self.split.read(batch["index"]), **batch}
 
 
-def index_iterator(source: BatchIndices, process_index: int = 0, process_count: int = 1) -> grain.DatasetIterator:
-    """Return an iterator over this process's rows of a run's batches, {"index": int32 [B]}, without reading examples.
+def index_iterator(source: BatchIndices, process_index: int = 0, process_count: int = 1) -> BatchIterator:
+    """Return an iterator over this process's rows of the batches, {"index": int32 [B]}, without reading examples."""
+    import grain
 
-    Its state goes into the checkpoint.
-    """
     batches = grain.MapDataset.source(source).map(TakeRows(process_index, process_count))
     return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=0)))
 
 
 def stream_iterator(
     source: BatchIndices, split, num_workers: int, process_index: int = 0, process_count: int = 1
-) -> grain.DatasetIterator:
+) -> BatchIterator:
     """Return an iterator over this process's rows of the batches, in the order of `index_iterator`.
 
     The batches are the same for any number of workers.
     """
-    batches = grain.MapDataset.source(source).map(TakeRows(process_index, process_count)).map(ReadExamples(split))
-    return read_ahead(batches, num_workers)
+    return read_ahead(source, (TakeRows(process_index, process_count), ReadExamples(split)), num_workers)
 
 
-def read_ahead(batches: grain.MapDataset, num_workers: int) -> grain.DatasetIterator:
-    """Return an iterator over the batches, read in a thread, or in `num_workers` processes if that is not 0."""
+def read_ahead(source: Sequence, transforms: Sequence[Callable], num_workers: int) -> BatchIterator:
+    """Return an iterator over the items of `source`, each passed through the transforms.
+
+    They are read in a thread, or in `num_workers` processes if that is not 0.
+    """
+    import grain  # here, because it takes half a second, and prediction does not need it
+
+    batches = grain.MapDataset.source(source)
+    for transform in transforms:
+        batches = batches.map(transform)
     batches = batches.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4))
     if num_workers:
         options = grain.MultiprocessingOptions(num_workers=num_workers, per_worker_buffer_size=4)

@@ -8,12 +8,20 @@ unchanged where its settings are at their defaults, add it to TRANSFORMS, and ad
 affect_jax/config.py.
 """
 
+from functools import cache
 from inspect import getfullargspec
+from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 
+from affect_jax.files import explained, read_json
+
+REFERENCE_SIZE = (720, 1080)
+"""Height and width of the images of reference boxes: those of DARK FACE."""
+MAX_REFERENCE_SCALE = 2.0
+"""Largest scale of a reference window: larger ones show only blur."""
 CLAHE_TILES = (8, 8)
 SRGB_KNEE, LINEAR_KNEE = 0.04045, 0.0031308
 MOST_GAIN = 8.0
@@ -146,6 +154,48 @@ def random_side_window(
     window = tuple(max(1, round(side / scale)) for side in size)
     boxes = boxes[:0] if rng.random() < anywhere_probability else boxes
     return Window(random_corner(image_size, window, boxes, rng), window, float(scale))
+
+
+@cache
+def read_reference_boxes(path: str | Path) -> np.ndarray:
+    """Return the boxes of a JSON file, float64 [R, 4]: x, y, width and height in pixels of REFERENCE_SIZE.
+
+    The file holds {name of an image: {"boxes": [[x, y, width, height], ...]}}. It is read once per process. ValueError
+    if it has another content, has no box or has a box without area.
+    """
+    with explained(path):
+        boxes = np.array([box for image in read_json(path).values() for box in image["boxes"]], float)
+        if boxes.ndim != 2 or boxes.shape[1] != 4 or not (boxes[:, 2:] > 0).all():
+            raise ValueError("reference boxes must be [x, y, width, height] with an area, and at least one")
+    return boxes
+
+
+def random_reference_window(
+    image_size: tuple[int, int],
+    boxes: np.ndarray,
+    size: tuple[int, int],
+    references: np.ndarray,
+    rng: np.random.Generator,
+) -> Window:
+    """Draw a window with the shape of `size` in which a random box gets the height and place of a random reference.
+
+    `references` are those of read_reference_boxes. The box gets the height of its reference in pixels; its centre gets
+    the same fraction of the window's sides that the centre of the reference has of REFERENCE_SIZE. The box is drawn
+    from those that need a scale between that at which the whole image fits and MAX_REFERENCE_SCALE. If there are none,
+    the scale is the nearest of these, for the box that needs the smallest change. The window may extend beyond the
+    image.
+    """
+    x, y, width, height = references[rng.integers(len(references))]
+    scales = height / (boxes[:, 3] - boxes[:, 1])
+    allowed = np.clip(scales, fitting_scale(image_size, size), MAX_REFERENCE_SCALE)
+    change = np.abs(np.log(scales / allowed))
+    chosen = rng.choice(np.flatnonzero(change == change.min()))
+    scale = float(allowed[chosen])
+    place = np.array([y + height / 2, x + width / 2]) / REFERENCE_SIZE * size
+    corner = boxes[chosen].reshape(2, 2).mean(axis=0)[::-1] - place / scale
+    window = tuple(max(1, round(side / scale)) for side in size)
+    top, left = np.clip(np.rint(corner), np.subtract(1, window), np.subtract(image_size, 1))  # share a pixel
+    return Window((int(top), int(left)), window, scale)
 
 
 def flip_horizontally(image: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -379,6 +429,7 @@ def transform(
     scale_range: tuple[float, ...] = (),
     side_range: tuple[float, ...] = (),
     anywhere_probability: float = 0.0,
+    reference_boxes: str | Path = "",
     min_face: float = 0.0,
     **settings,
 ) -> dict[str, np.ndarray]:
@@ -386,7 +437,9 @@ def transform(
 
     scale_range: crop a window at a scale in this range, see `random_scale_window`.
     side_range, anywhere_probability: crop a window of a size in this range, see `random_side_window`.
-    If both ranges are empty, the whole image is used.
+    reference_boxes: in an image with boxes that are not ignored, crop a window of `random_reference_window` instead;
+    a JSON file, see read_reference_boxes.
+    If none of them is set, the whole image is used.
     min_face: ignore boxes whose shorter side is below this number of pixels of the bucket.
     settings: keyword arguments of TRANSFORMS; all are off by default. They act after scaling, and not on the padding.
 
@@ -396,7 +449,9 @@ def transform(
     if unknown := settings.keys() - {name for names in TRANSFORMS.values() for name in names}:
         raise TypeError(f"unknown transform settings: {', '.join(sorted(unknown))}")
     size, faces = image.shape[:2], boxes[~ignore]
-    if scale_range:
+    if reference_boxes and len(faces):
+        window = random_reference_window(size, faces, bucket, read_reference_boxes(reference_boxes), rng)
+    elif scale_range:
         window = random_scale_window(size, faces, bucket, scale_range, rng)
     elif side_range:
         window = random_side_window(size, faces, bucket, side_range, anywhere_probability, rng)

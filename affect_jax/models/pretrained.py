@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -97,6 +97,20 @@ def named_weights(variables: Mapping) -> dict:
     }
 
 
+def variables_of(weights: Mapping[str, np.ndarray]) -> dict:
+    """Return the variables whose named_weights these are, float32. BatchNorm's mean and var are its statistics."""
+    collections = {"params": {}, "batch_stats": {}}
+    for name, value in weights.items():
+        is_statistic = name.rpartition("/")[2] in ("mean", "var")
+        collections["batch_stats" if is_statistic else "params"][name] = to_device(value, np.float32)
+    return {name: unflatten_dict(flat, sep="/") for name, flat in collections.items()}
+
+
+def to_device(value: np.ndarray, dtype: np.dtype) -> jax.Array:
+    """Return an array of `dtype`, converted on the host: the device compiles a program for each shape."""
+    return jax.device_put(np.asarray(value, dtype))
+
+
 def merge(variables: Mapping, weights: Mapping[str, np.ndarray], excuse: Sequence[str] = (), source: str = "") -> dict:
     """Return the network's variables with the values of `weights`, {name: array}.
 
@@ -123,7 +137,7 @@ def merge(variables: Mapping, weights: Mapping[str, np.ndarray], excuse: Sequenc
 
     def merged(collection: Mapping) -> dict:
         flat = flatten_dict(collection, sep="/")
-        new = {name: old if name in problems else jnp.asarray(weights[name], old.dtype) for name, old in flat.items()}
+        new = {name: old if name in problems else to_device(weights[name], old.dtype) for name, old in flat.items()}
         return unflatten_dict(new, sep="/")
 
     return {name: merged(collection) for name, collection in variables.items()}

@@ -5,22 +5,22 @@ are [x1, y1, x2, y2] in pixels of their image.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from affect_jax.data.images import crop_box, fit, to_channels
 from affect_jax.data.transforms import clip_boxes, pad, raise_exposure, resize
-from affect_jax.evaluate import peers
 from affect_jax.predict.media import Frame
-from affect_jax.predict.search import MOST_PIXELS, SMALLEST_FACE, Search, merge, plan_searches, smallest_face
-from affect_jax.runs.model_file import Trained, read
+from affect_jax.predict.programs import Programs
+from affect_jax.predict.search import MOST_PIXELS, SMALLEST_FACE, Search, Size, merge, plan_searches, smallest_face
+from affect_jax.runs.model_file import Trained, check_weights, read
 from affect_jax.tasks import build_task
-from affect_jax.tasks.interface import PredictFn, Task
+from affect_jax.tasks.interface import Batch, PredictFn, Task
 from affect_jax.train.mesh import one_device
 from affect_jax.train.prediction import compile_predict
 from affect_jax.train.state import Network, make_apply
@@ -110,6 +110,7 @@ class FaceReader:
         """Return the faces of each image; each is searched at `enlarge` times its size."""
         check_images(images)
         if self.detector:
+            self.classifier.prepare()  # at the same time as the detector
             detections = self.detector(images, enlarge)
             crops = [
                 crop_box(image, box, self.margin)
@@ -147,14 +148,18 @@ class Classifier:
     def __init__(self, trained: Trained, batch_size: int):
         check_task(trained, "classification")
         self.class_names, self.image_shape = trained.data
-        self._batch_size, self._variables = batch_size, trained.variables
-        self._predict = compiled_predict(trained)
+        self._batch_size = batch_size
+        self._predict = Programs(compiled_predict(trained), trained.variables)
+
+    def prepare(self) -> None:
+        """Begin to compile, if that was not done before; do not wait for it."""
+        self._predict.prepare({"image": jax.ShapeDtypeStruct((self._batch_size, *self.image_shape), np.uint8)})
 
     def __call__(self, faces: Sequence[np.ndarray]) -> np.ndarray:
         """Return the probabilities of each face, float32 [N, K]."""
         inputs = [face_input(face, self.image_shape) for face in faces]
         pending = [
-            (self._predict(self._variables, {"image": padded(batch, self._batch_size)})["probs"], len(batch))
+            (self._predict({"image": padded(batch, self._batch_size)})["probs"], len(batch))
             for batch in batched(inputs, self._batch_size)
         ]
         empty = np.zeros((0, len(self.class_names)), np.float32)
@@ -168,7 +173,7 @@ class Detector:
         check_task(trained, "detection")
         self._batch_size, self._min_score, self._most_pixels = batch_size, min_score, most_pixels
         self._exposure_level = trained.config.preprocess.exposure_level
-        self._variables, self._detect = trained.variables, compiled_predict(without_hopeless(trained, min_score))
+        self._detect = Programs(compiled_predict(without_hopeless(trained, min_score)), trained.variables)
 
     def __call__(self, images: Sequence[np.ndarray], enlarge: Sequence[float]) -> list[dict[str, np.ndarray]]:
         """Return "boxes" float32 [D, 4] and "scores" float32 [D] of each image, highest score first.
@@ -179,6 +184,8 @@ class Detector:
         for row, (image, factor) in enumerate(zip(images, enlarge, strict=True)):
             for search in plan_searches(image.shape[:2], self._most_pixels, factor):
                 by_size[search.size].append((row, search))
+        for size in by_size:
+            self._prepare(size)
         pending = [
             (batch, self._dispatch([(images[row], search) for row, search in batch]))
             for searches in by_size.values()
@@ -196,6 +203,12 @@ class Detector:
         """Return the side of the smallest face that is searched for, pixels of an image of (height, width)."""
         return smallest_face(image_size, self._most_pixels)
 
+    def _prepare(self, size: Size) -> None:
+        """Begin to compile the program of searches of one size."""
+        image, sides = (self._batch_size, *size, 3), (self._batch_size, 2)
+        shapes = {"image": jax.ShapeDtypeStruct(image, np.uint8), "image_size": jax.ShapeDtypeStruct(sides, np.int32)}
+        self._detect.prepare(shapes)
+
     def _dispatch(self, batch: Sequence[tuple[np.ndarray, Search]]) -> dict:
         """Return the detections of images by searches of one size, still on the device."""
         resized = [self._resize(image, search.scale) for image, search in batch]
@@ -204,7 +217,7 @@ class Detector:
             "image": padded([pad(image, size) for image in resized], self._batch_size),
             "image_size": padded([np.array(image.shape[:2], np.int32) for image in resized], self._batch_size),
         }
-        return self._detect(self._variables, inputs)["detections"]
+        return self._detect(inputs)["detections"]
 
     def _resize(self, image: np.ndarray, scale: float) -> np.ndarray:
         """Scale an image and raise its exposure, which is done at the smaller size."""
@@ -221,7 +234,7 @@ class Detector:
         return boxes[kept], scores[kept]
 
 
-def image_detector(detector: str | Path, min_score: float, enlarge: float = 1.5) -> peers.Detector:
+def image_detector(detector: str | Path, min_score: float, enlarge: float = 1.5) -> Callable:
     """Return a function that finds the faces of one image by the searches of `load`, for evaluation."""
     search = Detector(read(detector), 1, min_score)
 
@@ -244,9 +257,21 @@ def without_hopeless(trained: Trained, min_score: float) -> Trained:
 
 
 def compiled_predict(trained: Trained) -> PredictFn:
-    """Return the jitted prediction of a trained network for this device."""
+    """Return the jitted prediction of a trained network for this device.
+
+    Its first call raises ValueError if the weights do not fit the network.
+    """
     task = build_device_task(trained)
-    return compile_predict(task.predict_fn(make_apply(task.build_network(trained.data)), trained.data), one_device())
+    predict_fn = task.predict_fn(make_apply(task.build_network(trained.data)), trained.data)
+
+    def predict(variables: dict, batch: Batch) -> dict[str, Any]:
+        try:
+            return predict_fn(variables, batch)
+        except Exception:  # while it is traced
+            check_weights(trained)
+            raise
+
+    return compile_predict(predict, one_device())
 
 
 def network(trained: Trained) -> Network:

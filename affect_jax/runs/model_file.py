@@ -10,9 +10,8 @@ import safetensors.numpy
 from ml_collections import ConfigDict
 
 from affect_jax.files import explained, whole_file
-from affect_jax.models.pretrained import OWN_RECORD, merge, named_weights
+from affect_jax.models.pretrained import OWN_RECORD, merge, named_weights, variables_of
 from affect_jax.runs import workdir
-from affect_jax.runs.best_checkpoint import load_best_variables
 from affect_jax.tasks import build_task
 from affect_jax.tasks.interface import DataFacts
 from affect_jax.train.state import variable_shapes
@@ -33,6 +32,7 @@ class Trained(NamedTuple):
 def read(path: str | Path) -> Trained:
     """Read the network in a model file, or the best checkpoint of the run in a folder.
 
+    The weights are compared with the network when it is first used: see predict.reader.compiled_predict.
     FileNotFoundError if there is neither, ValueError if the file is not a model file.
     """
     path = Path(path)
@@ -51,13 +51,23 @@ def read(path: str | Path) -> Trained:
     with explained(path):
         record = json.loads(metadata[OWN_RECORD])
         config, data = workdir.config_of(record["config"]), workdir.data_facts_of(record["data"])
-        task = build_task(config)
-        shapes = variable_shapes(task.build_network(data), task.network_inputs(data))
-        return Trained(config, data, merge(shapes, weights, source=str(path)), record["about"])
+        return Trained(config, data, variables_of(weights), record["about"])
+
+
+def check_weights(trained: Trained) -> None:
+    """Raise ValueError if the weights do not fit the network of the config.
+
+    This traces the network, which takes a second: call it to explain an error.
+    """
+    task, source = build_task(trained.config), str(trained.about.get("source", ""))
+    shapes = variable_shapes(task.build_network(trained.data), task.network_inputs(trained.data))
+    merge(shapes, named_weights(trained.variables), source=source)
 
 
 def read_run(path: str | Path) -> Trained:
     """Read the best checkpoint of the run in a folder."""
+    from affect_jax.runs.best_checkpoint import load_best_variables  # with orbax, which model files do not need
+
     run = workdir.Workdir(path)
     config, data = workdir.load_config(run), workdir.load_data_facts(run)
     step, variables = load_best_variables(run)

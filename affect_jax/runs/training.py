@@ -33,6 +33,7 @@ def train_and_evaluate(config: ConfigDict, path: str | Path) -> dict[str, float]
     """
     validate(config)
     run, say = Workdir(path), print_line if jax.process_index() == 0 else ignore_line
+    say("opening the data and setting the initial weights")
     weights = None if step_folders(run.checkpoints) else load_initial_weights(config)  # a checkpoint has its own
     trainer = Trainer(config, build_task(config), weights)
     with ExitStack() as resources:

@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import grain
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 from affect_jax.data import open_split, open_splits
 from affect_jax.data.identity import SplitIdentity, difference, from_text, identify
+from affect_jax.data.pipeline import BatchIterator
 from affect_jax.evaluate.sections import Metrics, Presentation, Section, Table
 
 HostBatch = dict[str, np.ndarray]
@@ -42,7 +42,7 @@ class TrainingData(NamedTuple):
 
     examples: HostBatch | None
     """All examples of the split if they are kept on the device; batches then hold only "index"."""
-    batches: grain.DatasetIterator
+    batches: BatchIterator
     """This process's rows of each batch; the iterator's state is saved with every checkpoint."""
 
 

@@ -7,11 +7,11 @@ import optax
 from ml_collections import ConfigDict
 
 from affect_jax.config import SELECT_ON, epochs_to_steps
-from affect_jax.models.pretrained import Pretrained, check_options, merge
+from affect_jax.models.pretrained import Pretrained, check_options, merge, named_weights
 from affect_jax.models.weight_files import Preprocess
 from affect_jax.train.checkpoint import Checkpoints
 from affect_jax.train.optim import make_optimizer, make_schedule
-from affect_jax.train.state import Network, init_variables
+from affect_jax.train.state import Network, init_some, init_variables, variable_shapes
 
 
 def build_schedule(config: ConfigDict, num_examples: int) -> optax.Schedule:
@@ -49,7 +49,7 @@ def build_optimizer(config: ConfigDict, schedule: optax.Schedule) -> optax.Gradi
 def build_variables(
     config: ConfigDict, model: Network, key: jax.Array, inputs, pretrained: Pretrained | None = None
 ) -> dict:
-    """Draw the network's initial variables and replace them by pretrained weights, if given.
+    """Return the network's initial variables: pretrained weights, if given; only those that they lack are drawn.
 
     ValueError if the weights do not fit the network or were trained on images with another mean and std.
     """
@@ -57,7 +57,12 @@ def build_variables(
         return init_variables(model, key, inputs)
     check_options(model, pretrained)
     check_preprocess(config, pretrained.preprocess)
-    return merge(init_variables(model, key, inputs), pretrained.values, config.init_excuse, config.init_from)
+    variables = merge(variable_shapes(model, inputs), pretrained.values, config.init_excuse, config.init_from)
+    lacking = [name for name, x in named_weights(variables).items() if isinstance(x, jax.ShapeDtypeStruct)]
+    if not lacking:
+        return variables
+    drawn = init_some(model, key, inputs, lacking)
+    return merge(variables, named_weights(variables) | drawn)
 
 
 def check_preprocess(config: ConfigDict, trained: Preprocess) -> None:

@@ -8,13 +8,13 @@ import shutil
 from contextlib import contextmanager
 from pathlib import Path
 
-import grain
 import jax
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from jax.sharding import Sharding
 from orbax.checkpoint import checkpoint_managers
 
+from affect_jax.data.pipeline import BatchIterator
 from affect_jax.names import path_name
 from affect_jax.train.checksums import CHECKSUMS, find_damage, write_checksums
 from affect_jax.train.state import TrainState
@@ -60,7 +60,7 @@ class Checkpoints:
         self,
         step: int,
         state: TrainState,
-        iterator: grain.DatasetIterator,
+        iterator: BatchIterator,
         seconds: dict[str, float],
         metrics: dict | None,
     ) -> None:
@@ -114,9 +114,7 @@ class Checkpoints:
         (folder,) = (path for path in self._directory.iterdir() if path.name.split(".")[0] == str(self._saving))
         write_checksums(folder)
 
-    def restore(
-        self, step: int, state: TrainState, iterator: grain.DatasetIterator
-    ) -> tuple[TrainState, dict[str, float]]:
+    def restore(self, step: int, state: TrainState, iterator: BatchIterator) -> tuple[TrainState, dict[str, float]]:
         """Return the state saved at `step`, sharded as `state`, and the clock's seconds; move the iterator."""
         check_fit(state, self._manager.item_metadata(step)["state"].tree, f"checkpoint {step}")
         target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)

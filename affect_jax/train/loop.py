@@ -5,7 +5,6 @@ from bisect import bisect_right
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +13,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from affect_jax.config import epochs_to_steps
+from affect_jax.data.pipeline import BatchIterator
 from affect_jax.models.calibration import calibrate_batch_norm
 from affect_jax.models.pretrained import Pretrained, named_weights
 from affect_jax.names import Selects, check_patterns, selects
@@ -24,7 +24,7 @@ from affect_jax.train.mesh import data_mesh, process_rows, replicated, split_ove
 from affect_jax.train.prediction import compile_predict, predict_split
 from affect_jax.train.progress import Clock, RunLog
 from affect_jax.train.signals import Interrupted, stop_request
-from affect_jax.train.state import create_state, describe_parameters, make_apply
+from affect_jax.train.state import create_state, describe_parameters, make_apply, run_once
 from affect_jax.train.steps import make_train_step, make_train_steps
 
 CALIBRATION_IMAGES = 512
@@ -84,7 +84,8 @@ class Trainer:
             variables = calibrate_batch_norm(self.model, variables, images, pretrained.values)
         self.schedule = builders.build_schedule(config, num_examples)
         self.optimizer = builders.build_optimizer(config, self.schedule)
-        state = create_state(variables, self.optimizer, config.ema_decay > 0)
+        # in one program: outside of one, every shape of a parameter would be compiled by itself
+        state = run_once(lambda variables: create_state(variables, self.optimizer, config.ema_decay > 0), variables)
         self.state = jax.device_put(state, replicated(self.mesh))
         self.step, self.clock, self.best = 0, Clock({}), None
 
@@ -173,6 +174,7 @@ class Trainer:
         program = train_steps, tuple((name, array.shape) for name, array in batches.items())
         if program not in self.programs:
             jax.block_until_ready(self.state)  # steps that still run count as training, not as compilation
+            log.say("compiling the training step")
             with self.clock.compiling():
                 self.programs[program] = train_steps.lower(*arguments).compile()
             log.say(f"compiled (or loaded from cache) in {self.clock.seconds['compile_seconds']:.1f} s")
@@ -245,7 +247,7 @@ def evaluation_steps(config: ConfigDict, num_examples: int, total_steps: int) ->
 
 
 def take_batches(
-    iterator: grain.DatasetIterator, count: int, capacity: int, mesh: Mesh
+    iterator: BatchIterator, count: int, capacity: int, mesh: Mesh
 ) -> tuple[dict[str, jax.Array], np.ndarray]:
     """Return the next `count` batches on the devices, padded to [capacity, B, ...], and their indices [count, B]."""
     try:

@@ -1,17 +1,20 @@
 """The state of a run, and the only training code that uses flax."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import linen as nn
 from flax import struct
 
+from affect_jax.models.pretrained import named_weights
 from affect_jax.names import Selects
 from affect_jax.tasks.interface import Apply
+
+if TYPE_CHECKING:  # prediction does not need it
+    import optax
 
 Network = nn.Module
 
@@ -33,17 +36,37 @@ class TrainState(struct.PyTreeNode):
 
 def init_variables(model: Network, key: jax.Array, inputs: Any) -> dict:
     """Draw `params` and `batch_stats` of a network; `inputs` are arrays, or shapes, that the network accepts."""
+    return run_once(lambda key: _initial(model, key, inputs), key)
+
+
+def init_some(model: Network, key: jax.Array, inputs: Any, names: Iterable[str]) -> dict[str, jax.Array]:
+    """Draw some of the variables that init_variables draws; return them by name, as of named_weights."""
+
+    def draw(key: jax.Array) -> dict[str, jax.Array]:
+        initial = named_weights(_initial(model, key, inputs))
+        return {name: initial[name] for name in names}
+
+    return run_once(draw, key)
+
+
+def run_once(function: Callable, *arguments):
+    """Compile a function and call it. As it runs once, XLA optimizes little on CPU, where compilation takes longer."""
+    quick = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+    return jax.jit(function, compiler_options=quick if jax.default_backend() == "cpu" else None)(*arguments)
+
+
+def _initial(model: Network, key: jax.Array, inputs: Any) -> dict:
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), inputs)
-    variables = jax.jit(lambda key: model.init(key, zeros, False))(key)
+    variables = model.init(key, zeros, False)
     return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
 
 
 def variable_shapes(model: Network, inputs: Any) -> dict:
     """Return the shapes and types of `params` and `batch_stats` of a network, without computing them."""
-    return jax.eval_shape(lambda: init_variables(model, jax.random.key(0), inputs))
+    return jax.eval_shape(lambda: _initial(model, jax.random.key(0), inputs))
 
 
-def create_state(variables: dict, tx: optax.GradientTransformation, with_ema: bool) -> TrainState:
+def create_state(variables: dict, tx: "optax.GradientTransformation", with_ema: bool) -> TrainState:
     """Return the state before the first step."""
     params, batch_stats = variables["params"], variables["batch_stats"]
     # Copies: a donated state must not hold a buffer twice.

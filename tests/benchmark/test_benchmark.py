@@ -14,7 +14,7 @@ from affect_jax.models import build_model
 from affect_jax.ops.nms import nms
 from affect_jax.tasks import build_task
 from affect_jax.tasks.interface import DataFacts
-from affect_jax.train.state import init_variables
+from affect_jax.train.state import variable_shapes
 
 
 def test_flop_of_vgg_equal_the_sum_over_its_layers(tiny_config):
@@ -117,7 +117,7 @@ def test_torchvision_detector_has_our_parameters_trains_and_detects(tiny_detecto
     options = config.model.to_dict()
     task, data = build_task(config), DataFacts(("face",), ())
     model, inputs = task.build_network(data), task.network_inputs(data)
-    ours = jax.eval_shape(lambda: init_variables(model, jax.random.key(0), inputs))["params"]
+    ours = variable_shapes(model, inputs)["params"]
     theirs = torch_twin.faster_rcnn(1, options)
     # torchvision keeps the values of frozen BatchNorms as buffers
     values = [*theirs.parameters(), *(x for name, x in theirs.named_buffers() if name.endswith(("weight", "bias")))]

@@ -1,9 +1,14 @@
+import json
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
 
 from affect_jax.data import transforms
-from affect_jax.data.transforms import LowLight, transform
+from affect_jax.data.source import BadRows
+from affect_jax.data.transforms import LowLight, random_reference_window, transform
+from affect_jax.data.widerface import images_of, read_faces
 
 BUCKET = (96, 128)
 
@@ -137,6 +142,90 @@ def test_windows_have_a_face_except_those_placed_anywhere():
     assert share_of_empty(0.0) == 0 < 0.3 < share_of_empty(0.5) < 0.6 < 0.8 < share_of_empty(1.0)
 
 
+REFERENCES = np.array([[500, 300, 20, 30], [110, 400, 12, 20], [900, 300, 40, 40]])
+"""Boxes [x, y, width, height] in an image of 720x1080."""
+
+
+@pytest.fixture
+def reference_file(tmp_path) -> Path:
+    file = tmp_path / "boxes.json"
+    images = {"1.png": {"boxes": REFERENCES[:2].tolist()}, "2.png": {"boxes": REFERENCES[2:].tolist()}}
+    file.write_text(json.dumps(images))
+    return file
+
+
+def test_a_face_has_the_height_and_the_place_of_a_reference_box(reference_file):
+    image, boxes = marked(200, 300, [[10, 20, 40, 60], [250, 130, 275, 165]])
+    heights = boxes[:, 3] - boxes[:, 1]
+    drawn = set()
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        out = transform(image, boxes, np.arange(2), np.zeros(2, bool), BUCKET, rng, reference_boxes=reference_file)
+        needed = REFERENCES[:, 3] / heights[:, None]  # scales, all different
+        face, reference = np.argwhere(np.isclose(needed, out["scale"], rtol=1e-4))[0]
+        x, y, width, height = REFERENCES[reference]
+        box = out["boxes"][out["label"] == face][0]
+        place = np.array([(x + width / 2) / 1080 * BUCKET[1], (y + height / 2) / 720 * BUCKET[0]])
+        # corners are whole pixels of the image and of the window
+        np.testing.assert_allclose((box[:2] + box[2:]) / 2, place, atol=0.5 * out["scale"] + 0.5)
+        assert box[3] - box[1] == pytest.approx(height, abs=0.1)
+        np.testing.assert_allclose(found_box(out["image"], face), box, atol=1.1)
+        drawn.add((face, reference))
+    assert len(drawn) == 6
+
+
+def test_the_scale_of_a_reference_window_is_limited(reference_file):
+    def scale(face_height: int) -> float:
+        image, boxes = marked(200, 300, [[50, 5, 100, 5 + face_height]])
+        arguments = image, boxes, np.zeros(1, int), np.zeros(1, bool), BUCKET, np.random.default_rng(0)
+        return transform(*arguments, reference_boxes=reference_file)["scale"]
+
+    assert scale(4) == 2.0
+    assert scale(190) == pytest.approx(transforms.fitting_scale((200, 300), BUCKET))
+
+
+def test_without_a_face_references_change_nothing(reference_file):
+    image, boxes = marked(200, 300, THREE)
+    arguments = image, boxes, np.zeros(3, int), np.ones(3, bool), BUCKET
+    without, with_references = (
+        transform(*arguments, np.random.default_rng(0), side_range=(0.3, 1.0), **settings)
+        for settings in ({}, {"reference_boxes": reference_file})
+    )
+    for name, array in without.items():
+        np.testing.assert_array_equal(array, with_references[name])
+
+
+@pytest.mark.parametrize("content", ["[1, 2]", '{"1.png": {"boxes": [[1, 2, 0, 4]]}}', '{"1.png": {"boxes": []}}'])
+def test_reference_boxes_without_area_or_of_another_form_are_refused_with_the_file(tmp_path, content):
+    file = tmp_path / "boxes.json"
+    file.write_text(content)
+    with pytest.raises(ValueError, match=r"boxes\.json"):
+        transforms.read_reference_boxes(file)
+
+
+def test_faces_in_windows_of_real_images_are_as_high_as_references(shared_data):
+    file = shared_data / "dark_face" / "boxes_of_all_6000.json"
+    labels = shared_data / "wider_face" / "wider_face_split" / "wider_face_val_bbx_gt.txt"
+    images = shared_data / "wider_face" / "WIDER_val" / "images"
+    for path in (file, labels, images):
+        if not path.exists():
+            pytest.skip(f"no real data: {path} is absent")
+    references, rng = transforms.read_reference_boxes(file), np.random.default_rng(0)
+    heights = []
+    for row, name, lines in images_of(labels, BadRows("fail")):
+        size = cv2.imread(str(images / name)).shape[:2]
+        faces = np.array([face.box for face in read_faces(labels, row, name, lines, BadRows("fail"))], np.float32)
+        for _ in range(20):
+            window = random_reference_window(size, faces, (256, 384), references, rng)
+            moved = (faces - np.tile(window.top_left[::-1], 2)) * window.scale
+            centres = (moved[:, :2] + moved[:, 2:]) / 2
+            inside = ((centres >= 0) & (centres < (384, 256))).all(axis=1)
+            heights += (moved[inside, 3] - moved[inside, 1]).tolist()
+    for share in (0.1, 0.25, 0.5, 0.75):  # above, images with only large faces cannot be made small enough
+        ratio = np.quantile(heights, share) / np.quantile(references[:, 3], share)
+        assert 0.7 < ratio < 1.4, share
+
+
 def test_flipping_twice_changes_nothing():
     image, boxes = marked(200, 301, THREE)
     flipped, moved = transforms.flip_horizontally(image, boxes)
@@ -258,12 +347,13 @@ EVERYTHING = {
 }
 
 
-def test_transform_depends_only_on_its_generator_and_changes_nothing_in_place(photo):
+def test_transform_depends_only_on_its_generator_and_changes_nothing_in_place(photo, reference_file):
     arguments = [photo, np.array([[10, 10, 50, 60]], np.float32), np.zeros(1, np.int32), np.zeros(1, np.bool_)]
     copies = [array.copy() for array in arguments]
     images = set()
     for seed in range(6):
-        first, again = (transform(*arguments, BUCKET, np.random.default_rng(seed), **EVERYTHING) for _ in range(2))
+        settings = EVERYTHING | ({"reference_boxes": reference_file} if seed % 2 else {})
+        first, again = (transform(*arguments, BUCKET, np.random.default_rng(seed), **settings) for _ in range(2))
         for name, array in first.items():
             np.testing.assert_array_equal(array, again[name])
         images.add(first["image"].tobytes())

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from affect_jax.models.pretrained import load_pretrained, named_weights
+from affect_jax.models.pretrained import load_pretrained, named_weights, variables_of
 from affect_jax.predict.reader import Classifier
 from affect_jax.runs.model_file import read, write
 from affect_jax.tasks import build_task
@@ -23,6 +23,24 @@ def test_network_is_read_from_its_file_to_the_precision_of_float16(classifier, t
         np.testing.assert_array_equal(value, np.asarray(old[name], np.float16), err_msg=name)
     faces = list(np.random.default_rng(0).integers(0, 256, (3, 60, 50, 3), np.uint8))
     np.testing.assert_allclose(Classifier(again, 2)(faces), Classifier(classifier, 2)(faces), atol=5e-3)
+
+
+def test_weights_that_do_not_fit_the_network_are_an_error_at_its_first_use(classifier):
+    variables = jax.tree.map(lambda x: x, classifier.variables)
+    variables["params"]["logits"]["kernel"] = np.zeros((5, 3), np.float32)
+    del variables["batch_stats"]["block1_conv1_bn"]
+    changed = Classifier(classifier._replace(variables=variables), 1)
+    with pytest.raises(ValueError, match="weights do not fit the network") as error:
+        changed([np.zeros((48, 48, 3), np.uint8)])
+    assert "missing: block1_conv1_bn/mean (4,)" in str(error.value)
+    assert "wrong shape: logits/kernel is (5, 3), the network's is (16, 3)" in str(error.value)
+
+
+def test_variables_are_those_of_their_names(classifier, detector):
+    for trained in (classifier, detector):
+        again = variables_of(named_weights(trained.variables))
+        assert jax.tree.structure(again) == jax.tree.structure(trained.variables)
+        jax.tree.map(np.testing.assert_array_equal, again, trained.variables)
 
 
 def test_training_starts_from_a_model_file_that_saw_the_same_pixels(classifier, tmp_path):

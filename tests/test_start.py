@@ -1,0 +1,96 @@
+"""The causes of a fast start: what is imported, what is compiled, and that networks are compiled at the same time."""
+
+import subprocess
+import sys
+import threading
+from contextlib import contextmanager
+
+import jax
+import numpy as np
+import pytest
+from run_script import ROOT
+
+from affect_jax.models.pretrained import Pretrained, load_pretrained, named_weights
+from affect_jax.predict.programs import Programs
+from affect_jax.predict.reader import Classifier, Detector, FaceReader
+from affect_jax.runs.model_file import read, write
+from affect_jax.tasks import build_task
+from affect_jax.train.builders import build_variables
+from affect_jax.train.state import init_variables
+
+SLOW = {"clu", "grain", "matplotlib", "optax", "orbax", "pycocotools", "scipy", "sklearn", "tensorboardX"}
+SLOW |= {"tensorflow_datasets"}
+PRINT_IMPORTS = """
+import runpy, sys
+sys.argv = [{script!r}, "--help"]
+try:
+    runpy.run_path(sys.argv[0], run_name="__main__")
+except SystemExit:
+    print("\\n" + " ".join({{name.partition(".")[0] for name in sys.modules}}))
+"""
+
+
+@pytest.mark.parametrize("script", ["predict", "train", "evaluate"])
+def test_script_imports_no_slow_package_before_it_needs_it(script):
+    program = PRINT_IMPORTS.format(script=f"scripts/{script}.py")
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    imported = set(done.stdout.splitlines()[-1].split())
+    assert "jax" in imported and imported & SLOW == set()
+
+
+@contextmanager
+def counted_programs():
+    """Yield a list that grows by one item for each program that is compiled or loaded from the cache."""
+    programs = []
+
+    def listen(event: str, seconds: float, **details) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            programs.append(details)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield programs
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def test_model_file_is_read_without_compiling(classifier, tmp_path):
+    write(classifier, tmp_path / "model.safetensors", "")
+    with counted_programs() as programs:
+        read(tmp_path / "model.safetensors")
+    assert programs == []
+
+
+def test_only_variables_that_the_pretrained_weights_lack_are_drawn(classifier, tmp_path):
+    write(classifier, tmp_path / "model.safetensors", "")
+    config = classifier.config.copy_and_resolve_references()
+    config.init_from = "model.safetensors"
+    task = build_task(config)
+    model, inputs, key = task.build_network(classifier.data), task.network_inputs(classifier.data), jax.random.key(1)
+    pretrained = load_pretrained(tmp_path / "model.safetensors")
+    with counted_programs() as programs:
+        build_variables(config, model, key, inputs, pretrained)
+    assert programs == []
+
+    config.init_excuse = ("logits/.*",)
+    body = {name: value for name, value in pretrained.values.items() if not name.startswith("logits/")}
+    pretrained = Pretrained("model", body, pretrained.preprocess, pretrained.model_options)
+    found = named_weights(build_variables(config, model, key, inputs, pretrained))
+    drawn = named_weights(init_variables(model, key, inputs))
+    assert found.keys() == drawn.keys()
+    for name, value in found.items():
+        np.testing.assert_array_equal(value, body.get(name, drawn[name]), err_msg=name)
+
+
+def test_detector_and_classifier_are_compiled_at_the_same_time(classifier, detector, monkeypatch):
+    both, compile_one = threading.Barrier(2, timeout=60), Programs._compile
+
+    def compile_when_both_have_begun(self, shapes):
+        both.wait()
+        return compile_one(self, shapes)
+
+    monkeypatch.setattr(Programs, "_compile", compile_when_both_have_begun)
+    read_faces = FaceReader(Classifier(classifier, 1), Detector(detector, 1, 0.5), 1, 0.1, 0.0)
+    image = np.random.default_rng(0).integers(0, 256, (200, 250, 3), np.uint8)
+    (faces,), (again,) = read_faces([image]), read_faces([image])  # nothing is compiled for the second image
+    assert faces == again
