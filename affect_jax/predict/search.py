@@ -53,15 +53,16 @@ def smallest_face(image_size: Size, most_pixels: int = MOST_PIXELS, enlarge: flo
 def merge(found: Sequence[tuple[Search, np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
     """Merge the detections of an image's searches, (search, boxes [D, 4] in pixels of the image, scores [D]).
 
-    Returns boxes [D, 4] and scores [D], highest score first. Only the overview, which is the last, gives faces that are
-    too large for the other.
+    Returns boxes [D, 4] and scores [D], highest score first. Faces that are too large for the finest search are from the
+    overview, which gives no small faces: its boxes of them are less exact.
     """
     if len(found) == 1:
         return found[0][1:]
+    finest = found[0][0]
     boxes, scores = [], []
     for search, its_boxes, its_scores in found:
-        sides = (its_boxes[:, 2:] - its_boxes[:, :2]).max(axis=1, initial=0)
-        kept = (sides * search.scale <= LARGEST_FACE) | (search is found[-1][0])
+        sides = finest.scale * (its_boxes[:, 2:] - its_boxes[:, :2]).max(axis=1, initial=0)
+        kept = sides <= LARGEST_FACE if search is finest else sides > LARGEST_FACE / 2
         boxes.append(its_boxes[kept])
         scores.append(its_scores[kept])
     boxes, scores = np.concatenate(boxes), np.concatenate(scores)

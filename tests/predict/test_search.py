@@ -50,7 +50,7 @@ def test_smallest_face_grows_with_the_reduction():
     assert smallest_face((3000, 4000), most_pixels=768 * 1024) == pytest.approx(6 * 4000 / 1024)
 
 
-def test_merging_gives_one_box_per_face_and_large_faces_of_the_overview_only():
+def test_merging_gives_one_box_per_face_small_ones_of_the_finest_search_and_large_ones_of_the_overview():
     fine, overview = Search((1536, 2048), 0.5), Search((768, 1024), 0.25)
     small, large = [100, 100, 130, 140], [500, 400, 2500, 2600]
     part_of_large = [900, 900, 1900, 1990]  # twice LARGEST_FACE and more
@@ -58,7 +58,7 @@ def test_merging_gives_one_box_per_face_and_large_faces_of_the_overview_only():
     boxes, scores = merge(
         [
             (fine, np.float32([small, part_of_large]), np.float32([0.8, 0.95])),
-            (overview, np.float32([[101, 101, 131, 139], large]), np.float32([0.7, 0.9])),
+            (overview, np.float32([[101, 101, 131, 139], [50, 900, 90, 950], large]), np.float32([0.7, 0.8, 0.9])),
         ]
     )
     np.testing.assert_array_equal(boxes, np.float32([large, small]))
