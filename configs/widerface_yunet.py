@@ -3,7 +3,7 @@
     python scripts/prepare_data.py widerface --source=PATH
     python scripts/train.py --config=configs/widerface_yunet.py --config.init_from=PATH/yunet_n.onnx
     python scripts/train.py --config=configs/widerface_yunet.py:whole --config.init_from=runs/widerface_yunet
-    python scripts/evaluate.py --workdir=runs/widerface_yunet_whole --dark
+    python scripts/evaluate.py --workdir=runs/widerface_yunet --dark --as_predicted
 
 The weights are those of YuNet-n (Apache-2.0), trained on WIDER FACE and published in the repository
 ShiqiYu/libfacedetection.train. The first stage is this network without key points. It is frozen while the second stage

@@ -53,8 +53,8 @@ def smallest_face(image_size: Size, most_pixels: int = MOST_PIXELS, enlarge: flo
 def merge(found: Sequence[tuple[Search, np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
     """Merge the detections of an image's searches, (search, boxes [D, 4] in pixels of the image, scores [D]).
 
-    Returns boxes [D, 4] and scores [D], highest score first. Faces that are too large for the finest search are from the
-    overview, which gives no small faces: its boxes of them are less exact.
+    Returns boxes [D, 4] and scores [D], highest score first. Faces that are too large for the finest search are taken
+    from the overview. Small faces are not, because its boxes of them are less exact.
     """
     if len(found) == 1:
         return found[0][1:]
