@@ -90,7 +90,7 @@ def test_detector_and_classifier_are_compiled_at_the_same_time(classifier, detec
         return compile_one(self, shapes)
 
     monkeypatch.setattr(Programs, "_compile", compile_when_both_have_begun)
-    read_faces = FaceReader(Classifier(classifier, 1), Detector(detector, 1, 0.5), 1, 0.1, 0.0)
+    read_faces = FaceReader(Classifier(classifier, 1), Detector(detector, 1, 0.5), 1, 0.1, 0.0, 1.0)
     image = np.random.default_rng(0).integers(0, 256, (200, 250, 3), np.uint8)
     (faces,), (again,) = read_faces([image]), read_faces([image])  # nothing is compiled for the second image
     assert faces == again

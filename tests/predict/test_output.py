@@ -108,7 +108,7 @@ def resident_megabytes():
 def test_memory_stays_flat_over_a_video(classifier, tmp_path):
     """600 frames, 550 MB, are read, classified and drawn within 110 MB."""
     video = gray_video(tmp_path / "long.avi", 600, (480, 640))
-    read_faces, memory = FaceReader(Classifier(classifier, 8), None, 8, 0.1, 0.0), []
+    read_faces, memory = FaceReader(Classifier(classifier, 8), None, 8, 0.1, 0.0, 1.0), []
     with Output(tmp_path / "out", classifier.data.class_names, True, 0.5) as output:
         read_faces([np.zeros((480, 640, 3), np.uint8)])  # compile
         before = resident_megabytes()
