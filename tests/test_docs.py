@@ -197,7 +197,7 @@ def test_results_of_classifiers_are_those_of_their_records():
         assert f"`--tta=flip` {metrics['test_tta_flip']['accuracy']:.1%}".removesuffix("%") in row
 
 
-@pytest.mark.parametrize("record", ["widerface_mobilenet", "widerface_yunet"])
+@pytest.mark.parametrize("record", ["widerface_mobilenet", "widerface_yunet", "darkface_simulated"])
 def test_results_of_a_detector_are_those_of_its_record(record):
     text = (ROOT / "docs" / "results.md").read_text()
     for name, metrics in json.loads((ROOT / "results" / record / "metrics.json").read_text()).items():
