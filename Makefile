@@ -21,8 +21,13 @@ demo: $(VENV)/.installed
 	rm -rf runs/fer_vgg_demo
 	$(BIN)/python scripts/train.py --config=configs/fer_vgg.py:demo --workdir=runs/fer_vgg_demo
 
+# Each group has workers of its own: one process for the whole suite has crashed. A crashed worker ends the run at once.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart=0
 test: $(VENV)/.installed lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(PYTEST) tests/data tests/models tests/ops
+	$(PYTEST) tests/benchmark tests/evaluate tests/export tests/predict
+	$(PYTEST) tests/runs
+	$(PYTEST) tests/train tests/test_*.py
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
