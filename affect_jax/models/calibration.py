@@ -11,10 +11,10 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 def calibrate_batch_norm(model: nn.Module, variables: dict, x: jax.Array, loaded: Collection[str]) -> dict:
     """Return variables whose BatchNorm statistics are those of x, with the same outputs in evaluation mode.
 
-    Only layers with a parameter in `loaded`, names of loaded weights, change. One pass in evaluation mode measures the
-    mean and variance of their inputs, per channel. Scale and bias
-    change so that each layer computes the same function as before. Afterwards a training step, which normalizes by the
-    statistics of its batch, starts from nearly the same function too. `x` is a batch of the network's inputs.
+    Only layers whose scale is in `loaded`, the names of loaded weights, change. One pass in evaluation mode measures
+    the mean and variance of their inputs, per channel. Scale and bias change so that each layer computes the same
+    function as before. Afterwards a training step, which normalizes by the statistics of its batch, starts from nearly
+    the same function too. `x` is a batch of the network's inputs.
     """
     measured = jax.jit(lambda variables, x: _batch_norm_statistics(model, variables, x, loaded))(variables, x)
     params = flatten_dict(variables["params"], sep="/")

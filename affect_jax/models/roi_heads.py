@@ -117,8 +117,7 @@ class RoIHeads(nn.Module):
     box_loss_weight multiplies it. The score of a detection is the weighted geometric mean of the scores of its proposal
     and of its class (Zhou et al. 2021, arXiv:2103.07461), with proposal_weight for the first. In prediction, groups of
     rois_at_once proposals are classified until no valid proposal remains, so that images with few faces take less time;
-    0: all at once.
-    Sampling draws from the rng "sampler"; without that rng it always draws the same.
+    0: all at once. Sampling draws from the rng "sampler"; without that rng it always draws the same.
     """
 
     box_head: nn.Module

@@ -45,9 +45,9 @@ def plan_searches(image_size: Size, most_pixels: int = MOST_PIXELS, enlarge: flo
     return finest, _best_search(image_size, OVERVIEW_PIXELS, 1.0)
 
 
-def smallest_face(image_size: Size, most_pixels: int = MOST_PIXELS, enlarge: float = 1.0) -> float:
-    """Return the side of the smallest face that is searched for, pixels of the image."""
-    return SMALLEST_FACE / plan_searches(image_size, most_pixels, enlarge)[0].scale
+def smallest_face(image_size: Size, most_pixels: int = MOST_PIXELS) -> float:
+    """Return the side of the smallest face that is searched for without enlargement, pixels of the image."""
+    return SMALLEST_FACE / plan_searches(image_size, most_pixels)[0].scale
 
 
 def merge(found: Sequence[tuple[Search, np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
