@@ -72,7 +72,7 @@ def our_works(video: str, load: Load, batch_sizes: Sequence[int]) -> dict[tuple[
         read_faces, name = load(size), f"affect_jax, batch {size}"
         if read_faces.detector:
             works["find", name] = lambda find=read_faces.detector, size=size: [
-                find([frame.image for frame in batch], [1.0] * len(batch)) for batch in batched(frames(), size)
+                find([frame.image for frame in batch]) for batch in batched(frames(), size)
             ]
         works["read", name] = lambda read_faces=read_faces: list(read_faces.stream(frames()))
     return works

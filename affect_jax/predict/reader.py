@@ -175,13 +175,13 @@ class Detector:
         self._exposure_level = trained.config.preprocess.exposure_level
         self._detect = Programs(compiled_predict(without_hopeless(trained, min_score)), trained.variables)
 
-    def __call__(self, images: Sequence[np.ndarray], enlarge: Sequence[float]) -> list[dict[str, np.ndarray]]:
+    def __call__(self, images: Sequence[np.ndarray], enlarge: Sequence[float] = ()) -> list[dict[str, np.ndarray]]:
         """Return "boxes" float32 [D, 4] and "scores" float32 [D] of each image, highest score first.
 
-        Each image is searched at `enlarge` times its size; see plan_searches.
+        Each image is searched at its factor of `enlarge` times its size, by default in its own size.
         """
         by_size = defaultdict(list)
-        for row, (image, factor) in enumerate(zip(images, enlarge, strict=True)):
+        for row, (image, factor) in enumerate(zip(images, enlarge or [1.0] * len(images), strict=True)):
             for search in plan_searches(image.shape[:2], self._most_pixels, factor):
                 by_size[search.size].append((row, search))
         for size in by_size:
