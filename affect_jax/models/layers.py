@@ -1,13 +1,13 @@
 """Layers of all networks: convolution, batch normalization, max-pooling."""
 
 from collections.abc import Callable
-from functools import partial
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from affect_jax.ops.conv import Padding, conv2d
+from affect_jax.ops.norm import Activation, batch_norm, max_pool
 
 he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
@@ -39,17 +39,49 @@ class Conv(nn.Module):
         return y
 
 
-BatchNorm = partial(nn.BatchNorm, momentum=0.9, epsilon=1e-5)
-"""flax's BatchNorm with PyTorch's settings, called as `norm(x, use_running_average)`.
+class BatchNorm(nn.BatchNorm):
+    """flax's BatchNorm with PyTorch's settings, called as `norm(x, use_running_average)`.
 
-Statistics and their reductions are float32 for every `dtype`.
-"""
+    Statistics and their reductions are float32 for every `dtype`.
+    """
+
+    momentum: float = 0.9
+    epsilon: float = 1e-5
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, use_running_average: bool, activation: Activation | None = None, pool: bool = False
+    ) -> jax.Array:
+        """Return x normalized, then `activation` of it, 2x2 max-pooled if `pool`.
+
+        In training on CPU this is one operation, equal to those of flax up to rounding.
+        """
+        activation = activation or _identity
+        fused = not use_running_average and x.ndim == 4 and not self.axis_name and jax.default_backend() == "cpu"
+        if self.is_initializing() or not fused:
+            y = activation(super().__call__(x, use_running_average))
+            return max_pool(y) if pool else y
+        scale, bias = (self.get_variable("params", name) for name in ("scale", "bias"))
+        y, mean, var = batch_norm(x, scale, bias, self.epsilon, activation, pool)
+        for name, measured in (("mean", mean), ("var", var)):
+            average = self.get_variable("batch_stats", name)
+            self.put_variable("batch_stats", name, self.momentum * average + (1 - self.momentum) * measured)
+        return y
 
 
-def max_pool(x: jax.Array) -> jax.Array:
-    """Return x [B, H, W, C] after 2x2 max-pooling, [B, H // 2, W // 2, C]; equal maxima share the gradient."""
-    batch, h, w, channels = x.shape
-    # elementwise maxima: the gradient of a reduce_window takes several times as long
-    x = x[:, : h // 2 * 2, : w // 2 * 2].reshape(batch, h // 2, 2, w // 2, 2, channels)
-    x = jnp.maximum(x[:, :, 0], x[:, :, 1])
-    return jnp.maximum(x[:, :, :, 0], x[:, :, :, 1])
+def norm_activation(
+    norm: BatchNorm, x: jax.Array, train: bool, activation: Activation, pool: bool = False
+) -> jax.Array:
+    """Return `activation` of `norm` of x, 2x2 max-pooled if `pool`.
+
+    In training `norm` computes all three. In evaluation it returns the normalized map at full size, which is drawn in
+    figures of feature maps.
+    """
+    if train:
+        return norm(x, False, activation, pool)
+    y = activation(norm(x, True))
+    return max_pool(y) if pool else y
+
+
+def _identity(x: jax.Array) -> jax.Array:
+    return x

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from affect_jax.models.inputs import rgb_input
-from affect_jax.models.layers import BatchNorm, Conv
+from affect_jax.models.layers import BatchNorm, Conv, norm_activation
 from affect_jax.ops.conv import Padding
 
 STAGES = (
@@ -55,8 +55,8 @@ class ConvBN(nn.Module):
         """Return features [B, H', W', features] of x [B, H, W, C]."""
         kernel, strides = (self.kernel_size,) * 2, (self.stride,) * 2
         x = Conv(self.features, kernel, strides, self.padding, self.groups, False, dtype=self.dtype, name="conv")(x)
-        x = BatchNorm(epsilon=self.bn_epsilon, dtype=self.dtype, name="bn")(x, not train)
-        return nn.relu6(x) if self.relu6 else x
+        norm = BatchNorm(epsilon=self.bn_epsilon, dtype=self.dtype, name="bn")
+        return norm_activation(norm, x, train, nn.relu6) if self.relu6 else norm(x, not train)
 
 
 class InvertedResidual(nn.Module):
@@ -181,7 +181,7 @@ class MobileNetV2CNN(MobileNetV2):
         x = self._feature_map(self.attach, x, train)
         for block, width in enumerate(self.widths, start=1):
             x = Conv(width, use_bias=False, dtype=self.dtype, name=f"block{block}_conv")(x)
-            x = nn.relu(BatchNorm(dtype=self.dtype, name=f"block{block}_bn")(x, not train))
+            x = norm_activation(BatchNorm(dtype=self.dtype, name=f"block{block}_bn"), x, train, nn.relu)
             x = nn.max_pool(x, (2, 2), (2, 2), "SAME")
         x = x.reshape(x.shape[0], math.prod(x.shape[1:]))
         for layer, width in enumerate(self.dense, start=1):

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from affect_jax.models.inputs import rgb_input
-from affect_jax.models.layers import BatchNorm, Conv
+from affect_jax.models.layers import BatchNorm, Conv, norm_activation
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
 """Residual blocks of the four stages by depth (table 1 of the paper); depth 50 has bottlenecks."""
@@ -50,8 +50,8 @@ class ResidualBlock(nn.Module):
         for i, (features, size, stride) in enumerate(layers, start=1):
             padding = ONE_PIXEL if size == 3 else "VALID"
             y = conv(features, (size, size), (stride, stride), padding, name=f"conv{i}")(y)
-            y = norm(name=f"bn{i}")(y, not train)
-            y = nn.relu(y) if i < len(layers) else y
+            layer_norm = norm(name=f"bn{i}")
+            y = norm_activation(layer_norm, y, train, nn.relu) if i < len(layers) else layer_norm(y, not train)
         if self.stride != 1 or y.shape[-1] != x.shape[-1]:
             x = conv(y.shape[-1], (1, 1), (self.stride, self.stride), "VALID", name="downsample_conv")(x)
             x = norm(name="downsample_bn")(x, not train)
@@ -89,8 +89,8 @@ class ResNetBackbone(nn.Module):
         """Return the feature maps of x by name."""
         shared = {"bn_epsilon": self.bn_epsilon, "dtype": self.dtype}
         x = Conv(64, (7, 7), (2, 2), ((3, 3), (3, 3)), use_bias=False, dtype=self.dtype, name="conv1")(x)
-        x = BatchNorm(epsilon=self.bn_epsilon, dtype=self.dtype, name="bn1")(x, not train)
-        x = nn.max_pool(nn.relu(x), (3, 3), (2, 2), ONE_PIXEL)
+        norm = BatchNorm(epsilon=self.bn_epsilon, dtype=self.dtype, name="bn1")
+        x = nn.max_pool(norm_activation(norm, x, train, nn.relu), (3, 3), (2, 2), ONE_PIXEL)
         features = {}
         for layer, (tap, blocks) in enumerate(zip(self.taps, BLOCKS[self.depth], strict=False), start=1):
             width, _ = TAPS[tap]

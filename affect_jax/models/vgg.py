@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from affect_jax.models.layers import BatchNorm, Conv, max_pool
+from affect_jax.models.layers import BatchNorm, Conv, norm_activation
 
 
 class VGGFER(nn.Module):
@@ -30,9 +30,8 @@ class VGGFER(nn.Module):
             for conv in range(1, self.convs_per_block + 1):
                 name = f"block{block}_conv{conv}"
                 x = Conv(width, use_bias=False, dtype=self.dtype, name=name)(x)
-                x = BatchNorm(dtype=self.dtype, name=f"{name}_bn")(x, not train)
-                x = nn.relu(x)
-            x = max_pool(x)
+                norm = BatchNorm(dtype=self.dtype, name=f"{name}_bn")
+                x = norm_activation(norm, x, train, nn.relu, pool=conv == self.convs_per_block)
         x = x.reshape(x.shape[0], -1)
         for layer, width in enumerate(self.dense, start=1):
             x = nn.relu(

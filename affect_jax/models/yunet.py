@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from affect_jax.models.fpn import upsample_nearest
-from affect_jax.models.layers import BatchNorm, Conv, max_pool
+from affect_jax.models.layers import BatchNorm, Conv, max_pool, norm_activation
 
 STAGES = ((16,), (16, 64), (64, 64), (64, 64), (64, 64), (64, 64))
 """Channels of the units of each stage; the first stage begins with the stem."""
@@ -37,7 +37,8 @@ class SeparableUnit(nn.Module):
         """Return the features of x."""
         x = Conv(self.features, (1, 1), padding="VALID", dtype=self.dtype, name="pointwise")(x)
         x = Conv(self.features, groups=self.features, use_bias=False, dtype=self.dtype, name="depthwise")(x)
-        return nn.relu(BatchNorm(epsilon=self.bn_epsilon, dtype=self.dtype, name="bn")(x, not train))
+        norm = BatchNorm(epsilon=self.bn_epsilon, dtype=self.dtype, name="bn")
+        return norm_activation(norm, x, train, nn.relu)
 
 
 class YuNetBackbone(nn.Module):
@@ -54,7 +55,8 @@ class YuNetBackbone(nn.Module):
         """Return the maps, finest first."""
         around = ((1, 1), (1, 1))
         x = Conv(STAGES[0][0], (3, 3), (2, 2), around, use_bias=False, dtype=self.dtype, name="stem")(x)
-        x = nn.relu(BatchNorm(epsilon=self.bn_epsilon, dtype=self.dtype, name="stem_bn")(x, not train))
+        norm = BatchNorm(epsilon=self.bn_epsilon, dtype=self.dtype, name="stem_bn")
+        x = norm_activation(norm, x, train, nn.relu)
         maps = {}
         for stage, units in enumerate(STAGES):
             for place, features in enumerate(units):

@@ -82,8 +82,8 @@ def make_apply(model: Network, frozen: Selects | None = None) -> Apply:
 
     def keep_statistics(next_function, args, kwargs, context):
         if isinstance(context.module, nn.BatchNorm) and frozen("/".join((*context.module.path, "scale"))):
-            x, _ = args
-            return next_function(x, True)
+            x, _, *rest = args
+            return next_function(x, True, *rest, **kwargs)
         return next_function(*args, **kwargs)
 
     def apply(variables: dict, x: jax.Array, train: bool, key: jax.Array | None = None):
