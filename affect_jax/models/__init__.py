@@ -7,6 +7,7 @@ from flax import linen as nn
 # Imported when used, so that the imports of a network do not slow down the others.
 MODELS = {
     "faster_rcnn": "affect_jax.models.faster_rcnn:FasterRCNN",
+    "mobilefacenet": "affect_jax.models.mobilefacenet:MobileFaceNet",
     "mobilenet_v1": "affect_jax.models.mobilenet_v1:MobileNetV1",
     "mobilenet_v2": "affect_jax.models.mobilenet:MobileNetV2",
     "mobilenet_v2_cnn": "affect_jax.models.mobilenet:MobileNetV2CNN",

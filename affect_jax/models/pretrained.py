@@ -26,7 +26,7 @@ OWN_RECORD = "affect_jax"
 class Pretrained:
     """Weights under our names, float32, with the input and the network that they were trained with.
 
-    `model_options` are the values of fields of the network: padding, bn_epsilon, stride_in_1x1. `folded` weights had
+    `model_options` are the values of fields of the network, as padding and bn_epsilon. `folded` weights had
     BatchNorm folded into the convolutions. Their BatchNorm adds the bias and nothing else, which is right in evaluation
     mode; before training, measure its statistics with calibrate_batch_norm.
     """
@@ -47,8 +47,9 @@ def load_pretrained(reference: str | Path) -> Pretrained:
 
     The weights are those of MobileNetV2 or a ResNet under the names of torchvision, timm or, for MobileNetV2 in a .h5
     file, keras.applications; of torchvision's Faster R-CNN with a feature pyramid (its weights COCO_V1 need bn_epsilon
-    0); of MobileNetV1 with BatchNorm folded (names as `blocks.0.depthwise.conv.weight`); or of one of our model files,
-    see predict.model_file. Raises ValueError for a wrong reference or file, ImportError for a missing package.
+    0); of MobileNetV1 with BatchNorm folded, or MobileFaceNet with BatchNorm or with BatchNorm folded (names as
+    `blocks.0.depthwise.conv.weight`); or of one of our model files, see predict.model_file. Raises ValueError for a
+    wrong reference or file, ImportError for a missing package.
     """
     reference = str(reference)
     path, preprocess = fetch(reference)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from affect_jax.models import mobilenet_v1, yunet
+from affect_jax.models import mobilefacenet, mobilenet_v1, yunet
 from affect_jax.models.mobilenet import STAGES
 from affect_jax.models.resnet import BLOCKS
 from affect_jax.models.weight_files import Arrays, Preprocess
@@ -15,9 +15,10 @@ TORCHVISION_POOLED_SIDE = 7
 """Cells of a pooled RoI along each side in torchvision's detectors."""
 IMAGENET = Preprocess((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 MINUS_ONE_TO_ONE = Preprocess((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+MOBILEFACENET = Preprocess((0.5, 0.5, 0.5), (128 / 255, 128 / 255, 128 / 255))
 ZERO_TO_ONE = Preprocess((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 VGGFACE2 = Preprocess((123.68 / 255, 116.779 / 255, 103.939 / 255), IMAGENET.std)
-"""The mean is that of the weights. They expect pixels in [0, 255]; _from_folded scales the first kernel instead."""
+"""The mean is that of the weights. They expect pixels in [0, 255]: _from_mobilenet_v1 scales the first kernel."""
 
 
 _ConvBN = tuple[str, str]
@@ -133,14 +134,53 @@ def _folded_mobilenet_v1() -> dict[str, str]:
 
 
 def _from_folded(layer: str, weight: str, array: np.ndarray) -> tuple[str, np.ndarray]:
-    """Return our name and layout of a convolution with BatchNorm folded into it; its bias becomes BatchNorm's.
+    """Return our name and layout of a convolution with BatchNorm folded into it; its bias becomes BatchNorm's."""
+    name, array = _from_torch(layer, weight, array)
+    return f"conv/{name}" if name == "kernel" else f"bn/{name}", array
+
+
+def _from_mobilenet_v1(layer: str, weight: str, array: np.ndarray) -> tuple[str, np.ndarray]:
+    """Return our name and layout, as _from_folded does.
 
     The first kernel of the file is for B, G, R pixels in [0, 255], ours for R, G, B pixels divided by VGGFACE2's std.
     """
-    name, array = _from_torch(layer, weight, array)
-    if layer == "backbone/stem" and name == "kernel":
+    name, array = _from_folded(layer, weight, array)
+    if layer == "backbone/stem" and name == "conv/kernel":
         array = array[:, :, ::-1] * (255 * np.array(VGGFACE2.std, np.float32))[:, None]
-    return f"conv/{name}" if name == "kernel" else f"bn/{name}", array
+    return name, array
+
+
+EMBEDDING = ("gdc.", "pw.", "embed.", "fc.", "fc_bn.")
+"""Beginnings of the names of MobileFaceNet's layers after the last feature map; they compute an embedding."""
+
+
+def _mobilefacenet(folded: bool) -> dict[str, str]:
+    units = {"stem": "stem", "stem_dw": "stem_depthwise", "head": "head"}
+    if folded:
+        units["stem_pw"] = "stem_pointwise"
+    for block in range(len(mobilefacenet.BLOCKS)):
+        units |= {f"blocks.{block}.{part}": f"block{block}/{part}" for part in ("expand", "depthwise", "project")}
+    modules = {}
+    for theirs, ours in units.items():
+        modules |= {f"{theirs}.conv": f"backbone/{ours}" if folded else f"backbone/{ours}/conv"}
+        modules |= {f"{theirs}.bn": f"backbone/{ours}/bn", f"{theirs}.act": f"backbone/{ours}_prelu"}
+    return modules
+
+
+def _prepare_mobilefacenet(arrays: Arrays) -> Arrays:
+    """Leave out the layers of the embedding, and give a layer with ReLU, which has no weights, a PReLU of slopes 0."""
+    kept = {name: array for name, array in arrays.items() if not name.startswith(EMBEDDING)}
+    ends = (".expand.conv.bias", ".depthwise.conv.bias", "head.conv.bias")  # of layers with an activation
+    for layer in [name.removesuffix(".conv.bias") for name in kept if name.endswith(ends)]:
+        kept.setdefault(f"{layer}.act.weight", np.zeros_like(kept[f"{layer}.conv.bias"]))
+    return kept
+
+
+def _from_mobilefacenet(layer: str, weight: str, array: np.ndarray) -> tuple[str, np.ndarray]:
+    """Return our name and layout of a layer with its own BatchNorm, or with BatchNorm folded into the convolution."""
+    if layer.endswith("_prelu"):
+        return "negative_slope", array
+    return (_from_torch if layer.endswith(("/conv", "/bn")) else _from_folded)(layer, weight, array)
 
 
 YUNET_OUTPUTS = ("cls", "obj", "bbox")
@@ -224,7 +264,22 @@ def _namings() -> dict[str, Naming]:
             _keras_mobilenet(), _from_keras, MINUS_ONE_TO_ONE, {"padding": "SAME", "bn_epsilon": 1e-3}
         ),
         "MobileNetV1 of VGGFace2": Naming(
-            _folded_mobilenet_v1(), _from_folded, VGGFACE2, {"bn_epsilon": 1e-3}, folded=True
+            _folded_mobilenet_v1(), _from_mobilenet_v1, VGGFACE2, {"bn_epsilon": 1e-3}, folded=True
+        ),
+        "MobileFaceNet": Naming(
+            _mobilefacenet(folded=False),
+            _from_mobilefacenet,
+            MOBILEFACENET,
+            {"padding": ((1, 1), (1, 1)), "bn_epsilon": 1e-3, "stem_pointwise": False},
+            prepare=_prepare_mobilefacenet,
+        ),
+        "MobileFaceNet with BatchNorm folded": Naming(
+            _mobilefacenet(folded=True),
+            _from_mobilefacenet,
+            MOBILEFACENET,
+            {"padding": "SAME", "bn_epsilon": 1e-3, "stem_pointwise": True},
+            folded=True,
+            prepare=_prepare_mobilefacenet,
         ),
         "YuNet-n": Naming(
             _yunet(), _from_yunet, ZERO_TO_ONE, {"bn_epsilon": 1e-5}, folded=True, prepare=_join_yunet_outputs

@@ -136,9 +136,17 @@ def test_non_maximum_suppression_of_several_levels_equals_ours():
     assert found[0].any() and not found[2].any()
 
 
-def test_mobilenet_with_preprocessing_has_no_transpose_between_convolutions(tiny_config, plain_convolutions):
-    options = {"width_multiplier": 0.25, "input_size": (64, 64), "widths": (8, 8), "dense": (8,), "attach": "C4"}
-    tiny_config.model = {"name": "mobilenet_v2_cnn", **options}
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("mobilenet_v2_cnn", {"widths": (8, 8), "dense": (8,), "attach": "C4"}),
+        ("mobilefacenet", {"padding": "SAME", "stem_pointwise": True}),
+    ],
+)
+def test_network_with_preprocessing_has_no_transpose_between_convolutions(
+    name, options, tiny_config, plain_convolutions
+):
+    tiny_config.model = {"name": name, "width_multiplier": 0.25, "input_size": (64, 64), **options}
     tiny_config.valence_arousal_weight = 0.5
     trained = untrained(tiny_config, DataFacts(("happy", "sad", "neutral"), (48, 48, 1)))
     trained.variables["params"]["classifier"]["kernel"] *= 500  # untrained, the probabilities are nearly constant

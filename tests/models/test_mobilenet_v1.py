@@ -86,7 +86,7 @@ def random_network(name):
 
 
 @pytest.mark.usefixtures("plain_convolutions")
-@pytest.mark.parametrize("name", ["mobilenet_v1", "mobilenet_v2"])
+@pytest.mark.parametrize("name", ["mobilefacenet", "mobilenet_v1", "mobilenet_v2"])
 def test_calibration_keeps_the_outputs_and_makes_training_mode_agree_with_them(name):
     model, variables, x = random_network(name)
     calibrated = calibrate_batch_norm(model, variables, x, named_weights(variables))

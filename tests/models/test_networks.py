@@ -13,6 +13,7 @@ from affect_jax.config import detection_config
 from affect_jax.models import MODELS, build_model
 
 CLASSIFIERS = {
+    "mobilefacenet": {"width_multiplier": 0.25, "stem_pointwise": True},
     "mobilenet_v1": {"width_multiplier": 0.25},
     "mobilenet_v2": {"width_multiplier": 0.35},
     "mobilenet_v2_cnn": {"width_multiplier": 0.35, "attach": "C2"},
