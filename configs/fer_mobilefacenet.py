@@ -1,16 +1,20 @@
-"""MobileFaceNet from face identities (MS-Celeb-1M), fine-tuned on FER2013 in eight epochs.
+"""MobileFaceNet from face identities (MS-Celeb-1M) and AffectNet, fine-tuned on FER2013 in eight epochs.
 
-    python scripts/train.py --config=configs/fer_mobilefacenet.py --config.init_from=PATH/mobilefacenet_ms1m.safetensors
+    python scripts/train.py --config=configs/fer_mobilefacenet.py \
+        --config.init_from=PATH/mobilefacenet_affectnet.safetensors
     python scripts/train.py --config=configs/fer_mobilefacenet.py:ferplus --config.init_from=runs/fer_mobilefacenet
 
-The weights are insightface's in liguiyuan/mobilefacenet-ncnn (`models/model-0000.params`), renamed to
-`stem.conv.weight` and `blocks.0.depthwise.conv.weight`. They were trained on the identities of MS-Celeb-1M, whose
-publisher has withdrawn it, and no terms are stated for them: use them for research, and do not publish a model that
-starts from them. `:folded` takes files under Apache-2.0 that were trained on the same data, `face_reid.tflite` of
-sawthiha/mp_proctor or the same with the last stage of its `face_affect.tflite`. BatchNorm is folded into their
-convolutions and is restored from 512 training images.
+The weights are those of `face_reid.tflite` of sawthiha/mp_proctor (Apache-2.0) with the last stage of its
+`face_affect.tflite`, renamed to `stem.conv.weight` and `blocks.0.depthwise.conv.weight`. BatchNorm is folded into the
+convolutions and is restored from 512 training images. They were trained on the identities of MS-Celeb-1M and, as their
+outputs suggest, on AffectNet. All of `face_reid.tflite` works as well.
 
-Selects on PublicTest (val). `:ferplus` and `:folded_ferplus` continue from a run or a model file of FER2013, with the
+`:ms1m` takes weights with BatchNorm, insightface's in liguiyuan/mobilefacenet-ncnn (`models/model-0000.params`), also
+trained on MS-Celeb-1M. No terms are stated for them: do not publish a model that starts from them.
+
+The publisher of MS-Celeb-1M has withdrawn it: say so where you publish a model that starts from any of these weights.
+
+Selects on PublicTest (val). `:ferplus` and `:ms1m_ferplus` continue from a run or a model file of FER2013, with the
 votes of FER+'s annotators.
 """
 
@@ -21,8 +25,14 @@ from affect_jax.recipes import adamw_linear, warped_faces
 def get_config(variant=""):
     config = classification_config()
     config.total_epochs = 8.0
-    config.model = {"name": "mobilefacenet", "dropout": 0.4, "input_size": (96, 96)}
-    config.init_from = "mobilefacenet_ms1m.safetensors"
+    config.model = {
+        "name": "mobilefacenet",
+        "dropout": 0.4,
+        "input_size": (96, 96),
+        "padding": "SAME",
+        "stem_pointwise": True,
+    }
+    config.init_from = "mobilefacenet_affectnet.safetensors"
     config.init_excuse = ("classifier/.*",)
     config.preprocess.mean = (0.5, 0.5, 0.5)
     config.preprocess.std = (128 / 255, 128 / 255, 128 / 255)
@@ -34,13 +44,13 @@ def get_config(variant=""):
     config.ema_decay = 0.998
     warped_faces(config, rotation=15.0, shift=0.08, zoom=0.15)
     config.augment.erase_probability = 0.25
-    return apply_variant(config, variant, {"folded": folded, "ferplus": ferplus, "folded_ferplus": folded_ferplus})
+    return apply_variant(config, variant, {"ms1m": ms1m, "ferplus": ferplus, "ms1m_ferplus": ms1m_ferplus})
 
 
-def folded(config):
-    """Start from weights with BatchNorm folded: they were trained in TensorFlow, with one more layer in the stem."""
-    config.model.padding, config.model.stem_pointwise = "SAME", True
-    config.init_from = "mobilefacenet_sirius.safetensors"
+def ms1m(config):
+    """Start from weights with BatchNorm, of a network with PyTorch's padding and without the last layer of the stem."""
+    del config.model["padding"], config.model["stem_pointwise"]
+    config.init_from = "mobilefacenet_ms1m.safetensors"
 
 
 def ferplus(config):
@@ -52,7 +62,7 @@ def ferplus(config):
     config.label_smoothing = 0.0
 
 
-def folded_ferplus(config):
-    """Continue on FER+'s votes from a run of `:folded`."""
-    folded(config)
+def ms1m_ferplus(config):
+    """Continue on FER+'s votes from a run of `:ms1m`."""
+    ms1m(config)
     ferplus(config)
