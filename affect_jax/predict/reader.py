@@ -30,6 +30,8 @@ CLASSIFIER = BUNDLED_WEIGHTS / "ferplus_mobilenet_v2.safetensors"
 DETECTOR = BUNDLED_WEIGHTS / "widerface_yunet.safetensors"
 WHOLE = "whole"
 """Given instead of a detector: every image is one face."""
+CANDIDATE_SCORE = 0.5
+"""Fraction of the lowest score of a face that its detections in single searches need, since their mean counts."""
 
 
 class Face(NamedTuple):
@@ -68,8 +70,9 @@ def load(
         min_confidence: below this probability the face has no expression.
         most_pixels: number of pixels that an image is reduced to before the search, if it has more. With fewer pixels
             the search is faster and finds fewer of the small faces.
-        enlarge: an image is searched at this many times its size, if most_pixels allow, so that smaller faces are
-            found. Frames of a stream with a time, those of videos, are searched in their own size, which is faster.
+        enlarge: an image is searched at this many times its size, if most_pixels allow, and in its own size, so that
+            smaller faces are found and fewer mistakes are made. Frames of a stream with a time, those of videos, are
+            searched in their own size only, which is faster.
 
     Raises FileNotFoundError if a model does not exist, ValueError if it is not a model of the expected task.
     """
@@ -172,8 +175,11 @@ class Detector:
     def __init__(self, trained: Trained, batch_size: int, min_score: float, most_pixels: int = MOST_PIXELS):
         check_task(trained, "detection")
         self._batch_size, self._min_score, self._most_pixels = batch_size, min_score, most_pixels
+        self._min_score_of_search = CANDIDATE_SCORE * min_score
         self._exposure_level = trained.config.preprocess.exposure_level
-        self._detect = Programs(compiled_predict(without_hopeless(trained, min_score)), trained.variables)
+        self._detect = Programs(
+            compiled_predict(without_hopeless(trained, self._min_score_of_search)), trained.variables
+        )
 
     def __call__(self, images: Sequence[np.ndarray], enlarge: Sequence[float] = ()) -> list[dict[str, np.ndarray]]:
         """Return "boxes" float32 [D, 4] and "scores" float32 [D] of each image, highest score first.
@@ -197,7 +203,7 @@ class Detector:
             for place, (row, search) in enumerate(batch):
                 one = {name: values[place] for name, values in detections.items()}
                 found[row].append((search, *self._in_image(one, search, images[row].shape[:2])))
-        return [dict(zip(("boxes", "scores"), merge(searches), strict=True)) for searches in found]
+        return [self._good_enough(*merge(searches)) for searches in found]
 
     def smallest_face(self, image_size: tuple[int, int]) -> float:
         """Return the side of the smallest face that is searched for, pixels of an image of (height, width)."""
@@ -228,10 +234,15 @@ class Detector:
     def _in_image(
         self, detections: dict[str, np.ndarray], search: Search, image_size: tuple[int, int]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return the boxes in pixels of the image and the scores of the detections that are good enough."""
+        """Return the boxes in pixels of the image and the scores of the detections that may be good enough."""
         boxes, scores = clip_boxes(detections["boxes"] / search.scale, image_size), detections["scores"]
-        kept = detections["valid"] & (scores >= self._min_score) & (boxes[:, 2:] > boxes[:, :2]).all(1)
+        kept = detections["valid"] & (scores >= self._min_score_of_search) & (boxes[:, 2:] > boxes[:, :2]).all(1)
         return boxes[kept], scores[kept]
+
+    def _good_enough(self, boxes: np.ndarray, scores: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the merged detections with a score of at least min_score."""
+        kept = scores >= self._min_score
+        return {"boxes": boxes[kept], "scores": scores[kept]}
 
 
 def image_detector(detector: str | Path, min_score: float, enlarge: float = 1.5) -> Callable:

@@ -1,8 +1,9 @@
-"""Sizes at which an image is searched for faces: few sizes, so that few programs are compiled.
+"""Sizes at which an image is searched for faces, and how the detections of several searches are merged.
 
-An image is searched `enlarge` times as large as it is, if that is not too large; otherwise at the number of pixels that
-one search may have. A large search is for small faces; a second search, an overview, then finds faces that are larger
-than the detector has learned.
+There are few sizes, so that few programs are compiled. The finest search is `enlarge` times as large as the image, if
+that is not too large; otherwise it has the number of pixels that one search may have. If it is enlarged, the image is
+also searched in its own size, because two searches make fewer mistakes than one. If the last of them is large, an
+overview finds faces that are larger than the detector has learned.
 """
 
 from collections.abc import Sequence
@@ -10,10 +11,10 @@ from functools import cache
 from itertools import product
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 
 from affect_jax.data.transforms import fitting_scale
+from affect_jax.evaluate.detection import box_iou
 
 SIDES = (256, 384, 480, 640, 768, 1024, 1280, 1536, 2048, 3072, 4096, 6144)
 """Heights and widths of searches, pixels: multiples of 32."""
@@ -23,26 +24,38 @@ OVERVIEW_PIXELS = 384 * 512
 TOLERANCE = 0.95
 """A smaller search is preferred if its scale is at least this fraction of the best."""
 SMALLEST_FACE, LARGEST_FACE = 6, 256
-"""Sides of faces that a search finds, pixels of the search; an overview finds larger ones too."""
-NMS_THRESH = 0.45
+"""Sides of faces that a search finds, pixels of the search; the last search finds larger ones too."""
+SMALLEST_OF_OVERVIEW = 128
+"""Side of the smallest face that the overview is used for, pixels of the finest search."""
+SAME_FACE_IOU = 0.5
 
 Size = tuple[int, int]
 
 
 class Search(NamedTuple):
-    """One call of the detector: `scale` pixels of the search per pixel of the image."""
+    """One call of the detector: `scale` pixels of the search per pixel of the image.
+
+    It is used for faces whose longer sides are from `smallest` to `largest`, pixels of the image.
+    """
 
     size: Size
     scale: float
+    smallest: float = 0.0
+    largest: float = np.inf
 
 
 @cache
 def plan_searches(image_size: Size, most_pixels: int = MOST_PIXELS, enlarge: float = 1.0) -> tuple[Search, ...]:
-    """Return the searches of an image of image_size (height, width), the finest first; there are one or two."""
-    finest = _best_search(image_size, most_pixels, enlarge)
-    if finest.size[0] * finest.size[1] <= 2 * OVERVIEW_PIXELS:
-        return (finest,)
-    return finest, _best_search(image_size, OVERVIEW_PIXELS, 1.0)
+    """Return the searches of an image of image_size (height, width), the finest first; there are one to three."""
+    searches = [_best_search(image_size, most_pixels, enlarge)]
+    finest = searches[0].scale
+    if enlarge > 1:
+        searches.append(_best_search(image_size, most_pixels, finest / enlarge))
+    if searches[-1].size[0] * searches[-1].size[1] > 2 * OVERVIEW_PIXELS:
+        overview = _best_search(image_size, OVERVIEW_PIXELS, 1.0)
+        searches.append(overview._replace(smallest=SMALLEST_OF_OVERVIEW / finest))
+    limited = [search._replace(largest=LARGEST_FACE / search.scale) for search in searches[:-1]]
+    return *limited, searches[-1]
 
 
 def smallest_face(image_size: Size, most_pixels: int = MOST_PIXELS) -> float:
@@ -53,22 +66,34 @@ def smallest_face(image_size: Size, most_pixels: int = MOST_PIXELS) -> float:
 def merge(found: Sequence[tuple[Search, np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
     """Merge the detections of an image's searches, (search, boxes [D, 4] in pixels of the image, scores [D]).
 
-    Returns boxes [D, 4] and scores [D], highest score first. Faces that are too large for the finest search are taken
-    from the overview. Small faces are not, because its boxes of them are less exact.
+    Returns boxes [D, 4] and scores [D], highest score first. Boxes of the same face are averaged. The score is the mean
+    over the searches that are used for faces of this size, 0 for those that did not find it. Searches are weighted by
+    their scale, because finer ones are more exact.
     """
     if len(found) == 1:
         return found[0][1:]
-    finest = found[0][0]
-    boxes, scores = [], []
-    for search, its_boxes, its_scores in found:
-        sides = finest.scale * (its_boxes[:, 2:] - its_boxes[:, :2]).max(axis=1, initial=0)
-        kept = sides <= LARGEST_FACE if search is finest else sides > LARGEST_FACE / 2
-        boxes.append(its_boxes[kept])
-        scores.append(its_scores[kept])
-    boxes, scores = np.concatenate(boxes), np.concatenate(scores)
-    corners_and_sides = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
-    best_first = np.array(cv2.dnn.NMSBoxes(corners_and_sides, scores, 0.0, NMS_THRESH), int).reshape(-1)
-    return boxes[best_first], scores[best_first]
+    searches = [search for search, _, _ in found]
+    boxes = np.concatenate([boxes for _, boxes, _ in found])
+    scores = np.concatenate([scores for _, _, scores in found])
+    source = np.repeat(np.arange(len(found)), [len(its_scores) for _, _, its_scores in found])
+    sides = (boxes[:, 2:] - boxes[:, :2]).max(axis=1, initial=0)
+    used = np.stack([(search.smallest <= sides) & (sides <= search.largest) for search in searches], axis=1)
+    weights = used * [search.scale for search in searches]  # [D, searches]
+    iou = box_iou(boxes, boxes)
+    remaining = np.argsort(-scores, kind="stable")
+    remaining = remaining[used[remaining, source[remaining]]]
+    merged_boxes, merged_scores = [np.zeros((0, 4))], []
+    while len(remaining):
+        best = remaining[0]
+        is_same = iou[best, remaining] >= SAME_FACE_IOU
+        same, remaining = remaining[is_same], remaining[~is_same]
+        highest = np.zeros(len(searches))
+        np.maximum.at(highest, source[same], scores[same])
+        merged_scores.append(np.average(highest, weights=weights[best]))
+        trust = weights[same, source[same]] * np.maximum(scores[same], 1e-6)
+        merged_boxes.append(np.average(boxes[same], axis=0, weights=trust)[None])
+    order = np.argsort(-np.array(merged_scores), kind="stable")
+    return np.concatenate(merged_boxes)[order].astype(np.float32), np.array(merged_scores)[order].astype(np.float32)
 
 
 def _best_search(image_size: Size, most_pixels: int, enlarge: float) -> Search:

@@ -6,8 +6,8 @@ import pytest
 from affect_jax.data import open_split
 from affect_jax.data.images import crop_box, fit, to_channels
 from affect_jax.predict.media import Frame
-from affect_jax.predict.reader import Classifier, Detector, FaceReader, compiled_predict
-from affect_jax.predict.search import smallest_face
+from affect_jax.predict.reader import CANDIDATE_SCORE, Classifier, Detector, FaceReader, compiled_predict
+from affect_jax.predict.search import merge, plan_searches, smallest_face
 from affect_jax.tasks import build_task
 from affect_jax.train.mesh import data_mesh
 from affect_jax.train.prediction import predict_split
@@ -73,20 +73,29 @@ def test_detector_returns_the_detections_of_the_evaluation(detector, proposal_we
     detector.config.data.options = options
     detector.config.data.eval_buckets = ((256, 256),)  # the size of the search of these images
     task = build_task(detector.config)
-    evaluation = task.evaluation("val", enlarge=enlarge)
-    split = evaluation.split
-    outputs = predict_split(
-        compiled_predict(detector), detector.variables, task.evaluation_batches(evaluation), len(split), data_mesh()
-    )
-    expected = task.predictions(outputs, evaluation)["detections"]
-    scores = np.sort(np.concatenate([found["scores"] for found in expected]))
+
+    def detect(enlarge):
+        evaluation = task.evaluation("val", enlarge=enlarge)
+        outputs = predict_split(
+            compiled_predict(detector), detector.variables, task.evaluation_batches(evaluation), 5, data_mesh()
+        )
+        return task.predictions(outputs, evaluation)["detections"]
+
+    searches = plan_searches((192, 256), enlarge=enlarge)
+    assert [search.scale for search in searches] == sorted({1.0, enlarge}, reverse=True)
+    found_by_search = [detect(search.scale) for search in searches]
+    scores = np.sort(np.concatenate([found["scores"] for found in found_by_search[0]]))
     threshold = float(scores[len(scores) // 2])
-    images = [split.read_image(index)["image"] for index in range(5)]
-    found = Detector(detector, detector.config.eval_batch_size, threshold)(images, [enlarge] * 5)
-    for detections, wanted in zip(found, expected, strict=True):
-        kept = wanted["scores"] >= threshold
-        np.testing.assert_allclose(detections["scores"], wanted["scores"][kept], atol=1e-5)
-        np.testing.assert_allclose(detections["boxes"], wanted["boxes"][kept], atol=0.01)
+    images = [task.evaluation("val").split.read_image(index)["image"] for index in range(5)]
+    detections = Detector(detector, detector.config.eval_batch_size, threshold)(images, [enlarge] * 5)
+    for row, found in enumerate(detections):
+        candidates = []
+        for search, by_image in zip(searches, found_by_search, strict=True):
+            kept = by_image[row]["scores"] >= CANDIDATE_SCORE * threshold
+            candidates.append((search, by_image[row]["boxes"][kept], by_image[row]["scores"][kept]))
+        boxes, scores = merge(candidates)
+        np.testing.assert_allclose(found["scores"], scores[scores >= threshold], atol=1e-5)
+        np.testing.assert_allclose(found["boxes"], boxes[scores >= threshold], atol=0.01)
 
 
 def test_face_below_min_confidence_has_probabilities_and_no_expression(classifier, images):

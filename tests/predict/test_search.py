@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 
 from affect_jax.predict.search import (
-    LARGEST_FACE,
     MOST_PIXELS,
     OVERVIEW_PIXELS,
     Search,
@@ -17,11 +16,20 @@ def test_every_image_fits_into_its_searches_and_is_enlarged_at_most_so_much(enla
     rng = np.random.default_rng(0)
     for height, width in np.exp(rng.uniform(np.log(1), np.log(70_000), (300, 2))).astype(int):
         searches = plan_searches((int(height), int(width)), enlarge=enlarge)
-        assert searches[-1].scale <= 1 or len(searches) == 1
-        for search, limit in zip(searches, (MOST_PIXELS, OVERVIEW_PIXELS), strict=False):
+        for search in searches:
             assert 0 < search.scale <= enlarge
             assert height * search.scale <= search.size[0] + 1e-6 and width * search.scale <= search.size[1] + 1e-6
-            assert search.size[0] * search.size[1] <= limit and not search.size[0] % 32 and not search.size[1] % 32
+            assert search.size[0] * search.size[1] <= MOST_PIXELS and not any(side % 32 for side in search.size)
+        assert searches[-1].size[0] * searches[-1].size[1] <= 2 * OVERVIEW_PIXELS
+        assert [search.scale for search in searches] == sorted((search.scale for search in searches), reverse=True)
+
+
+def test_every_size_of_face_has_a_search():
+    rng = np.random.default_rng(0)
+    for height, width in rng.integers(30, 5000, (100, 2)):
+        searches = plan_searches((int(height), int(width)), enlarge=1.5)
+        for side in np.geomspace(1, 5000, 50):
+            assert any(search.smallest <= side <= search.largest for search in searches)
 
 
 @pytest.mark.parametrize(
@@ -38,10 +46,13 @@ def test_searches_follow_the_size_of_the_image(image, sizes):
     assert [search.size for search in plan_searches(image)] == sizes
 
 
-def test_small_images_are_enlarged_and_large_ones_have_an_overview():
-    assert plan_searches((256, 384), enlarge=1.5) == (Search((384, 640), 1.5),)
-    assert plan_searches((768, 1024), enlarge=1.5) == (Search((1280, 1536), 1.5), Search((384, 480), 0.46875))
-    assert plan_searches((3000, 4000), enlarge=1.5) == plan_searches((3000, 4000))
+def test_enlarged_images_are_also_searched_in_their_own_size():
+    scales = [search.scale for search in plan_searches((256, 384), enlarge=1.5)]
+    assert scales == [1.5, 1.0]
+    sizes = [search.size for search in plan_searches((768, 1024), enlarge=1.5)]
+    assert sizes == [(1280, 1536), (768, 1024), (384, 480)]
+    finest, second, _ = plan_searches((3000, 4000), enlarge=1.5)  # too large to be enlarged
+    assert finest.size == (1536, 2048) and second.scale == pytest.approx(finest.scale / 1.5, rel=0.06)
 
 
 def test_smallest_face_grows_with_the_reduction():
@@ -50,23 +61,37 @@ def test_smallest_face_grows_with_the_reduction():
     assert smallest_face((3000, 4000), most_pixels=768 * 1024) == pytest.approx(6 * 4000 / 1024)
 
 
-def test_merging_gives_one_box_per_face_small_ones_of_the_finest_search_and_large_ones_of_the_overview():
-    fine, overview = Search((1536, 2048), 0.5), Search((768, 1024), 0.25)
-    small, large = [100, 100, 130, 140], [500, 400, 2500, 2600]
-    part_of_large = [900, 900, 1900, 1990]  # twice LARGEST_FACE and more
-    assert (part_of_large[2] - part_of_large[0]) * fine.scale > LARGEST_FACE
+def test_merging_averages_the_boxes_of_a_face_and_counts_the_searches_that_did_not_find_it():
+    fine, own = Search((768, 1024), 1.5), Search((512, 768), 1.0)
+    face, again = [100, 100, 130, 140], [102, 100, 132, 140]
+    only_fine, only_own = [300, 300, 310, 310], [400, 300, 440, 340]
     boxes, scores = merge(
         [
-            (fine, np.float32([small, part_of_large]), np.float32([0.8, 0.95])),
-            (overview, np.float32([[101, 101, 131, 139], [50, 900, 90, 950], large]), np.float32([0.7, 0.8, 0.9])),
+            (fine, np.float32([face, only_fine]), np.float32([0.8, 0.5])),
+            (own, np.float32([again, only_own]), np.float32([0.6, 0.9])),
         ]
     )
-    np.testing.assert_array_equal(boxes, np.float32([large, small]))
-    np.testing.assert_array_equal(scores, np.float32([0.9, 0.8]))
+    np.testing.assert_allclose(scores, [(1.5 * 0.8 + 0.6) / 2.5, 0.9 / 2.5, 1.5 * 0.5 / 2.5], rtol=1e-6)
+    share = 0.6 / (1.5 * 0.8 + 0.6)
+    np.testing.assert_allclose(boxes, [np.add(face, [2 * share, 0, 2 * share, 0]), only_own, only_fine], rtol=1e-6)
+
+
+def test_merging_takes_each_face_from_the_searches_for_its_size():
+    fine, overview = Search((1536, 2048), 0.5, largest=512), Search((384, 512), 0.125, smallest=256)
+    small, middle, large = [100, 100, 130, 140], [1000, 100, 1300, 400], [500, 400, 2500, 2600]
+    part_of_large = [900, 900, 1900, 1990]
+    boxes, scores = merge(
+        [
+            (fine, np.float32([small, middle, part_of_large]), np.float32([0.8, 0.5, 0.95])),
+            (overview, np.float32([[101, 101, 131, 139], middle, large]), np.float32([0.7, 1.0, 0.9])),
+        ]
+    )
+    np.testing.assert_allclose(boxes, np.float32([large, small, middle]), rtol=1e-6)
+    np.testing.assert_allclose(scores, [0.9, 0.8, 0.6], rtol=1e-6)
 
 
 def test_merging_nothing_gives_nothing():
     none = np.zeros((0, 4), np.float32), np.zeros(0, np.float32)
-    for count in (1, 2):
+    for count in (1, 2, 3):
         boxes, scores = merge([(Search((256, 256), 1.0), *none)] * count)
         assert boxes.shape == (0, 4) and scores.shape == (0,)
