@@ -1,10 +1,13 @@
-"""Time a config's network: python scripts/benchmark.py --config=configs/fer_vgg.py [--compare=torch] [--out=FILE]
+"""Time a config's network: python scripts/benchmark.py --config=configs/fer_vgg.py [OPTIONS]
 
 For a classifier the table has the training step without augmentation, the loop with augmentation and data (resident on
 the device, and streamed), evaluation, and prediction of 1 and of 64 images. For a detector it has the step, detection,
 the streamed loop and, for one image, NMS of 2,000 boxes, ours and OpenCV's, and RoIAlign of 512 regions.
 --compare=torch adds PyTorch (eager, and torch.compile for classifiers) or torchvision, each in its own process; calls
 are interleaved. FILE gets the rows as JSON.
+
+--profile shows the layers of the step instead, each compiled alone, and the least time that each needs: its operations
+at the rate of a large matrix product, or its arrays at the bandwidth of the memory.
 
 FLOP are those of plain convolutions and matrix products; a step counts as three forward passes. "of peak" is the
 fraction of the rate of a large matrix product in the config's dtype; on NVIDIA GPUs float32 means TF32, here and in
@@ -26,6 +29,7 @@ STARTED = time.perf_counter()
 CONFIG = config_flags.DEFINE_config_file("config", help_string="configs/NAME.py", lock_config=True)
 COMPARE = flags.DEFINE_enum("compare", "none", ("none", "torch"), "Also time the same network in this framework.")
 ROUNDS = flags.DEFINE_integer("rounds", 10, "Timed calls of each work; the table shows the median.", 1)
+PROFILE = flags.DEFINE_bool("profile", False, "Time the parts of the training step instead.")
 OUT = flags.DEFINE_string("out", None, "Write the rows to this file as JSON.")
 
 
@@ -34,6 +38,7 @@ def main(argv):
         raise app.UsageError(f"unknown argument {argv[1]!r}; set fields as --config.NAME=VALUE")
     if CONFIG.value is None:
         raise app.UsageError("--config is missing, for example --config=configs/fer_vgg.py")
+    from affect_jax.benchmark.profile import format_profile, profile_rows
     from affect_jax.benchmark.timing import format_table
     from affect_jax.benchmark.training import benchmark
     from affect_jax.process import prepare_process
@@ -41,8 +46,12 @@ def main(argv):
     logging.set_verbosity(logging.ERROR)
     prepare_process()
     print(f"imports: {time.perf_counter() - STARTED:.1f} s", flush=True)
-    rows = benchmark(CONFIG.value, COMPARE.value == "torch", ROUNDS.value)
-    print(format_table(rows))
+    if PROFILE.value:
+        rows = profile_rows(CONFIG.value, ROUNDS.value)
+        print(format_profile(rows))
+    else:
+        rows = benchmark(CONFIG.value, COMPARE.value == "torch", ROUNDS.value)
+        print(format_table(rows))
     if OUT.value:
         Path(OUT.value).write_text(json.dumps(rows, indent=2))
 

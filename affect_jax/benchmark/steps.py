@@ -27,13 +27,16 @@ from affect_jax.train.state import create_state, init_variables, make_apply
 from affect_jax.train.steps import make_train_step
 
 
-def step_work(config: ConfigDict, batch: Batch, num_steps: int) -> tuple[Work, dict[str, float]]:
-    """Return a work of `num_steps` training steps on a batch, without augmentation and mixup, and the step's costs.
+def step_work(
+    config: ConfigDict, batch: Batch, num_steps: int, augmented: bool = False
+) -> tuple[Work, dict[str, float]]:
+    """Return a work of `num_steps` training steps on a batch, and the step's costs.
 
+    Without `augmented` the step has no augmentation and no mixup.
     The costs are "compile_seconds", "state_bytes" (with the batch) and "temporary_bytes".
     """
     config = ConfigDict(config.to_dict())
-    if "augment" in config:
+    if "augment" in config and not augmented:
         config.augment, config.mixup_alpha = {}, 0.0
     mesh, task = data_mesh(), build_task(config)
     split = task.open_split("train")

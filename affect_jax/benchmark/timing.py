@@ -97,10 +97,11 @@ def forward_flop(config: ConfigDict) -> float:
     model, inputs = task.build_network(data), task.network_inputs(data)
     variables = variable_shapes(model, inputs)
     apply = make_apply(model)
-    return _count_flop(jax.make_jaxpr(lambda variables, x: apply(variables, x, False))(variables, inputs).jaxpr)
+    return count_flop(jax.make_jaxpr(lambda variables, x: apply(variables, x, False))(variables, inputs).jaxpr)
 
 
-def _count_flop(jaxpr) -> float:
+def count_flop(jaxpr) -> float:
+    """Return the operations of a program's convolutions and matrix products, two per multiplication."""
     total = 0.0
     for equation in jaxpr.eqns:
         name, params = equation.primitive.name, equation.params
@@ -112,8 +113,8 @@ def _count_flop(jaxpr) -> float:
             contracted = [equation.invars[0].aval.shape[axis] for axis in params["dimension_numbers"][0][0]]
             total += 2 * equation.outvars[0].aval.size * np.prod(contracted)
         elif name == "cond":  # a convolution by platform; the last branch is XLA's own
-            total += _count_flop(params["branches"][-1].jaxpr)
+            total += count_flop(params["branches"][-1].jaxpr)
         else:
             inner = params.get("jaxpr", params.get("call_jaxpr"))
-            total += _count_flop(getattr(inner, "jaxpr", inner)) if inner is not None else 0.0
+            total += count_flop(getattr(inner, "jaxpr", inner)) if inner is not None else 0.0
     return total

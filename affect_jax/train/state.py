@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -119,6 +119,45 @@ def feature_maps(model: Network, variables: dict, x: jax.Array) -> dict[str, jax
 
     found = values(variables, x)  # tracing fills the dict in order; jit would sort it
     return dict(zip(maps, found, strict=True))
+
+
+class LayerCall(NamedTuple):
+    """One call of a layer, a module with parameters and without inner modules."""
+
+    kind: str
+    apply: Callable[[dict, jax.Array], jax.Array]
+    """(variables, x) -> output."""
+    variables: dict[str, Any]
+    """Shapes of the layer's own parameters and statistics."""
+    x: jax.ShapeDtypeStruct
+
+
+def layer_calls(function: Callable, *arguments: Any) -> list[LayerCall]:
+    """Return the calls of layers in a function of networks, in order, without computing it."""
+    calls, running = [], []
+
+    def record(next_function, args, kwargs, context):
+        inherited = context.module.path in running  # a call of the base class by the same layer
+        running.append(context.module.path)
+        output = next_function(*args, **kwargs)
+        running.pop()
+        params = context.module.variables.get("params", {})
+        is_layer = params and all(hasattr(leaf, "shape") for leaf in params.values())
+        if is_layer and context.method_name == "__call__" and not inherited:
+            layer, (x, *rest) = context.module.clone(parent=None, name=None), args
+
+            def apply(variables: dict, x: jax.Array) -> jax.Array:
+                return layer.apply(variables, x, *rest, **kwargs, mutable=["batch_stats"])[0]
+
+            shapes = jax.tree.map(
+                lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), (dict(context.module.variables), x)
+            )
+            calls.append(LayerCall(type(layer).__name__, apply, *shapes))
+        return output
+
+    with nn.intercept_methods(record):
+        jax.eval_shape(function, *arguments)
+    return calls
 
 
 def apply_from(model: Network, path: str) -> Callable[[dict, jax.Array, jax.Array], jax.Array]:

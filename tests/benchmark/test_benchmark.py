@@ -8,6 +8,7 @@ import pytest
 from affect_jax.benchmark import detector as detector_benchmark
 from affect_jax.benchmark import torch_twin
 from affect_jax.benchmark.classifier import noise_batch
+from affect_jax.benchmark.profile import format_profile, profile_rows
 from affect_jax.benchmark.timing import format_table, forward_flop, interleaved_seconds
 from affect_jax.benchmark.training import benchmark
 from affect_jax.models import build_model
@@ -70,6 +71,19 @@ def test_benchmark_has_a_row_for_each_work(tiny_config, plain_convolutions):
     assert all(row["flop_per_second"] > 0 and 0 < row["share_of_peak"] < 1 for row in rows)
     lines = format_table(rows).splitlines()
     assert [line.split()[0] for line in lines[1:7]] == list(expected) and "compiled" in lines[7]
+
+
+def test_profile_has_each_layer_and_its_parts_add_up_to_the_step(tiny_config, plain_convolutions):
+    tiny_config.model = {"name": "vgg_fer", "widths": (4, 4), "convs_per_block": 2, "dense": (8,)}
+    rows = profile_rows(tiny_config, rounds=1)
+    calls = {row["part"]: row["calls"] for row in rows}
+    assert calls["Conv 3x3 24x24x4 -> 24x24x4"] == 2 and calls["BatchNorm 48x48x4 -> 24x24x4"] == 1
+    assert sum(calls[part] for part in calls if part.startswith(("Conv", "BatchNorm", "Dense"))) == 4 + 4 + 2
+    assert {"optimizer", "augment", "rest", "step"} < calls.keys()
+    *parts, step = rows
+    assert step["ms"] == pytest.approx(sum(row["ms"] for row in parts))
+    assert all(row["floor_ms"] > 0 for row in rows if row["part"] != "rest")
+    assert len(format_profile(rows).splitlines()) == len(rows) + 1
 
 
 def test_comparison_without_a_counterpart_in_pytorch_is_an_error(tiny_config, monkeypatch):
