@@ -11,6 +11,7 @@ import pytest
 from run_script import ROOT
 
 from affect_jax.models.pretrained import Pretrained, load_pretrained, named_weights
+from affect_jax.predict import programs
 from affect_jax.predict.programs import Programs
 from affect_jax.predict.reader import Classifier, Detector, FaceReader
 from affect_jax.runs.model_file import read, write
@@ -36,6 +37,41 @@ def test_script_imports_no_slow_package_before_it_needs_it(script):
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     imported = set(done.stdout.splitlines()[-1].split())
     assert "jax" in imported and imported & SLOW == set()
+
+
+@pytest.fixture
+def empty_cache(tmp_path):
+    """Let JAX's cache folder be an empty one."""
+    previous = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path))
+    yield tmp_path
+    jax.config.update("jax_compilation_cache_dir", previous)
+
+
+def test_network_is_traced_only_if_the_cache_lacks_it(classifier, empty_cache, monkeypatch):
+    face, num_traced, export = np.zeros((48, 48, 3), np.uint8), 0, programs.export.export
+
+    def counted_export(predict):
+        nonlocal num_traced
+        num_traced += 1
+        return export(predict)
+
+    monkeypatch.setattr(programs.export, "export", counted_export)
+    first, second = Classifier(classifier, 1)([face]), Classifier(classifier, 1)([face])
+    np.testing.assert_array_equal(first, second)
+    assert num_traced == 1
+
+    config = classifier.config.copy_and_resolve_references()
+    config.preprocess.mean = (0.25,)
+    for changed in (classifier._replace(config=config), classifier):
+        monkeypatch.setattr(programs, "environment", lambda: "another version of the code")
+        assert (Classifier(changed, 1)([face]) == first).all() == (changed is classifier)
+    assert num_traced == 3
+
+    empty_cache.joinpath("a_file").touch()
+    jax.config.update("jax_compilation_cache_dir", str(empty_cache / "a_file" / "folder"))
+    np.testing.assert_array_equal(Classifier(classifier, 1)([face]), first)  # the cache cannot be written
+    assert num_traced == 4
 
 
 @contextmanager

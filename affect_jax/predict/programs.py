@@ -1,25 +1,43 @@
-"""Compile the programs of several networks at the same time."""
+"""Compile the programs of several networks at the same time, and keep what was traced for later processes.
 
+Python traces a network to StableHLO, and XLA compiles that. Both results are stored in JAX's cache folder: the first by
+`traced`, the second by JAX.
+"""
+
+import functools
+import hashlib
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from importlib.metadata import version
+from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import jax
 import numpy as np
+from jax import export
 
+import affect_jax
+from affect_jax.files import whole_file
 from affect_jax.tasks.interface import PredictFn
 
-COMPILING = ThreadPoolExecutor(max_workers=2, thread_name_prefix="compile")
-"""XLA compiles outside Python's lock, so two threads use two cores."""
+COMPILING = ThreadPoolExecutor(max_workers=3, thread_name_prefix="compile")
+"""XLA compiles outside Python's lock, so threads use several cores. One image needs three programs."""
+TRACING = Lock()
+"""Tracing needs Python's lock; in turns, the first program is compiled while the second is traced."""
 
 Shapes = Mapping[str, jax.ShapeDtypeStruct]
 
 
 class Programs:
-    """Callable that runs a jitted prediction; a program for each shape of the inputs is compiled once, in a thread."""
+    """Callable that runs a jitted prediction; a program for each shape of the inputs is compiled once, in a thread.
 
-    def __init__(self, predict: PredictFn, variables: dict):
-        self._predict, self._variables = predict, variables
+    `description` is all that the prediction was made from except the code and the shapes, as text.
+    """
+
+    def __init__(self, predict: PredictFn, variables: dict, description: str):
+        self._predict, self._variables, self._description = predict, variables, description
         self._compiled: dict[Any, Future] = {}
 
     def prepare(self, shapes: Shapes) -> Future:
@@ -35,4 +53,35 @@ class Programs:
         return self.prepare(shapes).result()(self._variables, inputs)
 
     def _compile(self, shapes: Shapes):
-        return self._predict.lower(self._variables, dict(shapes)).compile()
+        arguments = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (self._variables, dict(shapes)))
+        with TRACING:
+            program = traced(self._predict, arguments, self._description)
+            lowered = jax.jit(program.call).lower(*arguments)
+        return lowered.compile()
+
+
+def traced(predict: PredictFn, arguments: tuple, description: str) -> export.Exported:
+    """Return the StableHLO of `predict` for arguments of these shapes, from JAX's cache folder if it is there."""
+    folder = jax.config.jax_compilation_cache_dir
+    if not folder or "://" in folder:
+        return export.export(predict)(*arguments)
+    key = hashlib.sha256("\n".join((description, str(arguments), environment())).encode()).hexdigest()
+    file = Path(folder) / f"{key}.stablehlo"
+    with suppress(OSError):
+        return export.deserialize(bytearray(file.read_bytes()))
+    program = export.export(predict)(*arguments)
+    with suppress(OSError):  # without the file, the next start takes longer
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(file) as new:
+            new.write(program.serialize())
+    return program
+
+
+@functools.cache
+def environment() -> str:
+    """Return a text that changes with the device, the versions and settings of JAX, and the code of this package."""
+    code = hashlib.sha256()
+    for file in sorted(Path(affect_jax.__file__).parent.rglob("*.py")):
+        code.update(file.read_bytes())
+    versions = {name: version(name) for name in ("flax", "jax")}
+    return f"{jax.default_backend()} {versions} {sorted(jax.config.values.items())} {code.hexdigest()}"

@@ -152,7 +152,7 @@ class Classifier:
         check_task(trained, "classification")
         self.class_names, self.image_shape = trained.data
         self._batch_size = batch_size
-        self._predict = Programs(compiled_predict(trained), trained.variables)
+        self._predict = programs(trained)
 
     def prepare(self) -> None:
         """Begin to compile, if that was not done before; do not wait for it."""
@@ -177,9 +177,7 @@ class Detector:
         self._batch_size, self._min_score, self._most_pixels = batch_size, min_score, most_pixels
         self._min_score_of_search = CANDIDATE_SCORE * min_score
         self._exposure_level = trained.config.preprocess.exposure_level
-        self._detect = Programs(
-            compiled_predict(without_hopeless(trained, self._min_score_of_search)), trained.variables
-        )
+        self._detect = programs(without_hopeless(trained, self._min_score_of_search))
 
     def __call__(self, images: Sequence[np.ndarray], enlarge: Sequence[float] = ()) -> list[dict[str, np.ndarray]]:
         """Return "boxes" float32 [D, 4] and "scores" float32 [D] of each image, highest score first.
@@ -265,6 +263,11 @@ def without_hopeless(trained: Trained, min_score: float) -> Trained:
     if weight := config.model.box.proposal_weight:
         config.model.rpn.score_thresh = max(config.model.rpn.score_thresh, min_score ** (1 / weight))
     return trained._replace(config=config)
+
+
+def programs(trained: Trained) -> Programs:
+    """Return the prediction of a trained network for all shapes of its inputs."""
+    return Programs(compiled_predict(trained), trained.variables, f"{trained.config.to_json()} {trained.data}")
 
 
 def compiled_predict(trained: Trained) -> PredictFn:
