@@ -18,6 +18,11 @@ SYSTEM_NAMES = ("__macosx", "@eadir", "#recycle", "$recycle.bin", "desktop.ini",
 """Lower-case names that operating systems, storage servers and image viewers give to their own files and folders."""
 
 
+def cache_folder() -> Path:
+    """Return the folder of this package in the user's cache folder; it need not exist."""
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "affect_jax"
+
+
 def is_hidden(name: str) -> bool:
     """Return True for the name of a file or folder that every reader ignores.
 

@@ -12,6 +12,8 @@ import jax
 from absl import flags
 from jax.experimental import multihost_utils
 
+from affect_jax.files import cache_folder
+
 # option numbers of glibc's malloc.h
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
 YNN_FUSIONS = "xla_cpu_experimental_ynn_fusion_type"
@@ -43,8 +45,7 @@ def enable_compilation_cache() -> None:
     Programs that compile in less than 0.5 s are not cached, unless JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS is set.
     """
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-        jax.config.update("jax_compilation_cache_dir", str(cache / "affect_jax" / "xla"))
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 

@@ -131,7 +131,9 @@ def first_batch(task: Task, split) -> dict[str, np.ndarray]:
     data = task.training_data(split, total_steps=1, process_index=0, process_count=1)
     batch = next(data.batches)
     data.batches.close()
-    return batch if data.examples is None else {name: rows[batch["index"]] for name, rows in data.examples.items()}
+    if data.examples is None:
+        return batch
+    return {name: rows[batch["index"]] for name, rows in data.examples.result().items()}
 
 
 def shapes(tree):

@@ -45,7 +45,8 @@ def open_split(name: str, split: str, data_dir: str | Path = "data", **options):
     nor as missed), and `read_image(index)` -> the same and image uint8 [H, W, 3] (RGB, original size). It can be
     pickled.
 
-    Both may have `fingerprint`, a hash of all images and labels. An option may be a mapping from split to value.
+    Both may have `fingerprint`, a hash of all images and labels. A split of generated images may have `cache_name`,
+    under which InMemorySplit stores them in the cache folder. An option may be a mapping from split to value.
     ValueError on an unknown name, MissingSplit if the data set lacks the split; FileNotFoundError, with the command to
     run, if the data set is not prepared.
     """

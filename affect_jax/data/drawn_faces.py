@@ -5,7 +5,9 @@ Friesen), and pose, light and camera (View). The unit of length is half the heig
 the centre of the head at 0, its top at -1 and its chin at 1. Tones are gray values from 0 to 255.
 """
 
+import hashlib
 from dataclasses import dataclass, fields
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -15,6 +17,8 @@ from affect_jax import labels
 SUPERSAMPLING = 3
 SUBPIXEL_BITS = 4
 SPLITS = ("train", "val", "test")
+CACHED_BYTES = 2**20, 2**27
+"""Smallest and largest size of the images of a set that may be stored in the cache folder."""
 
 
 @dataclass(frozen=True)
@@ -413,6 +417,15 @@ class DrawnFaces:
 
     def __len__(self) -> int:
         return self.num_examples
+
+    @property
+    def cache_name(self) -> str:
+        """Name under which all examples may be stored; "" for a set that is drawn in no time or fills the disk."""
+        if not CACHED_BYTES[0] < self.num_examples * np.prod(self.image_shape) < CACHED_BYTES[1]:
+            return ""
+        code = Path(__file__).read_bytes() + Path(labels.__file__).read_bytes()
+        facts = cv2.__version__, np.__version__, self.split, self.num_examples, self.seed, self.image_shape
+        return f"drawn_faces_{hashlib.sha256(code + str(facts).encode()).hexdigest()}"
 
     def labels(self) -> np.ndarray:
         """Return all labels; the classes alternate."""

@@ -9,10 +9,14 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from tqdm import tqdm
+
+from affect_jax.files import cache_folder, whole_file
 
 Batch = dict[str, np.ndarray]
 
@@ -164,9 +168,8 @@ class InMemorySplit:
     def __init__(self, split, name: str):
         self.class_names, self.image_shape = split.class_names, split.image_shape
         self.fingerprint = getattr(split, "fingerprint", "")
-        pieces = np.array_split(np.arange(len(split)), max(1, len(split) // 2048))
-        batches = [split.read(piece) for piece in tqdm(pieces, f"reading {name}", delay=2, leave=False, disable=None)]
-        self.arrays = {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}
+        cached = getattr(split, "cache_name", "")
+        self.arrays = read_once(split, name, cache_folder() / f"{cached}.npz") if cached else read_all(split, name)
 
     def __len__(self) -> int:
         return len(self.arrays["label"])
@@ -178,6 +181,25 @@ class InMemorySplit:
     def read(self, indices: np.ndarray) -> Batch:
         """Return the examples at `indices`."""
         return {key: array[indices] for key, array in self.arrays.items()}
+
+
+def read_once(split, name: str, file: Path) -> Batch:
+    """Return all examples of a split, from `file` if it exists; otherwise write it, for the next run."""
+    with suppress(OSError), np.load(file) as stored:
+        return dict(stored)
+    arrays = read_all(split, name)
+    with suppress(OSError):  # without the file, the next run takes longer
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(file) as new:
+            np.savez(new, **arrays)
+    return arrays
+
+
+def read_all(split, name: str) -> Batch:
+    """Return all examples of a split, with a progress bar on a terminal."""
+    pieces = np.array_split(np.arange(len(split)), max(1, len(split) // 2048))
+    batches = [split.read(piece) for piece in tqdm(pieces, f"reading {name}", delay=2, leave=False, disable=None)]
+    return {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}
 
 
 def size_in_bytes(split) -> int:

@@ -4,6 +4,7 @@ B batch, H W C height, width, channels of an image, K classes, N examples of a s
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -48,6 +49,8 @@ SAMPLES_SHOWN, DRAWS_SHOWN = 4, 7
 """Images, and augmented versions of each, on the report page."""
 STEPS_PER_DISPATCH = 32
 """Default on accelerators, where a dispatch costs as much as a small step."""
+READING = ThreadPoolExecutor(max_workers=1, thread_name_prefix="read")
+"""Reads the training split while the training step is compiled."""
 
 
 class Classification(Task):
@@ -94,13 +97,15 @@ class Classification(Task):
         config = self.config
         check_targets(config, split)
         resident = is_resident(config, split)
-        split = pipeline.InMemorySplit(split, "train") if resident else split
         labels = split.labels() if config.data.sampling == "balanced" else None
         source = pipeline.BatchIndices(len(split), config.batch_size, total_steps, config.seed, labels)
         if resident:
-            return TrainingData(split.arrays, pipeline.index_iterator(source, process_index, process_count))
+            one = split.read(np.arange(1))
+            shapes = {name: jax.ShapeDtypeStruct((len(split), *x.shape[1:]), x.dtype) for name, x in one.items()}
+            examples = READING.submit(lambda: pipeline.InMemorySplit(split, "train").arrays)
+            return TrainingData(examples, shapes, pipeline.index_iterator(source, process_index, process_count))
         workers = config.data.num_workers
-        return TrainingData(None, pipeline.stream_iterator(source, split, workers, process_index, process_count))
+        return TrainingData(None, None, pipeline.stream_iterator(source, split, workers, process_index, process_count))
 
     def loss_fn(self, apply: Apply, data: DataFacts) -> LossFn:
         """Return the config's loss: see make_loss_fn."""

@@ -136,7 +136,7 @@ class Detection(Task):
             process_index=process_index,
             process_count=process_count,
         )
-        return TrainingData(None, batches)
+        return TrainingData(None, None, batches)
 
     def _exposure(self) -> dict[str, float]:
         """Return the setting of data.transforms.transform that prepares dark images."""

@@ -6,6 +6,7 @@ A task is built from a config, `Task(config)`, and knows no devices: it reads ho
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,8 +41,10 @@ class DataFacts(NamedTuple):
 class TrainingData(NamedTuple):
     """The training split as the loop consumes it."""
 
-    examples: HostBatch | None
-    """All examples of the split if they are kept on the device; batches then hold only "index"."""
+    examples: Future[HostBatch] | None
+    """All examples of the split, read by a thread, if they are kept on the device; batches then hold only "index"."""
+    shapes: dict[str, jax.ShapeDtypeStruct] | None
+    """Shapes of `examples`."""
     batches: BatchIterator
     """This process's rows of each batch; the iterator's state is saved with every checkpoint."""
 

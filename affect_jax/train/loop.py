@@ -3,6 +3,7 @@
 import itertools
 from bisect import bisect_right
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +18,7 @@ from affect_jax.data.pipeline import BatchIterator
 from affect_jax.models.calibration import calibrate_batch_norm
 from affect_jax.models.pretrained import Pretrained, named_weights
 from affect_jax.names import Selects, check_patterns, selects
-from affect_jax.tasks.interface import Task
+from affect_jax.tasks.interface import Batch, Task
 from affect_jax.train import builders
 from affect_jax.train.checkpoint import Checkpoints
 from affect_jax.train.mesh import data_mesh, process_rows, replicated, split_over_devices, to_devices
@@ -99,8 +100,14 @@ class Trainer:
 
         self.steps_per_dispatch = task.steps_per_dispatch()
         processes = jax.process_index(), jax.process_count()
-        examples, self.batches = task.training_data(train_split, self.total_steps, *processes)
-        self.examples = None if examples is None else to_devices(examples, replicated(self.mesh))
+        self._reading, shapes, self.batches = task.training_data(train_split, self.total_steps, *processes)
+        self.example_shapes = jax.tree.map(lambda x: x.update(sharding=replicated(self.mesh)), shapes)
+
+    @cached_property
+    def examples(self) -> Batch | None:
+        """The training split on the devices, for which this waits until it is read; None if batches are streamed."""
+        reading, self._reading = self._reading, None  # frees the arrays on the host
+        return None if reading is None else to_devices(reading.result(), replicated(self.mesh))
 
     def build_train_steps(self, frozen: Selects | None):
         """Build the jitted function of several training steps."""
@@ -170,15 +177,15 @@ class Trainer:
         count = min(self.steps_per_dispatch, next_boundary - self.step)
         batches, indices = take_batches(self.batches, count, self.steps_per_dispatch, self.mesh)
         train_steps = self.steps_frozen if self.step < self.thaw_step else self.steps_free
-        arguments = self.state, self.examples, batches, jnp.int32(count), self.step_key
+        rest = batches, jnp.int32(count), self.step_key
         program = train_steps, tuple((name, array.shape) for name, array in batches.items())
         if program not in self.programs:
             jax.block_until_ready(self.state)  # steps that still run count as training, not as compilation
             log.say("compiling the training step")
             with self.clock.compiling():
-                self.programs[program] = train_steps.lower(*arguments).compile()
+                self.programs[program] = train_steps.lower(self.state, self.example_shapes, *rest).compile()
             log.say(f"compiled (or loaded from cache) in {self.clock.seconds['compile_seconds']:.1f} s")
-        self.state, sums = self.programs[program](*arguments)
+        self.state, sums = self.programs[program](self.state, self.examples, *rest)
         dispatch = Dispatch(self.step, indices, sums)
         self.step += count
         return dispatch

@@ -28,6 +28,14 @@ def test_splits_and_seeds_have_no_common_faces():
     assert len({image.tobytes() for image in images}) == len(images) == 300
 
 
+def test_different_sets_have_different_cache_names_and_small_and_huge_sets_none():
+    sets = [DrawnFaces("train", 1000), DrawnFaces("val", 1000), DrawnFaces("train", 1001), DrawnFaces("train", 1000, 1)]
+    sets.append(DrawnFaces("train", 1000, image_size=(64, 64)))
+    assert len({faces.cache_name for faces in sets}) == len(sets) == 5
+    assert DrawnFaces("train", 1000).cache_name == sets[0].cache_name
+    assert DrawnFaces("train", 100).cache_name == DrawnFaces("train", 10**6).cache_name == ""
+
+
 def test_a_split_has_the_expected_arrays_and_balanced_labels():
     split = open_split("drawn_faces", "val", "unused", num_examples={"train": 5, "val": 70})
     batch = split.read(np.arange(len(split)))

@@ -115,3 +115,20 @@ def test_split_in_memory_equals_the_split():
         np.testing.assert_array_equal(loaded.read(indices)[key], array)
     assert len(loaded) == 5000
     assert size_in_bytes(split) == 5000 * 6
+
+
+def test_split_with_a_cache_name_is_generated_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    split = Numbers(100)
+    split.cache_name = "numbers_100"
+    first = InMemorySplit(split, "numbers").arrays
+    monkeypatch.setattr(split, "read", lambda indices: pytest.fail("the examples are generated again"))
+    second = InMemorySplit(split, "numbers").arrays
+    assert first.keys() == second.keys()
+    assert all(np.array_equal(first[key], second[key]) and first[key].dtype == second[key].dtype for key in first)
+
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    split = Numbers(100)
+    split.cache_name = "numbers_100"
+    np.testing.assert_array_equal(InMemorySplit(split, "numbers").arrays["image"], first["image"])  # nothing is stored
