@@ -4,7 +4,10 @@ For a classifier the table has the training step without augmentation, the loop 
 the device, and streamed), evaluation, and prediction of 1 and of 64 images. For a detector it has the step, detection,
 the streamed loop and, for one image, NMS of 2,000 boxes, ours and OpenCV's, and RoIAlign of 512 regions.
 --compare=torch adds PyTorch (eager, and torch.compile for classifiers) or torchvision, each in its own process; calls
-are interleaved. FILE gets the rows as JSON.
+are interleaved.
+
+--scaling=FILE measures, instead, how cost grows: a classifier's step with the batch, the image and the processes,
+reading an epoch with the set, and prediction of the bundled networks with the frames. FILE gets the plots.
 
 --profile shows the layers of the step instead, each compiled alone, and the least time that each needs: its operations
 at the rate of a large matrix product, or its arrays at the bandwidth of the memory.
@@ -30,6 +33,7 @@ CONFIG = config_flags.DEFINE_config_file("config", help_string="configs/NAME.py"
 COMPARE = flags.DEFINE_enum("compare", "none", ("none", "torch"), "Also time the same network in this framework.")
 ROUNDS = flags.DEFINE_integer("rounds", 10, "Timed calls of each work; the table shows the median.", 1)
 PROFILE = flags.DEFINE_bool("profile", False, "Time the parts of the training step instead.")
+SCALING = flags.DEFINE_string("scaling", None, "Measure how cost grows, and plot it to this image file.")
 OUT = flags.DEFINE_string("out", None, "Write the rows to this file as JSON.")
 
 
@@ -39,6 +43,7 @@ def main(argv):
     if CONFIG.value is None:
         raise app.UsageError("--config is missing, for example --config=configs/fer_vgg.py")
     from affect_jax.benchmark.profile import format_profile, profile_rows
+    from affect_jax.benchmark.scaling import format_curves, plot_curves, scaling_curves
     from affect_jax.benchmark.timing import format_table
     from affect_jax.benchmark.training import benchmark
     from affect_jax.process import prepare_process
@@ -49,6 +54,11 @@ def main(argv):
     if PROFILE.value:
         rows = profile_rows(CONFIG.value, ROUNDS.value)
         print(format_profile(rows))
+    elif SCALING.value:
+        curves = scaling_curves(CONFIG.value, ROUNDS.value)
+        print(format_curves(curves))
+        plot_curves(curves).savefig(SCALING.value, dpi=100)
+        rows = [curve._asdict() for curve in curves]
     else:
         rows = benchmark(CONFIG.value, COMPARE.value == "torch", ROUNDS.value)
         print(format_table(rows))

@@ -104,6 +104,14 @@ def loop_seconds(config: ConfigDict, windows: int, window_steps: int, data_input
 
     `data_input` replaces config.data.input: "resident" or "stream".
     """
+    config = loop_config(config, windows, window_steps, data_input)
+    with tempfile.TemporaryDirectory() as folder, redirect_stdout(io.StringIO()):
+        train_and_evaluate(config, Path(folder) / "run")
+        return seconds_of_windows(Path(folder) / "run")
+
+
+def loop_config(config: ConfigDict, windows: int, window_steps: int, data_input: str | None = None) -> ConfigDict:
+    """Return the config of a run that seconds_of_windows can time: see loop_seconds."""
     config = ConfigDict(config.to_dict())
     config.init_from, config.init_excuse = "", ()  # the values of the weights do not change the speed
     task = build_task(config)
@@ -117,8 +125,11 @@ def loop_seconds(config: ConfigDict, windows: int, window_steps: int, data_input
     config.eval_every_epochs = config.total_epochs
     config.optim.warmup_epochs = 0.0
     validate(config)
-    with tempfile.TemporaryDirectory() as folder, redirect_stdout(io.StringIO()):
-        train_and_evaluate(config, Path(folder) / "run")
-        history = workdir.load_history(workdir.Workdir(Path(folder) / "run"))
+    return config
+
+
+def seconds_of_windows(folder: Path) -> list[float]:
+    """Return the seconds between the log lines of the run in a folder."""
+    history = workdir.load_history(workdir.Workdir(folder))
     at = [record["seconds"] for record in history if "train/loss" in record]
     return list(np.diff(at))

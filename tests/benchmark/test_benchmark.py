@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 
 from affect_jax.benchmark import detector as detector_benchmark
-from affect_jax.benchmark import torch_twin
+from affect_jax.benchmark import scaling, torch_twin
 from affect_jax.benchmark.classifier import noise_batch
 from affect_jax.benchmark.profile import format_profile, profile_rows
 from affect_jax.benchmark.timing import format_table, forward_flop, interleaved_seconds
 from affect_jax.benchmark.training import benchmark
+from affect_jax.data.drawn_faces import DrawnFaces
 from affect_jax.models import build_model
 from affect_jax.ops.nms import nms
+from affect_jax.predict.reader import Classifier, Detector, FaceReader
 from affect_jax.tasks import build_task
 from affect_jax.tasks.interface import DataFacts
 from affect_jax.train.state import variable_shapes
@@ -84,6 +86,33 @@ def test_profile_has_each_layer_and_its_parts_add_up_to_the_step(tiny_config, pl
     assert step["ms"] == pytest.approx(sum(row["ms"] for row in parts))
     assert all(row["floor_ms"] > 0 for row in rows if row["part"] != "rest")
     assert len(format_profile(rows).splitlines()) == len(rows) + 1
+
+
+def test_exponent_of_a_curve_is_that_of_its_power_law():
+    assert scaling.Curve("step", "side", (1, 2, 4), (3.0, 12.0, 48.0)).exponent == pytest.approx(2.0)
+
+
+def test_scaling_has_a_curve_for_each_quantity_that_grows(
+    tiny_config, classifier, detector, plain_convolutions, monkeypatch, tmp_path
+):
+    sizes = {"BATCH_SIZES": (2, 4), "IMAGE_SIDES": (24, 48), "SET_SIZES": (1000, 3000)}
+    sizes |= {"FRAMES": (1, 3), "PROCESSES": (1, 2), "WINDOW_STEPS": 1}
+    for name, value in sizes.items():
+        monkeypatch.setattr(scaling, name, value)
+    read_faces = FaceReader(Classifier(classifier, 1), Detector(detector, 1, 0.5), 1, 0.1, 0.0, 1.0)
+    monkeypatch.setattr(scaling.reader, "load", lambda: read_faces)
+    curves = scaling.scaling_curves(tiny_config, rounds=1)
+    assert [curve.sizes for curve in curves] == [(2, 4), (24**2, 48**2), (1000, 3000), (1, 3), (1, 2)]
+    assert all(len(curve.seconds) == 2 and min(curve.seconds) > 0 for curve in curves)
+    assert len(scaling.format_curves(curves).splitlines()) == 5
+    scaling.plot_curves(curves).savefig(tmp_path / "curves.png")
+
+
+def test_simulated_set_repeats_the_drawn_faces():
+    split, faces = scaling.RepeatedFaces(5000), DrawnFaces("train", 1000)
+    indices = np.array([0, 999, 1000, 4321])
+    for name, rows in faces.read(indices % 1000).items():
+        np.testing.assert_array_equal(split.read(indices)[name], rows)
 
 
 def test_comparison_without_a_counterpart_in_pytorch_is_an_error(tiny_config, monkeypatch):
