@@ -6,7 +6,7 @@ are [x1, y1, x2, y2] in pixels of their image.
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from affect_jax.data.images import crop_box, fit, to_channels
 from affect_jax.data.transforms import clip_boxes, pad, raise_exposure, resize
 from affect_jax.predict.media import Frame
 from affect_jax.predict.programs import Programs
-from affect_jax.predict.search import MOST_PIXELS, SMALLEST_FACE, Search, Size, merge, plan_searches, smallest_face
+from affect_jax.predict.search import MOST_PIXELS, SMALLEST_FACE, Search, merge, plan_searches, smallest_face
 from affect_jax.runs.model_file import Trained, check_weights, read
 from affect_jax.tasks import build_task
 from affect_jax.tasks.interface import Batch, PredictFn, Task
@@ -113,7 +113,8 @@ class FaceReader:
         """Return the faces of each image; each is searched at `enlarge` times its size."""
         check_images(images)
         if self.detector:
-            self.classifier.prepare()  # at the same time as the detector
+            self.detector.prepare(images, enlarge)
+            self.classifier.prepare()  # at the same time; after the detector, whose programs take longer
             detections = self.detector(images, enlarge)
             crops = [
                 crop_box(image, box, self.margin)
@@ -179,17 +180,27 @@ class Detector:
         self._exposure_level = trained.config.preprocess.exposure_level
         self._detect = programs(without_hopeless(trained, self._min_score_of_search))
 
+    def prepare(self, images: Sequence[np.ndarray], enlarge: Sequence[float]) -> list[tuple[Search, ...]]:
+        """Begin to compile the programs for these images, without waiting; return the searches of each image."""
+        plans = [
+            plan_searches(image.shape[:2], self._most_pixels, factor)
+            for image, factor in zip(images, enlarge, strict=True)
+        ]
+        for search in chain.from_iterable(plans):
+            image, sides = (self._batch_size, *search.size, 3), (self._batch_size, 2)
+            shapes = {"image": jax.ShapeDtypeStruct(image, np.uint8)}
+            self._detect.prepare({**shapes, "image_size": jax.ShapeDtypeStruct(sides, np.int32)})
+        return plans
+
     def __call__(self, images: Sequence[np.ndarray], enlarge: Sequence[float] = ()) -> list[dict[str, np.ndarray]]:
         """Return "boxes" float32 [D, 4] and "scores" float32 [D] of each image, highest score first.
 
         Each image is searched at its factor of `enlarge` times its size, by default in its own size.
         """
         by_size = defaultdict(list)
-        for row, (image, factor) in enumerate(zip(images, enlarge or [1.0] * len(images), strict=True)):
-            for search in plan_searches(image.shape[:2], self._most_pixels, factor):
+        for row, searches in enumerate(self.prepare(images, enlarge or [1.0] * len(images))):
+            for search in searches:
                 by_size[search.size].append((row, search))
-        for size in by_size:
-            self._prepare(size)
         pending = [
             (batch, self._dispatch([(images[row], search) for row, search in batch]))
             for searches in by_size.values()
@@ -206,12 +217,6 @@ class Detector:
     def smallest_face(self, image_size: tuple[int, int]) -> float:
         """Return the side of the smallest face that is searched for, pixels of an image of (height, width)."""
         return smallest_face(image_size, self._most_pixels)
-
-    def _prepare(self, size: Size) -> None:
-        """Begin to compile the program of searches of one size."""
-        image, sides = (self._batch_size, *size, 3), (self._batch_size, 2)
-        shapes = {"image": jax.ShapeDtypeStruct(image, np.uint8), "image_size": jax.ShapeDtypeStruct(sides, np.int32)}
-        self._detect.prepare(shapes)
 
     def _dispatch(self, batch: Sequence[tuple[np.ndarray, Search]]) -> dict:
         """Return the detections of images by searches of one size, still on the device."""
