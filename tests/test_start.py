@@ -1,15 +1,17 @@
-"""The causes of a fast start: what is imported, what is compiled, and that networks are compiled at the same time."""
+"""The causes of a fast start: what is imported, traced and compiled, and what is done at the same time."""
 
 import subprocess
 import sys
 import threading
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
 from run_script import ROOT
 
+from affect_jax.data import pipeline
 from affect_jax.models.pretrained import Pretrained, load_pretrained, named_weights
 from affect_jax.predict import programs
 from affect_jax.predict.programs import Programs
@@ -17,6 +19,7 @@ from affect_jax.predict.reader import Classifier, Detector, FaceReader
 from affect_jax.runs.model_file import read, write
 from affect_jax.tasks import build_task
 from affect_jax.train.builders import build_variables
+from affect_jax.train.loop import Trainer
 from affect_jax.train.state import init_variables
 
 SLOW = {"clu", "grain", "matplotlib", "optax", "orbax", "pycocotools", "scipy", "sklearn", "tensorboardX"}
@@ -130,3 +133,19 @@ def test_detector_and_classifier_are_compiled_at_the_same_time(classifier, detec
     image = np.random.default_rng(0).integers(0, 256, (200, 250, 3), np.uint8)
     (faces,), (again,) = read_faces([image]), read_faces([image])  # nothing is compiled for the second image
     assert faces == again
+
+
+def test_training_split_is_read_while_the_step_is_compiled(tiny_config, plain_convolutions, monkeypatch):
+    compiled, read_all = threading.Event(), pipeline.read_all
+
+    def read_after_compilation(split, name):
+        if name == "train":
+            assert compiled.wait(timeout=300)
+        return read_all(split, name)
+
+    monkeypatch.setattr(pipeline, "read_all", read_after_compilation)
+    tiny_config.data.input = "resident"
+    trainer = Trainer(tiny_config, build_task(tiny_config))
+    trainer.dispatch(SimpleNamespace(say=lambda line: compiled.set() if line.startswith("compiled") else None))
+    trainer.close()
+    assert trainer.step == 1
