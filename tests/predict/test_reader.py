@@ -30,6 +30,9 @@ class FixedDetector:
     def __init__(self, images, boxes):
         self.boxes = {image.tobytes()[:99]: given for image, given in zip(images, boxes, strict=True)}
 
+    def prepare(self, images, enlarge):
+        """Compile nothing."""
+
     def __call__(self, images, enlarge):
         found = [np.array(self.boxes[image.tobytes()[:99]], np.float32).reshape(-1, 4) for image in images]
         return [{"boxes": boxes, "scores": np.linspace(0.9, 0.6, len(boxes))} for boxes in found]
