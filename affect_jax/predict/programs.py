@@ -22,8 +22,8 @@ import affect_jax
 from affect_jax.files import whole_file
 from affect_jax.tasks.interface import PredictFn
 
-COMPILING = ThreadPoolExecutor(max_workers=3, thread_name_prefix="compile")
-"""XLA compiles outside Python's lock, so threads use several cores. One image needs three programs."""
+COMPILING = ThreadPoolExecutor(max_workers=4, thread_name_prefix="compile")
+"""XLA compiles outside Python's lock, so threads use several cores. An image needs up to four programs."""
 TRACING = Lock()
 """Tracing needs Python's lock; in turns, the first program is compiled while the second is traced."""
 QUICK = {"xla_cpu_use_fusion_emitters": False}
