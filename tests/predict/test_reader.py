@@ -133,6 +133,7 @@ def test_images_are_enlarged_and_frames_of_videos_are_not(classifier):
         given.append(list(enlarge))
         return [{"boxes": np.zeros((0, 4)), "scores": np.zeros(0)}] * len(images)
 
+    detect.prepare = lambda images, enlarge: None
     reader = FaceReader(Classifier(classifier, 2), detect, 2, 0.1, 0.0, 1.5)
     gray = np.zeros((50, 50, 3), np.uint8)
     list(reader.stream([Frame("a.png", 0, None, gray), Frame("b.mp4", 0, 0.0, gray), Frame("b.mp4", 1, 0.1, gray)]))
