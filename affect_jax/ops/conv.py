@@ -102,34 +102,39 @@ def _pointwise(static, x, kernel):
 
 def _winograd(static, x, kernel):
     _, padding, _ = static
-    return _convolve_tiles(x, padding, kernel, channel_axis=0)
+    size = _output_size(x, padding)
+    tiles = _input_tiles(_padded_blocks(x, padding), (0, 0), size)
+    return _convolve_tiles(tiles, kernel, 0, size)
 
 
 def _winograd_gradients(static, x, kernel, gradient):
     """Return the gradients by x (convolution with the rotated kernel) and by the kernel (products of the tiles)."""
     _, padding, _ = static
-    rotated_padding = tuple((2 - low, 2 - high) for low, high in padding)
-    by_x = _convolve_tiles(gradient, rotated_padding, jnp.flip(kernel, (0, 1)), channel_axis=1)
+    size, x_size = gradient.shape[1:3], x.shape[1:3]
+    # Both gradients read one padded copy. From the array itself, XLA would compute its last layers again for each tile.
+    number = [_tiles(max(sizes)) + 2 for sizes in zip(size, x_size, strict=True)]
+    blocks = _blocks(gradient, (2, 2), number)
+    tiles = _input_tiles(blocks, [low for low, _ in padding], x_size)
+    by_x = _convolve_tiles(tiles, jnp.flip(kernel, (0, 1)), 1, x_size)
+    x_blocks = _padded_blocks(x, padding)
     if max(kernel.shape[2:]) <= MANY_CHANNELS:  # products too small for more than one core
-        return by_x, _derived_gradients(_xla, static, x, kernel, gradient)[1]
-    even = _pad(gradient, [(0, size % 2) for size in gradient.shape[1:3]])
-    outputs = [[even[:, i::2, j::2] for j in range(2)] for i in range(2)]
-    pairs = zip(_input_tiles(x, padding), _on_both_axes(TILE_OF_OUTPUT, outputs), strict=True)
+        h, w = size
+        copies = _pixels(x_blocks)[:, : h + 2, : w + 2], kernel, _pixels(blocks)[:, 2 : h + 2, 2 : w + 2]
+        return by_x, _derived_gradients(_xla, ((1, 1), "VALID", 1), *copies)[1]
+    outputs = [[_each_tile(blocks, (i + 2, j + 2), size) for j in range(2)] for i in range(2)]
+    pairs = zip(_input_tiles(x_blocks, (0, 0), size), _on_both_axes(TILE_OF_OUTPUT, outputs), strict=True)
     products = [[_pixel_product(*pair) for pair in zip(*row, strict=True)] for row in pairs]
     by_kernel = jnp.stack([jnp.stack(row) for row in _on_both_axes(KERNEL_OF_TILE, products)])
     return by_x, by_kernel.astype(kernel.dtype)
 
 
-def _convolve_tiles(x, padding, kernel, channel_axis):
-    """Convolve x with the kernel [3, 3, C, F], or [3, 3, F, C] if the channel axis is 1."""
-    tiles = zip(_input_tiles(x, padding), _on_both_axes(TILE_OF_KERNEL, kernel), strict=True)
+def _convolve_tiles(tiles, kernel, channel_axis, size):
+    """Return the `size` first pixels of tiles * kernel [3, 3, C, F], or [3, 3, F, C] if the channel axis is 1."""
+    pairs = zip(tiles, _on_both_axes(TILE_OF_KERNEL, kernel), strict=True)
     channels = (((3,), (channel_axis,)), ((), ()))
-    products = [[lax.dot_general(*pair, channels) for pair in zip(*row, strict=True)] for row in tiles]
+    products = [[lax.dot_general(*pair, channels) for pair in zip(*row, strict=True)] for row in pairs]
     rows = [jnp.stack(row, axis=3) for row in _on_both_axes(OUTPUT_OF_TILE, products)]
-    y = jnp.stack(rows, axis=2)
-    batch, tiles_down, _, tiles_across, _, features = y.shape
-    h, w = _output_size(x, padding)
-    return y.reshape(batch, 2 * tiles_down, 2 * tiles_across, features)[:, :h, :w]
+    return _pixels(jnp.stack(rows, axis=2))[:, : size[0], : size[1]]
 
 
 def _pixel_product(x, y):
@@ -138,12 +143,41 @@ def _pixel_product(x, y):
     return lax.dot_general(*flat, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32)
 
 
-def _input_tiles(x, padding):
-    """Return the transformed tiles of x: 4x4 arrays [B, tiles down, tiles across, C]; tiles are two pixels apart."""
-    h, w = _output_size(x, padding)
-    (top, bottom), (left, right) = padding
-    x = _pad(x, ((top, bottom + h % 2), (left, right + w % 2)))
-    return _on_both_axes(TILE_OF_INPUT, [[x[:, i : i + h : 2, j : j + w : 2] for j in range(4)] for i in range(4)])
+def _input_tiles(blocks, first, size):
+    """Return the transformed tiles of a map of `size` outputs: 4x4 arrays [B, tiles down, tiles across, C].
+
+    `first` is the pixel of the blocks at which the first tile begins; tiles are two pixels apart.
+    """
+    grid = [[_each_tile(blocks, (first[0] + i, first[1] + j), size) for j in range(4)] for i in range(4)]
+    return _on_both_axes(TILE_OF_INPUT, grid)
+
+
+def _each_tile(blocks, first, size):
+    """Return one pixel of each tile, [B, tiles down, tiles across, C]: `first` is that of the first tile."""
+    (i, j), (down, across) = first, map(_tiles, size)
+    return blocks[:, i // 2 : i // 2 + down, i % 2, j // 2 : j // 2 + across, j % 2]
+
+
+def _padded_blocks(x, padding):
+    """Return the padded x as blocks, for the tiles of its convolution."""
+    return _blocks(x, [low for low, _ in padding], [_tiles(n) + 1 for n in _output_size(x, padding)])
+
+
+def _blocks(x, before, number):
+    """Return x [B, H, W, C] in blocks of 2x2 pixels, [B, down, 2, across, 2, C], after `before` zeros on each axis."""
+    x = _pad(x, [(low, 2 * n - low - pixels) for low, n, pixels in zip(before, number, x.shape[1:3], strict=True)])
+    return x.reshape(x.shape[0], number[0], 2, number[1], 2, x.shape[3])
+
+
+def _pixels(blocks):
+    """Return blocks [B, down, 2, across, 2, C] as a map [B, 2 down, 2 across, C]."""
+    batch, down, _, across, _, channels = blocks.shape
+    return blocks.reshape(batch, 2 * down, 2 * across, channels)
+
+
+def _tiles(outputs):
+    """Return the number of tiles for a number of outputs."""
+    return (outputs + 1) // 2
 
 
 def _output_size(x, padding):
