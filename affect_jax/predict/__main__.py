@@ -36,7 +36,7 @@ BATCH_SIZE = flags.DEFINE_integer(
 MARGIN = flags.DEFINE_float(
     "margin", 0.1, "Added to each side of a face before it is classified, as a fraction of its longer side.", 0
 )
-MIN_SCORE = flags.DEFINE_float("min_score", 0.7, "Drop detections with a lower score.", 0, 1)
+MIN_SCORE = flags.DEFINE_float("min_score", 0.65, "Drop detections with a lower score.", 0, 1)
 MIN_CONFIDENCE = flags.DEFINE_float("min_confidence", 0.0, "Below this probability no expression is named.", 0, 1)
 ENLARGE = flags.DEFINE_float(
     "enlarge", 1.5, "Search images, but not videos, at this many times their size, to find smaller faces.", 1

@@ -50,7 +50,7 @@ def plan_searches(image_size: Size, most_pixels: int = MOST_PIXELS, enlarge: flo
     searches = [_best_search(image_size, most_pixels, enlarge)]
     finest = searches[0].scale
     if enlarge > 1:
-        searches.append(_best_search(image_size, most_pixels, finest / enlarge))
+        searches.append(_best_search(image_size, most_pixels, 1.0 if finest > 1 else finest / enlarge))
     if searches[-1].size[0] * searches[-1].size[1] > 2 * OVERVIEW_PIXELS:
         overview = _best_search(image_size, OVERVIEW_PIXELS, 1.0)
         searches.append(overview._replace(smallest=SMALLEST_OF_OVERVIEW / finest))
