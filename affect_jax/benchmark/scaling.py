@@ -8,6 +8,7 @@ import multiprocessing
 import socket
 import statistics
 import tempfile
+import time
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -34,9 +35,11 @@ IMAGE_BATCH = 16
 SET_SIZES = (1_000, 10_000, 100_000, 1_000_000)
 DIFFERENT_FACES = 1_000
 """Drawn faces that a simulated set repeats."""
+EVALUATED_FACES = 64
+"""Faces of the evaluation at the end of each run; it is not timed."""
 FRAMES, FRAME_SIZE = (4, 8, 16, 32), (480, 640)
 PROCESSES = (1, 2, 4)
-WINDOWS, WINDOW_STEPS = 3, 3
+WINDOWS, WINDOW_STEPS = 3, 2
 """Timed windows of a run with several processes, and steps of a window."""
 
 
@@ -59,14 +62,13 @@ def scaling_curves(config: ConfigDict, rounds: int) -> list[Curve]:
     """Return the curves of a classifier's config on drawn faces, and of the bundled networks on frames."""
     steps = {size: noise_step(config, size, 48) for size in BATCH_SIZES}
     pixels = {side**2: noise_step(config, IMAGE_BATCH, side) for side in IMAGE_SIDES}
-    epochs = {size: epoch(size, config.batch_size) for size in SET_SIZES}
-    frames = {count: prediction(count) for count in FRAMES}
+    epochs = [epoch_seconds(size, config.batch_size) for size in SET_SIZES]
     processes = [statistics.median(step_seconds(config, count)) for count in PROCESSES]
     return [
         median_curve("training step", "images in the batch", steps, rounds),
         median_curve("training step", "pixels of an image", pixels, rounds),
-        median_curve("reading an epoch", "images in the set", epochs, 1),
-        median_curve("prediction", "frames", frames, rounds),
+        Curve("reading an epoch", "images in the set", SET_SIZES, epochs),
+        median_curve("prediction", "frames", prediction_works(FRAMES), rounds),
         Curve("training step", "processes on this machine", PROCESSES, processes),
     ]
 
@@ -83,7 +85,8 @@ def on_drawn_faces(config: ConfigDict, side: int) -> ConfigDict:
     """Return the config with drawn faces of side x side pixels and random initial weights."""
     config = ConfigDict(config.to_dict())
     config.data.name, config.init_from, config.init_excuse = "drawn_faces", "", ()
-    config.data.options = ConfigDict({"num_examples": DIFFERENT_FACES, "image_size": (side, side)})
+    num_examples = {"train": DIFFERENT_FACES, "val": EVALUATED_FACES, "test": EVALUATED_FACES}
+    config.data.options = ConfigDict({"num_examples": num_examples, "image_size": (side, side)})
     return config
 
 
@@ -102,24 +105,21 @@ class RepeatedFaces:
         return {name: array[indices % DIFFERENT_FACES] for name, array in self._faces.items()}
 
 
-def epoch(num_examples: int, batch_size: int) -> Work:
-    """Return a pass over the streamed batches of one epoch, in random order, without training."""
+def epoch_seconds(num_examples: int, batch_size: int) -> float:
+    """Return the seconds of one pass over a streamed epoch in random order, without training."""
     split, steps = RepeatedFaces(num_examples), num_examples // batch_size
-
-    def work() -> None:
-        for _ in stream_iterator(BatchIndices(num_examples, batch_size, steps, seed=0), split, num_workers=0):
-            pass
-
-    return work
+    start = time.perf_counter()
+    for _ in stream_iterator(BatchIndices(num_examples, batch_size, steps, seed=0), split, num_workers=0):
+        pass
+    return time.perf_counter() - start
 
 
-def prediction(num_frames: int) -> Work:
-    """Return a pass of the bundled networks over frames of a video of drawn scenes."""
-    scenes = open_split("drawn_scenes", "val", num_examples=num_frames, image_size=FRAME_SIZE)
-    images = [scenes.read_image(index)["image"] for index in range(num_frames)]
-    frames = [Frame("drawn", index, index / 25, image) for index, image in enumerate(images)]
+def prediction_works(counts: Sequence[int]) -> dict[int, Work]:
+    """Return passes of the bundled networks over the first frames of a video of drawn scenes, by number of frames."""
+    scenes = open_split("drawn_scenes", "val", num_examples=max(counts), image_size=FRAME_SIZE)
+    frames = [Frame("drawn", index, index / 25, scenes.read_image(index)["image"]) for index in range(max(counts))]
     read_faces = reader.load()
-    return lambda: list(read_faces.stream(frames))
+    return {count: lambda count=count: list(read_faces.stream(frames[:count])) for count in counts}
 
 
 def step_seconds(config: ConfigDict, num_processes: int) -> list[float]:
