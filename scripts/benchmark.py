@@ -43,7 +43,7 @@ def main(argv):
     if CONFIG.value is None:
         raise app.UsageError("--config is missing, for example --config=configs/fer_vgg.py")
     from affect_jax.benchmark.profile import format_profile, profile_rows
-    from affect_jax.benchmark.scaling import format_curves, plot_curves, scaling_curves
+    from affect_jax.benchmark.scaling import format_curve, plot_curves, scaling_curves
     from affect_jax.benchmark.timing import format_table
     from affect_jax.benchmark.training import benchmark
     from affect_jax.process import prepare_process
@@ -55,8 +55,10 @@ def main(argv):
         rows = profile_rows(CONFIG.value, ROUNDS.value)
         print(format_profile(rows))
     elif SCALING.value:
-        curves = scaling_curves(CONFIG.value, ROUNDS.value)
-        print(format_curves(curves))
+        curves = []
+        for curve in scaling_curves(CONFIG.value, ROUNDS.value):
+            curves.append(curve)
+            print(format_curve(curve), flush=True)
         plot_curves(curves).savefig(SCALING.value, dpi=100)
         rows = [curve._asdict() for curve in curves]
     else:

@@ -9,7 +9,7 @@ import socket
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import NamedTuple
@@ -58,19 +58,17 @@ class Curve(NamedTuple):
         return float(np.polyfit(np.log(self.sizes), np.log(self.seconds), 1)[0])
 
 
-def scaling_curves(config: ConfigDict, rounds: int) -> list[Curve]:
-    """Return the curves of a classifier's config on drawn faces, and of the bundled networks on frames."""
-    steps = {size: noise_step(config, size, 48) for size in BATCH_SIZES}
+def scaling_curves(config: ConfigDict, rounds: int) -> Iterator[Curve]:
+    """Yield the curves of a classifier's config on drawn faces, and of the bundled networks on frames."""
+    batches = {size: noise_step(config, size, 48) for size in BATCH_SIZES}
+    yield median_curve("training step", "images in the batch", batches, rounds)
     pixels = {side**2: noise_step(config, IMAGE_BATCH, side) for side in IMAGE_SIDES}
+    yield median_curve("training step", "pixels of an image", pixels, rounds)
     epochs = [epoch_seconds(size, config.batch_size) for size in SET_SIZES]
-    processes = [statistics.median(step_seconds(config, count)) for count in PROCESSES]
-    return [
-        median_curve("training step", "images in the batch", steps, rounds),
-        median_curve("training step", "pixels of an image", pixels, rounds),
-        Curve("reading an epoch", "images in the set", SET_SIZES, epochs),
-        median_curve("prediction", "frames", prediction_works(FRAMES), rounds),
-        Curve("training step", "processes on this machine", PROCESSES, processes),
-    ]
+    yield Curve("reading an epoch", "images in the set", SET_SIZES, epochs)
+    yield median_curve("prediction", "frames", prediction_works(FRAMES), rounds)
+    steps = [statistics.median(step_seconds(config, count)) for count in PROCESSES]
+    yield Curve("training step", "processes on this machine", PROCESSES, steps)
 
 
 def noise_step(config: ConfigDict, batch_size: int, side: int) -> Work:
@@ -159,13 +157,10 @@ def median_curve(work: str, size: str, works: dict[int, Work], rounds: int) -> C
     return Curve(work, size, tuple(works), [statistics.median(times) for times in seconds.values()])
 
 
-def format_curves(curves: Sequence[Curve]) -> str:
-    """Return a table of the curves: seconds for each size."""
-    lines = []
-    for curve in curves:
-        times = ", ".join(f"{size:,}: {s:.3g}" for size, s in zip(curve.sizes, curve.seconds, strict=True))
-        lines.append(f"{curve.work}, seconds by {curve.size}: {times}; exponent {curve.exponent:.2f}")
-    return "\n".join(lines)
+def format_curve(curve: Curve) -> str:
+    """Return the curve as a line: seconds for each size, and the exponent."""
+    times = ", ".join(f"{size:,}: {seconds:.3g}" for size, seconds in zip(curve.sizes, curve.seconds, strict=True))
+    return f"{curve.work}, seconds by {curve.size}: {times}; exponent {curve.exponent:.2f}"
 
 
 def plot_curves(curves: Sequence[Curve]):

@@ -101,10 +101,10 @@ def test_scaling_has_a_curve_for_each_quantity_that_grows(
         monkeypatch.setattr(scaling, name, value)
     read_faces = FaceReader(Classifier(classifier, 1), Detector(detector, 1, 0.5), 1, 0.1, 0.0, 1.0)
     monkeypatch.setattr(scaling.reader, "load", lambda: read_faces)
-    curves = scaling.scaling_curves(tiny_config, rounds=1)
+    curves = list(scaling.scaling_curves(tiny_config, rounds=1))
     assert [curve.sizes for curve in curves] == [(2, 4), (24**2, 48**2), (1000, 3000), (1, 3), (1, 2)]
     assert all(len(curve.seconds) == 2 and min(curve.seconds) > 0 for curve in curves)
-    assert len(scaling.format_curves(curves).splitlines()) == 5
+    assert scaling.format_curve(curves[2]).startswith("reading an epoch, seconds by images in the set: 1,000: ")
     scaling.plot_curves(curves).savefig(tmp_path / "curves.png")
 
 
