@@ -21,7 +21,7 @@ from affect_jax.benchmark.classifier import noise_batch
 from affect_jax.benchmark.steps import loop_config, seconds_of_windows, step_work
 from affect_jax.benchmark.timing import Work, interleaved_seconds
 from affect_jax.data import open_split
-from affect_jax.data.pipeline import BatchIndices, stream_iterator
+from affect_jax.data.pipeline import BatchIndices, end_with_parent, stream_iterator
 from affect_jax.predict import reader
 from affect_jax.predict.media import Frame
 from affect_jax.process import join_processes, prepare_process
@@ -64,6 +64,7 @@ def scaling_curves(config: ConfigDict, rounds: int) -> Iterator[Curve]:
     yield median_curve("training step", "images in the batch", batches, rounds)
     pixels = {side**2: noise_step(config, IMAGE_BATCH, side) for side in IMAGE_SIDES}
     yield median_curve("training step", "pixels of an image", pixels, rounds)
+    epoch_seconds(SET_SIZES[0], config.batch_size)  # imports grain
     epochs = [epoch_seconds(size, config.batch_size) for size in SET_SIZES]
     yield Curve("reading an epoch", "images in the set", SET_SIZES, epochs)
     yield median_curve("prediction", "frames", prediction_works(FRAMES), rounds)
@@ -145,6 +146,7 @@ def step_seconds(config: ConfigDict, num_processes: int) -> list[float]:
 
 
 def _train(config: ConfigDict, folder: Path, address: str, num_processes: int, index: int) -> None:
+    end_with_parent(index, num_processes)
     prepare_process()
     join_processes(address, num_processes, index)
     with redirect_stdout(io.StringIO()):
@@ -175,6 +177,7 @@ def plot_curves(curves: Sequence[Curve]):
         place.loglog(sizes, seconds, "o-", color="#2f6ba8", label=f"exponent {curve.exponent:.2f}")
         place.set(title=curve.work, xlabel=curve.size, ylabel="seconds")
         place.set_xticks(sizes, [f"{size:,}" for size in sizes])
+        place.set_yticks(seconds, [f"{value:.2g}" for value in seconds])
         place.minorticks_off()
         place.grid(alpha=0.3)
         place.legend()
