@@ -77,6 +77,17 @@ def test_network_is_traced_only_if_the_cache_lacks_it(classifier, empty_cache, m
     assert num_traced == 4
 
 
+@pytest.mark.parametrize("damage", [lambda content: b"", lambda content: content[:500], lambda content: bytes(900)])
+def test_damaged_file_of_a_traced_network_is_written_again(classifier, empty_cache, damage):
+    face = np.zeros((48, 48, 3), np.uint8)
+    first = Classifier(classifier, 1)([face])
+    (file,) = empty_cache.glob("*.stablehlo")
+    content = file.read_bytes()
+    file.write_bytes(damage(content))
+    np.testing.assert_array_equal(Classifier(classifier, 1)([face]), first)
+    assert file.read_bytes() == content
+
+
 @contextmanager
 def counted_programs():
     """Yield a list that grows by one item for each program that is compiled or loaded from the cache."""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
+from zipfile import BadZipFile
 
 import numpy as np
 from tqdm import tqdm
@@ -184,8 +185,8 @@ class InMemorySplit:
 
 
 def read_once(split, name: str, file: Path) -> Batch:
-    """Return all examples of a split, from `file` if it exists; otherwise write it, for the next run."""
-    with suppress(OSError), np.load(file) as stored:
+    """Return all examples of a split, from `file` if it is there and intact; otherwise write it, for the next run."""
+    with suppress(OSError, EOFError, ValueError, BadZipFile), np.load(file) as stored:
         return dict(stored)
     arrays = read_all(split, name)
     with suppress(OSError):  # without the file, the next run takes longer

@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from absl import logging
 from jax import export
 
 import affect_jax
@@ -69,14 +70,25 @@ def traced(predict: PredictFn, arguments: tuple, description: str) -> export.Exp
         return export.export(predict)(*arguments)
     key = hashlib.sha256("\n".join((description, str(arguments), environment())).encode()).hexdigest()
     file = Path(folder) / f"{key}.stablehlo"
-    with suppress(OSError):
-        return export.deserialize(bytearray(file.read_bytes()))
+    if (stored := _read(file)) is not None:
+        return stored
     program = export.export(predict)(*arguments)
     with suppress(OSError):  # without the file, the next start takes longer
         file.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(file) as new:
             new.write(program.serialize())
     return program
+
+
+def _read(file: Path) -> export.Exported | None:
+    """Return the program in `file`, or None if there is none or the file is damaged."""
+    try:
+        return export.deserialize(bytearray(file.read_bytes()))
+    except OSError:
+        return None
+    except Exception as error:  # damage raises errors of many types
+        logging.warning("%s is damaged and is written again: %s", file, error)
+        return None
 
 
 @functools.cache

@@ -132,3 +132,31 @@ def test_split_with_a_cache_name_is_generated_once(tmp_path, monkeypatch):
     split = Numbers(100)
     split.cache_name = "numbers_100"
     np.testing.assert_array_equal(InMemorySplit(split, "numbers").arrays["image"], first["image"])  # nothing is stored
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.5, 0.99])
+def test_damaged_cache_file_of_a_split_is_written_again(tmp_path, monkeypatch, kept):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    split = Numbers(100)
+    split.cache_name = "numbers_100"
+    first = InMemorySplit(split, "numbers").arrays
+    (file,) = tmp_path.rglob("numbers_100.npz")
+    content = file.read_bytes()
+    file.write_bytes(content[: int(kept * len(content))])
+    second = InMemorySplit(split, "numbers").arrays
+    assert all(np.array_equal(first[key], second[key]) for key in first)
+    with np.load(file) as stored:
+        assert set(stored) == set(first)
+
+
+def test_altered_cache_file_of_a_split_is_written_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    split = Numbers(100)
+    split.cache_name = "numbers_100"
+    first = InMemorySplit(split, "numbers").arrays
+    (file,) = tmp_path.rglob("numbers_100.npz")
+    content = bytearray(file.read_bytes())
+    content[400] ^= 255  # in the first array
+    file.write_bytes(content)
+    second = InMemorySplit(split, "numbers").arrays
+    assert all(np.array_equal(first[key], second[key]) for key in first)
