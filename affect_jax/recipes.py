@@ -133,6 +133,31 @@ def regularized_vgg(config: ConfigDict) -> None:
     config.augment.erase_probability = 0.5
 
 
+def from_face_identities(config: ConfigDict, generic: str) -> None:
+    """Set eight epochs of FER2013 for a network that was trained on face identities, no layer frozen.
+
+    Frozen features of the middle blocks separate expressions better than those of the last ones, so the last ones must
+    change most. The layers that the regex `generic` selects, the first ones, learn at 0.3 times the rate.
+    """
+    config.total_epochs = 8.0
+    config.init_excuse = ("classifier/.*",)
+    adamw_linear(config)
+    config.optim.multipliers = ((generic, 0.3),)
+    config.label_smoothing = 0.1
+    config.ema_decay = 0.998
+    warped_faces(config, rotation=15.0, shift=0.08, zoom=0.15)
+    config.augment.erase_probability = 0.25
+
+
+def continued_on_ferplus(config: ConfigDict, init_from: str) -> None:
+    """Set FER+'s votes, which need no label smoothing, at half the learning rate, from a run or file of FER2013."""
+    config.data.name = "ferplus"
+    config.data.targets = "votes"
+    config.init_from = init_from
+    config.optim.learning_rate = 0.0005
+    config.label_smoothing = 0.0
+
+
 def affectnet(config: ConfigDict) -> None:
     """Set AffectNet with valence and arousal, classes equally often, and all that does not depend on the network."""
     config.data.name = "affectnet"

@@ -9,7 +9,7 @@ votes of FER+'s annotators.
 """
 
 from affect_jax.config import apply_variant, classification_config
-from affect_jax.recipes import adamw_linear, mobilenet_v2, warped_faces
+from affect_jax.recipes import adamw_linear, continued_on_ferplus, mobilenet_v2, warped_faces
 
 
 def get_config(variant=""):
@@ -24,12 +24,8 @@ def get_config(variant=""):
 
 
 def ferplus(config):
-    """Set FER+'s votes, which need no label smoothing; stronger augmentation and half the learning rate."""
-    config.data.name = "ferplus"
-    config.data.targets = "votes"
-    config.init_from = "affect_jax/predict/weights/fer2013_mobilenet_v2.safetensors"
-    config.optim.learning_rate = 0.0005
-    config.label_smoothing = 0.0
+    """Continue on FER+'s votes with stronger augmentation."""
+    continued_on_ferplus(config, "affect_jax/predict/weights/fer2013_mobilenet_v2.safetensors")
     config.augment.rotation = 15.0
     config.augment.zoom = 0.15
     config.augment.erase_probability = 0.25

@@ -19,12 +19,11 @@ votes of FER+'s annotators.
 """
 
 from affect_jax.config import apply_variant, classification_config
-from affect_jax.recipes import adamw_linear, warped_faces
+from affect_jax.recipes import continued_on_ferplus, from_face_identities
 
 
 def get_config(variant=""):
     config = classification_config()
-    config.total_epochs = 8.0
     config.model = {
         "name": "mobilefacenet",
         "dropout": 0.4,
@@ -33,17 +32,9 @@ def get_config(variant=""):
         "stem_pointwise": True,
     }
     config.init_from = "mobilefacenet_affectnet.safetensors"
-    config.init_excuse = ("classifier/.*",)
     config.preprocess.mean = (0.5, 0.5, 0.5)
     config.preprocess.std = (128 / 255, 128 / 255, 128 / 255)
-    adamw_linear(config)
-    # frozen features of the middle blocks separate expressions better than those of the last ones, so the last ones
-    # must change most; stem and first blocks are generic
-    config.optim.multipliers = ((r"backbone/(stem.*|block[0-4])/.*", 0.3),)
-    config.label_smoothing = 0.1
-    config.ema_decay = 0.998
-    warped_faces(config, rotation=15.0, shift=0.08, zoom=0.15)
-    config.augment.erase_probability = 0.25
+    from_face_identities(config, generic=r"backbone/(stem.*|block[0-4])/.*")
     return apply_variant(config, variant, {"ms1m": ms1m, "ferplus": ferplus, "ms1m_ferplus": ms1m_ferplus})
 
 
@@ -54,12 +45,8 @@ def ms1m(config):
 
 
 def ferplus(config):
-    """Train on FER+'s votes, without label smoothing and at half the learning rate."""
-    config.data.name = "ferplus"
-    config.data.targets = "votes"
-    config.init_from = "runs/fer_mobilefacenet"
-    config.optim.learning_rate = 0.0005
-    config.label_smoothing = 0.0
+    """Continue on FER+'s votes."""
+    continued_on_ferplus(config, "runs/fer_mobilefacenet")
 
 
 def ms1m_ferplus(config):

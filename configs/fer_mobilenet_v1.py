@@ -13,32 +13,19 @@ FER+'s annotators.
 """
 
 from affect_jax.config import IMAGENET_STD, apply_variant, classification_config
-from affect_jax.recipes import adamw_linear, warped_faces
+from affect_jax.recipes import continued_on_ferplus, from_face_identities
 
 
 def get_config(variant=""):
     config = classification_config()
-    config.total_epochs = 8.0
     config.model = {"name": "mobilenet_v1", "dropout": 0.4, "input_size": (96, 96)}
     config.init_from = "mobilenet_v1.safetensors"
-    config.init_excuse = ("classifier/.*",)
     config.preprocess.mean = (123.68 / 255, 116.779 / 255, 103.939 / 255)
     config.preprocess.std = IMAGENET_STD
-    adamw_linear(config)
-    # frozen features of the middle blocks separate expressions better than those of the last ones, so the last ones
-    # must change most; stem and first blocks are generic
-    config.optim.multipliers = ((r"backbone/(stem|block[0-4])/.*", 0.3),)
-    config.label_smoothing = 0.1
-    config.ema_decay = 0.998
-    warped_faces(config, rotation=15.0, shift=0.08, zoom=0.15)
-    config.augment.erase_probability = 0.25
+    from_face_identities(config, generic=r"backbone/(stem|block[0-4])/.*")
     return apply_variant(config, variant, {"ferplus": ferplus})
 
 
 def ferplus(config):
-    """Train on FER+'s votes, without label smoothing and at half the learning rate."""
-    config.data.name = "ferplus"
-    config.data.targets = "votes"
-    config.init_from = "runs/fer_mobilenet_v1"
-    config.optim.learning_rate = 0.0005
-    config.label_smoothing = 0.0
+    """Continue on FER+'s votes."""
+    continued_on_ferplus(config, "runs/fer_mobilenet_v1")

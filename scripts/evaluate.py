@@ -46,8 +46,8 @@ OPTIONS = {
 }
 """Flags by task: the arguments of its `evaluation` method, and what is evaluated for comparison."""
 MIN_SCORE = 0.005
-"""Detections of predict.py with a lower score are dropped. The score of a face that only one of several searches finds,
-with 0.02, the lowest score of the peers, is higher."""
+"""Detections of predict.py with a lower score are dropped. It is below the 0.02 of the peers, because the score is a
+mean over searches, in which a search that missed the face counts 0."""
 
 
 def main(argv):

@@ -1,9 +1,10 @@
 """Sizes at which an image is searched for faces, and how the detections of several searches are merged.
 
 There are few sizes, so that few programs are compiled. The finest search is `enlarge` times as large as the image, if
-that is not too large; otherwise it has the number of pixels that one search may have. If it is enlarged, the image is
-also searched in its own size, because two searches make fewer mistakes than one. If the last of them is large, an
-overview finds faces that are larger than the detector has learned.
+that is not too large; otherwise it has the number of pixels that one search may have. With `enlarge` above 1 there is a
+second search, because two make fewer mistakes than one: in the size of the image or, if the finest is not larger than
+that, `enlarge` times smaller than the finest. If the last of them is large, an overview finds faces that are larger
+than the detector has learned.
 """
 
 from collections.abc import Sequence

@@ -3,9 +3,11 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from reference.deterministic import random_weights
+from reference.deterministic import IMAGENET_MEAN, IMAGENET_STD, images, random_weights, sample
 
-from affect_jax.models.pretrained import merge, named_weights
+from affect_jax.models import build_model
+from affect_jax.models.pretrained import check_options, load_pretrained, merge, named_weights
+from affect_jax.ops.photometric import normalize
 
 FACES = np.random.default_rng(0).normal(size=(4, 48, 48, 1)).astype(np.float32)
 
@@ -37,3 +39,24 @@ def assert_every_parameter_and_statistic_trains(model):
     assert all(np.isfinite(g).all() and np.any(g != 0) for g in jax.tree.leaves(grads))
     changed = jax.tree.map(lambda a, b: np.any(a != b), batch_stats, variables["batch_stats"])
     assert all(jax.tree.leaves(changed))
+
+
+def features_from_file(file, name, backbone, taps, **fields):
+    """Return {tap: sample of the feature map} of the reference images, by a network with the weights of a file.
+
+    `name` is that of the classifier, `backbone` the class of its backbone; both get `fields`.
+    """
+    pretrained = load_pretrained(file)
+    model = build_model(name, num_classes=7, **fields)
+    check_options(model, pretrained)
+    pixels = (images() * IMAGENET_STD + IMAGENET_MEAN) * 255
+    x = normalize(pixels, pretrained.preprocess.mean, pretrained.preprocess.std)
+    variables = merge(shapes_of(model, x)[1], pretrained.values, excuse=("classifier/.*",))
+    variables = {collection: tree["backbone"] for collection, tree in variables.items()}
+
+    @jax.jit
+    def features(variables):
+        _, state = backbone(**fields).apply(variables, x, False, capture_intermediates=True)
+        return {tap: state["intermediates"][tap]["__call__"][0] for tap in taps}
+
+    return {tap: sample(np.asarray(found)) for tap, found in features(variables).items()}

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from networks import shapes_of
-from reference.deterministic import IMAGENET_MEAN, IMAGENET_STD, identity_weights, images, sample
+from networks import features_from_file, shapes_of
+from reference.deterministic import identity_weights
 from safetensors.numpy import save_file
 
 from affect_jax.models import build_model
@@ -20,6 +20,7 @@ from affect_jax.train.loop import Trainer
 from affect_jax.train.state import make_apply
 
 FEATURES = np.load(Path(__file__).parent / "reference" / "mobilefacenet.npz")
+TAPS = ("block0", "block5", "block14", "head_prelu")
 FOLDED = {"padding": "SAME", "stem_pointwise": True}
 """Fields of the network for weights with BatchNorm folded."""
 EMBEDDING = {"gdc.conv.weight": (512, 1, 7, 7), "fc.weight": (8, 128), "fc.bias": (8,)}
@@ -53,23 +54,8 @@ def random_file(folder, folded):
 
 
 def assert_features_equal_torchs(network, file, **fields):
-    pretrained = load_pretrained(file)
-    model = build_model("mobilefacenet", num_classes=7, **fields)
-    check_options(model, pretrained)
-    pixels = (images() * IMAGENET_STD + IMAGENET_MEAN) * 255
-    x = normalize(pixels, pretrained.preprocess.mean, pretrained.preprocess.std)
-    variables = merge(shapes_of(model, x)[1], pretrained.values, excuse=("classifier/.*",))
-    backbone = {collection: tree["backbone"] for collection, tree in variables.items()}
-
-    @jax.jit
-    def features(variables):
-        _, state = MobileFaceNetBackbone(**fields).apply(variables, x, False, capture_intermediates=True)
-        return state["intermediates"]
-
-    found = features(backbone)
-    for tap in ("block0", "block5", "block14", "head_prelu"):
-        ours = sample(np.asarray(found[tap]["__call__"][0]))
-        np.testing.assert_allclose(ours, FEATURES[f"{network}/{tap}"], rtol=1e-5, atol=1e-4, err_msg=tap)
+    for tap, found in features_from_file(file, "mobilefacenet", MobileFaceNetBackbone, TAPS, **fields).items():
+        np.testing.assert_allclose(found, FEATURES[f"{network}/{tap}"], rtol=1e-5, atol=1e-4, err_msg=tap)
 
 
 @pytest.mark.parametrize(("network", "fields"), [("random", {}), ("random_folded", FOLDED)])

@@ -6,14 +6,14 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from networks import shapes_of
-from reference.deterministic import IMAGENET_MEAN, IMAGENET_STD, folded_weights, images, random_weights, sample
+from networks import features_from_file, shapes_of
+from reference.deterministic import folded_weights, random_weights
 from safetensors.numpy import save_file
 
 from affect_jax.models import build_model
 from affect_jax.models.calibration import calibrate_batch_norm
 from affect_jax.models.mobilenet_v1 import BLOCKS, MobileNetV1Backbone
-from affect_jax.models.pretrained import check_options, load_pretrained, merge, named_weights
+from affect_jax.models.pretrained import load_pretrained, merge, named_weights
 from affect_jax.models.weight_names import VGGFACE2
 from affect_jax.ops.photometric import normalize
 from affect_jax.tasks import build_task
@@ -22,6 +22,7 @@ from affect_jax.train.state import make_apply
 
 KEY = jax.random.key(0)
 FEATURES = np.load(Path(__file__).parent / "reference" / "mobilenet_v1.npz")
+TAPS = ("block0", "block5", "block12")
 FILE = "mobilenet_v1_vggface2.safetensors"
 
 
@@ -44,23 +45,8 @@ def random_file(tmp_path):
 
 
 def assert_features_equal_torchs(network, file):
-    pretrained = load_pretrained(file)
-    model = build_model("mobilenet_v1", num_classes=7)
-    check_options(model, pretrained)
-    pixels = (images() * IMAGENET_STD + IMAGENET_MEAN) * 255
-    x = normalize(pixels, pretrained.preprocess.mean, pretrained.preprocess.std)
-    variables = merge(shapes_of(model, x)[1], pretrained.values, excuse=("classifier/.*",))
-    backbone = {collection: tree["backbone"] for collection, tree in variables.items()}
-
-    @jax.jit
-    def features(variables):
-        _, state = MobileNetV1Backbone().apply(variables, x, False, capture_intermediates=True)
-        return state["intermediates"]
-
-    found = features(backbone)
-    for tap in ("block0", "block5", "block12"):
-        ours = sample(np.asarray(found[tap]["__call__"][0]))
-        np.testing.assert_allclose(ours, FEATURES[f"{network}/{tap}"], atol=1e-4, err_msg=tap)
+    for tap, found in features_from_file(file, "mobilenet_v1", MobileNetV1Backbone, TAPS).items():
+        np.testing.assert_allclose(found, FEATURES[f"{network}/{tap}"], atol=1e-4, err_msg=tap)
 
 
 def test_features_with_random_weights_equal_torchs(random_file):
