@@ -200,9 +200,13 @@ def random_reference_window(
 
 def flip_horizontally(image: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mirror image and boxes left to right."""
+    return np.ascontiguousarray(image[:, ::-1]), flip_boxes(boxes, image.shape[1])
+
+
+def flip_boxes(boxes: np.ndarray, width: int) -> np.ndarray:
+    """Mirror boxes [N, 4] of an image of this width left to right."""
     x1, y1, x2, y2 = boxes.T
-    width = np.float32(image.shape[1])
-    return np.ascontiguousarray(image[:, ::-1]), np.stack([width - x2, y1, width - x1, y2], axis=1)
+    return np.stack([np.float32(width) - x2, y1, np.float32(width) - x1, y2], axis=1)
 
 
 def brightness_contrast(image: np.ndarray, brightness: float, contrast: float) -> np.ndarray:

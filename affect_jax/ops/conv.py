@@ -1,9 +1,10 @@
 """Two-dimensional convolutions, NHWC, by the fastest algorithm on the device.
 
 On GPU and TPU every convolution is XLA's. On CPU some use other algorithms, equal in value and gradient up to rounding:
-1x1 a matrix product; depthwise, which is very slow in XLA, shifted multiplications; 3x3 with stride 1 and many channels
-Winograd's F(2x2, 3x3) with 16 products per tile instead of 36 (Lavin and Gray 2015, arXiv:1509.09308, section 4.1),
-unless the arrays are so small that each product would run on one core, as for one small image.
+1x1 a matrix product; depthwise, which is very slow in XLA, shifted multiplications; the convolution of an image one
+matrix product of its patches; 3x3 with stride 1 and many channels Winograd's F(2x2, 3x3) with 16 products per tile
+instead of 36 (Lavin and Gray 2015, arXiv:1509.09308, section 4.1), unless the arrays are so small that each product
+would run on one core, as for one small image.
 Shapes: B batch, H W input, h w output, C channels in, F channels out, kh kw kernel.
 """
 
@@ -23,6 +24,10 @@ Padding = str | Sequence[tuple[int, int]]
 DIMENSION_NUMBERS = ("NHWC", "HWIO", "NHWC")
 # From this number of channels in and out, Winograd saves more in products than it costs in sums.
 MANY_CHANNELS = 64
+# Up to this number of channels in, the patches are small enough to be written to memory.
+FEW_CHANNELS = 4
+# Outputs of a patch: patches of neighbours overlap, so that fewer pixels are copied, but more products are with zeros.
+PATCH_OUTPUTS = 2
 # Up to this number (pixels of the batch times channels in and out) XLA is faster: 1.2 to 1.7 times for one face.
 FEW_PRODUCTS = 2**24
 
@@ -75,6 +80,8 @@ def _cpu_forms(x_shape, kernel_shape, strides, padding, groups):
         return _xla, partial(_derived_gradients, _xla)
     if kh == kw == 1 and padding == ((0, 0), (0, 0)):
         return _pointwise, partial(_derived_gradients, _pointwise)
+    if group_channels <= FEW_CHANNELS and strides[1] <= kw <= (PATCH_OUTPUTS + 1) * strides[1]:
+        return _patches, partial(_derived_gradients, _patches)
     if (kh, kw) == (3, 3) and strides == (1, 1) and min(group_channels, features) >= MANY_CHANNELS:
         few = not is_symbolic_dim(x_shape[0]) and math.prod(x_shape[:3]) * group_channels * features <= FEW_PRODUCTS
         return _xla if few else _winograd, _winograd_gradients
@@ -98,6 +105,33 @@ def _pointwise(static, x, kernel):
     x = x[:, ::down, ::right]
     # flat: otherwise the gradient by the kernel is a product over three axes, for which XLA on CPU transposes both
     return jnp.dot(x.reshape(-1, x.shape[-1]), kernel[0, 0]).reshape(*x.shape[:3], -1)
+
+
+def _patches(static, x, kernel):
+    """Convolve by a product of patches, each of which has the pixels of PATCH_OUTPUTS neighbouring outputs.
+
+    A patch has kh rows of PATCH_OUTPUTS * stride + kw - stride pixels. They are copied as whole blocks of pixels, and
+    the kernel is repeated with zeros around it, once for each output.
+    """
+    (down, right), padding, _ = static
+    kh, kw, channels, features = kernel.shape
+    h, w = (
+        (n + sum(around) - k) // stride + 1
+        for n, around, k, stride in zip(x.shape[1:3], padding, kernel.shape, static[0], strict=False)
+    )
+    blocks, width = -(-w // PATCH_OUTPUTS), PATCH_OUTPUTS * right
+    ends = down * (h - 1) + kh, (blocks + 1) * width
+    x = _pad(x, [(low, end - low - n) for (low, _), end, n in zip(padding, ends, x.shape[1:3], strict=True)])
+    rows = [x[:, i : i + down * (h - 1) + 1 : down].reshape(-1, h, blocks + 1, width * channels) for i in range(kh)]
+    overlap = (kw - right) * channels
+    patches = jnp.concatenate([part for row in rows for part in (row[:, :, :-1], row[:, :, 1:, :overlap])], axis=3)
+    kernels = [
+        jnp.pad(kernel, ((0, 0), (right * i, right * (PATCH_OUTPUTS - 1 - i)), (0, 0), (0, 0)))
+        for i in range(PATCH_OUTPUTS)
+    ]
+    weights = jnp.stack(kernels, axis=3).reshape(patches.shape[3], PATCH_OUTPUTS * features)
+    y = jnp.dot(patches.reshape(-1, patches.shape[3]), weights)
+    return y.reshape(-1, h, blocks * PATCH_OUTPUTS, features)[:, :, :w]
 
 
 def _winograd(static, x, kernel):

@@ -14,6 +14,8 @@ from affect_jax.ops.boxes import box_area
 
 ROIS_AT_ONCE_ON_CPU = 8
 """RoIs whose samples fit in the cache of a core."""
+FEW_ROIS = 16
+"""Up to this number of RoIs per image all are pooled at once on CPU, where XLA runs a loop on one core."""
 GATHERED_BYTES = 2**28
 """Most bytes of samples that an accelerator gathers at once: 334 RoIs of 256 channels at the default sizes."""
 
@@ -64,7 +66,7 @@ def roi_align(
     roi_bytes = 4 * (2 * sampling_ratio * output_size) ** 2 * channels  # float32
     pooled = lax.platform_dependent(
         inputs,
-        cpu=partial(lax.map, align, batch_size=ROIS_AT_ONCE_ON_CPU),
+        cpu=jax.vmap(align) if rois_each <= FEW_ROIS else partial(lax.map, align, batch_size=ROIS_AT_ONCE_ON_CPU),
         default=partial(lax.map, align, batch_size=max(1, GATHERED_BYTES // roi_bytes)),
     )
     return pooled.reshape(batch, rois_each, output_size, output_size, channels)

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from affect_jax.data.images import crop_box, fit, to_channels
-from affect_jax.data.transforms import clip_boxes, pad, raise_exposure, resize
+from affect_jax.data.transforms import clip_boxes, flip_boxes, flip_horizontally, pad, raise_exposure, resize
 from affect_jax.predict.media import Frame
 from affect_jax.predict.programs import Programs
 from affect_jax.predict.search import MOST_PIXELS, SMALLEST_FACE, Search, merge, plan_searches, smallest_face
@@ -221,7 +221,7 @@ class Detector:
 
     def _dispatch(self, batch: Sequence[tuple[np.ndarray, Search]]) -> dict:
         """Return the detections of images by searches of one size, still on the device."""
-        resized = [self._resize(image, search.scale) for image, search in batch]
+        resized = [self._resize(image, search) for image, search in batch]
         size = batch[0][1].size
         inputs = {
             "image": padded([pad(image, size) for image in resized], self._batch_size),
@@ -229,17 +229,22 @@ class Detector:
         }
         return self._detect(inputs)["detections"]
 
-    def _resize(self, image: np.ndarray, scale: float) -> np.ndarray:
-        """Scale an image and raise its exposure, which is done at the smaller size."""
+    def _resize(self, image: np.ndarray, search: Search) -> np.ndarray:
+        """Mirror and scale an image for a search, and raise its exposure, which is done at the smaller size."""
         no_boxes = np.zeros((0, 4), np.float32)
-        reduced, _ = resize(image, no_boxes, min(scale, 1.0))
-        return resize(raise_exposure(reduced, self._exposure_level), no_boxes, max(scale, 1.0))[0]
+        if search.mirrored:
+            image, _ = flip_horizontally(image, no_boxes)
+        reduced, _ = resize(image, no_boxes, min(search.scale, 1.0))
+        return resize(raise_exposure(reduced, self._exposure_level), no_boxes, max(search.scale, 1.0))[0]
 
     def _in_image(
         self, detections: dict[str, np.ndarray], search: Search, image_size: tuple[int, int]
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the boxes in pixels of the image and the scores of the detections that may be good enough."""
-        boxes, scores = clip_boxes(detections["boxes"] / search.scale, image_size), detections["scores"]
+        boxes, scores = detections["boxes"] / search.scale, detections["scores"]
+        if search.mirrored:
+            boxes = flip_boxes(boxes, image_size[1])
+        boxes = clip_boxes(boxes, image_size)
         kept = detections["valid"] & (scores >= self._min_score_of_search) & (boxes[:, 2:] > boxes[:, :2]).all(1)
         return boxes[kept], scores[kept]
 

@@ -1,10 +1,10 @@
 """Sizes at which an image is searched for faces, and how the detections of several searches are merged.
 
 There are few sizes, so that few programs are compiled. The finest search is `enlarge` times as large as the image, if
-that is not too large; otherwise it has the number of pixels that one search may have. With `enlarge` above 1 there is a
-second search, because two make fewer mistakes than one: in the size of the image or, if the finest is not larger than
-that, `enlarge` times smaller than the finest. If the last of them is large, an overview finds faces that are larger
-than the detector has learned.
+that is not too large; otherwise it has the number of pixels that one search may have. With `enlarge` above 1 there are
+two more, because several make fewer mistakes than one: in the size of the image or, if the finest is not larger than
+that, `enlarge` times smaller than the finest, and the same mirrored. If the last of them is large, an overview finds
+faces that are larger than the detector has learned.
 """
 
 from collections.abc import Sequence
@@ -29,34 +29,41 @@ SMALLEST_FACE, LARGEST_FACE = 6, 256
 SMALLEST_OF_OVERVIEW = 128
 """Side of the smallest face that the overview is used for, pixels of the finest search."""
 SAME_FACE_IOU = 0.5
+SCORE_POWER = 3
+"""Exponent of a detection's score in the averages of its face: the surest detections count most."""
 
 Size = tuple[int, int]
 
 
 class Search(NamedTuple):
-    """One call of the detector: `scale` pixels of the search per pixel of the image.
+    """One call of the detector: `scale` pixels of the search per pixel of the image, which may be mirrored.
 
     It is used for faces whose longer sides are from `smallest` to `largest`, pixels of the image.
     """
 
     size: Size
     scale: float
+    mirrored: bool = False
     smallest: float = 0.0
     largest: float = np.inf
 
 
 @cache
 def plan_searches(image_size: Size, most_pixels: int = MOST_PIXELS, enlarge: float = 1.0) -> tuple[Search, ...]:
-    """Return the searches of an image of image_size (height, width), the finest first; there are one to three."""
+    """Return the searches of an image of image_size (height, width), the finest first; there are one to four."""
     searches = [_best_search(image_size, most_pixels, enlarge)]
     finest = searches[0].scale
     if enlarge > 1:
-        searches.append(_best_search(image_size, most_pixels, 1.0 if finest > 1 else finest / enlarge))
+        second = _best_search(image_size, most_pixels, 1.0 if finest > 1 else finest / enlarge)
+        searches += [second, second._replace(mirrored=True)]
     if searches[-1].size[0] * searches[-1].size[1] > 2 * OVERVIEW_PIXELS:
         overview = _best_search(image_size, OVERVIEW_PIXELS, 1.0)
         searches.append(overview._replace(smallest=SMALLEST_OF_OVERVIEW / finest))
-    limited = [search._replace(largest=LARGEST_FACE / search.scale) for search in searches[:-1]]
-    return *limited, searches[-1]
+    coarsest = searches[-1].scale
+    return tuple(
+        search if search.scale == coarsest else search._replace(largest=LARGEST_FACE / search.scale)
+        for search in searches
+    )
 
 
 def smallest_face(image_size: Size, most_pixels: int = MOST_PIXELS) -> float:
@@ -67,9 +74,9 @@ def smallest_face(image_size: Size, most_pixels: int = MOST_PIXELS) -> float:
 def merge(found: Sequence[tuple[Search, np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
     """Merge the detections of an image's searches, (search, boxes [D, 4] in pixels of the image, scores [D]).
 
-    Returns boxes [D, 4] and scores [D], highest score first. Boxes of the same face are averaged. The score is the mean
-    over the searches that are used for faces of this size, 0 for those that did not find it. Searches are weighted by
-    their scale, because finer ones are more exact.
+    Returns boxes [D, 4] and scores [D], highest score first. Boxes of the same face are averaged. The score is the
+    power mean over the searches that are used for faces of this size, 0 for those that did not find it. Searches are
+    weighted by their scale, because finer ones are more exact.
     """
     if len(found) == 1:
         return found[0][1:]
@@ -90,8 +97,8 @@ def merge(found: Sequence[tuple[Search, np.ndarray, np.ndarray]]) -> tuple[np.nd
         same, remaining = remaining[is_same], remaining[~is_same]
         highest = np.zeros(len(searches))
         np.maximum.at(highest, source[same], scores[same])
-        merged_scores.append(np.average(highest, weights=weights[best]))
-        trust = weights[same, source[same]] * np.maximum(scores[same], 1e-6)
+        merged_scores.append(np.average(highest**SCORE_POWER, weights=weights[best]) ** (1 / SCORE_POWER))
+        trust = weights[same, source[same]] * np.maximum(scores[same], 1e-3) ** SCORE_POWER
         merged_boxes.append(np.average(boxes[same], axis=0, weights=trust)[None])
     order = np.argsort(-np.array(merged_scores), kind="stable")
     return np.concatenate(merged_boxes)[order].astype(np.float32), np.array(merged_scores)[order].astype(np.float32)

@@ -62,6 +62,9 @@ def winograd_for_small_arrays(monkeypatch):
         ((3, 3), (1, 1), "VALID", MANY + 1, MANY, 1),
         ((3, 3), (1, 1), EXPLICIT, MANY, MANY + 1, 1),
         ((5, 3), (1, 1), "SAME", MANY, MANY, 1),
+        ((3, 3), (2, 2), "SAME", 3, 5, 1),
+        ((4, 6), (3, 2), EXPLICIT, 4, 5, 1),
+        ((3, 2), (1, 2), "VALID", 1, 5, 1),
         ((7, 7), (2, 2), ((3, 3), (3, 3)), 3, 5, 1),
         ((3, 3), (1, 1), "SAME", 4, 4, 4),
         ((3, 3), (2, 2), "SAME", 4, 4, 4),
@@ -80,7 +83,7 @@ def test_value_and_gradients_equal_xlas(size, kernel_size, strides, padding, cha
 
 
 # (kernel size, channels, groups) of each algorithm: 1x1, XLA, depthwise, Winograd
-ALGORITHMS = [(1, 4, 1), (3, 4, 1), (3, 4, 4), (3, MANY + 1, 1)]
+ALGORITHMS = [(1, 4, 1), (3, 5, 1), (3, 4, 1), (3, 4, 4), (3, MANY + 1, 1)]
 
 
 @pytest.mark.parametrize(("k", "channels", "groups"), ALGORITHMS)

@@ -5,6 +5,7 @@ import pytest
 
 from affect_jax.data import open_split
 from affect_jax.data.images import crop_box, fit, to_channels
+from affect_jax.data.transforms import flip_boxes
 from affect_jax.predict.media import Frame
 from affect_jax.predict.reader import CANDIDATE_SCORE, Classifier, Detector, FaceReader, compiled_predict
 from affect_jax.predict.search import merge, plan_searches, smallest_face
@@ -77,16 +78,26 @@ def test_detector_returns_the_detections_of_the_evaluation(detector, proposal_we
     detector.config.data.eval_buckets = ((256, 256),)  # the size of the search of these images
     task = build_task(detector.config)
 
-    def detect(enlarge):
-        evaluation = task.evaluation("val", enlarge=enlarge)
-        outputs = predict_split(
-            compiled_predict(detector), detector.variables, task.evaluation_batches(evaluation), 5, data_mesh()
-        )
-        return task.predictions(outputs, evaluation)["detections"]
+    def detect(search):
+        evaluation = task.evaluation("val", enlarge=search.scale)
+        batches = task.evaluation_batches(evaluation)
+        if search.mirrored:
+            batches = [{**batch, "image": mirrored(batch["image"], batch["image_size"])} for batch in batches]
+        outputs = predict_split(compiled_predict(detector), detector.variables, batches, 5, data_mesh())
+        found = task.predictions(outputs, evaluation)["detections"]
+        return [{**one, "boxes": flip_boxes(one["boxes"], 256)} for one in found] if search.mirrored else found
+
+    def mirrored(images, sizes):
+        images = images.copy()
+        for image, (_, width) in zip(images, sizes, strict=True):
+            image[:, :width] = image[:, :width][:, ::-1].copy()
+        return images
 
     searches = plan_searches((192, 256), enlarge=enlarge)
-    assert [search.scale for search in searches] == sorted({1.0, enlarge}, reverse=True)
-    found_by_search = [detect(search.scale) for search in searches]
+    assert [(search.scale, search.mirrored) for search in searches] == (
+        [(1.0, False)] if enlarge == 1 else [(enlarge, False), (1.0, False), (1.0, True)]
+    )
+    found_by_search = [detect(search) for search in searches]
     scores = np.sort(np.concatenate([found["scores"] for found in found_by_search[0]]))
     threshold = float(scores[len(scores) // 2])
     images = [task.evaluation("val").split.read_image(index)["image"] for index in range(5)]

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from affect_jax.predict.search import (
+    LARGEST_FACE,
     MOST_PIXELS,
     OVERVIEW_PIXELS,
     Search,
@@ -46,13 +47,15 @@ def test_searches_follow_the_size_of_the_image(image, sizes):
     assert [search.size for search in plan_searches(image)] == sizes
 
 
-def test_enlarged_images_are_also_searched_in_their_own_size():
-    scales = [search.scale for search in plan_searches((256, 384), enlarge=1.5)]
-    assert scales == [1.5, 1.0]
+def test_enlarged_images_are_also_searched_in_their_own_size_and_mirrored():
+    searches = plan_searches((256, 384), enlarge=1.5)
+    assert [(search.scale, search.mirrored) for search in searches] == [(1.5, False), (1.0, False), (1.0, True)]
+    assert [search.largest for search in searches] == [LARGEST_FACE / 1.5, np.inf, np.inf]
     sizes = [search.size for search in plan_searches((768, 1024), enlarge=1.5)]
-    assert sizes == [(1280, 1536), (768, 1024), (384, 480)]
-    finest, second, _ = plan_searches((3000, 4000), enlarge=1.5)  # too large to be enlarged
+    assert sizes == [(1280, 1536), (768, 1024), (768, 1024), (384, 480)]
+    finest, second, mirrored, _ = plan_searches((3000, 4000), enlarge=1.5)  # too large to be enlarged
     assert finest.size == (1536, 2048) and second.scale == pytest.approx(finest.scale / 1.5, rel=0.06)
+    assert mirrored == second._replace(mirrored=True)
 
 
 def test_smallest_face_grows_with_the_reduction():
@@ -71,8 +74,9 @@ def test_merging_averages_the_boxes_of_a_face_and_counts_the_searches_that_did_n
             (own, np.float32([again, only_own]), np.float32([0.6, 0.9])),
         ]
     )
-    np.testing.assert_allclose(scores, [(1.5 * 0.8 + 0.6) / 2.5, 0.9 / 2.5, 1.5 * 0.5 / 2.5], rtol=1e-6)
-    share = 0.6 / (1.5 * 0.8 + 0.6)
+    cubes = np.array([1.5 * 0.8**3 + 0.6**3, 0.9**3, 1.5 * 0.5**3])
+    np.testing.assert_allclose(scores, (cubes / 2.5) ** (1 / 3), rtol=1e-6)
+    share = 0.6**3 / cubes[0]
     np.testing.assert_allclose(boxes, [np.add(face, [2 * share, 0, 2 * share, 0]), only_own, only_fine], rtol=1e-6)
 
 
@@ -87,7 +91,7 @@ def test_merging_takes_each_face_from_the_searches_for_its_size():
         ]
     )
     np.testing.assert_allclose(boxes, np.float32([large, small, middle]), rtol=1e-6)
-    np.testing.assert_allclose(scores, [0.9, 0.8, 0.6], rtol=1e-6)
+    np.testing.assert_allclose(scores, [0.9, 0.8, ((4 * 0.5**3 + 1.0**3) / 5) ** (1 / 3)], rtol=1e-6)
 
 
 def test_merging_nothing_gives_nothing():
