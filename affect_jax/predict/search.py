@@ -56,9 +56,12 @@ def plan_searches(image_size: Size, most_pixels: int = MOST_PIXELS, enlarge: flo
     if enlarge > 1:
         second = _best_search(image_size, most_pixels, 1.0 if finest > 1 else finest / enlarge)
         searches += [second, second._replace(mirrored=True)]
-    if searches[-1].size[0] * searches[-1].size[1] > 2 * OVERVIEW_PIXELS:
-        overview = _best_search(image_size, OVERVIEW_PIXELS, 1.0)
-        searches.append(overview._replace(smallest=SMALLEST_OF_OVERVIEW / finest))
+    size = searches[-1].size
+    if size[0] * size[1] > 2 * OVERVIEW_PIXELS:
+        overview = _best_search(image_size, OVERVIEW_PIXELS, 1.0)._replace(smallest=SMALLEST_OF_OVERVIEW / finest)
+        # for a few images, padding costs less than the compilation of a further program
+        has_program = enlarge > 1 and size[0] * size[1] <= 4 * OVERVIEW_PIXELS
+        searches.append(overview._replace(size=size) if has_program else overview)
     coarsest = searches[-1].scale
     return tuple(
         search if search.scale == coarsest else search._replace(largest=LARGEST_FACE / search.scale)
