@@ -1,16 +1,16 @@
 """Two-dimensional convolutions, NHWC, by the fastest algorithm on the device.
 
 On GPU and TPU every convolution is XLA's. On CPU some use other algorithms, equal in value and gradient up to rounding:
-1x1 a matrix product; depthwise, which is very slow in XLA, shifted multiplications; the convolution of an image one
-matrix product of its patches; 3x3 with stride 1 and many channels Winograd's F(2x2, 3x3) with 16 products per tile
-instead of 36 (Lavin and Gray 2015, arXiv:1509.09308, section 4.1), unless the arrays are so small that each product
-would run on one core, as for one small image.
+1x1 a matrix product; depthwise, which is very slow in XLA, shifted multiplications; the convolution of an image a
+matrix product of its patches; 3x3 with stride 1 and many channels Winograd's algorithm (Lavin and Gray 2015,
+arXiv:1509.09308), unless the arrays are so small that each product would run on one core, as for one small image.
 Shapes: B batch, H W input, h w output, C channels in, F channels out, kh kw kernel.
 """
 
 import math
 from collections.abc import Sequence
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,12 +31,52 @@ PATCH_OUTPUTS = 2
 # Up to this number (pixels of the batch times channels in and out) XLA is faster: 1.2 to 1.7 times for one face.
 FEW_PRODUCTS = 2**24
 
-# Lavin and Gray, equation 8: the 2x2 outputs of a 4x4 tile x and a 3x3 kernel k are A'[(G k G') * (B' x B)]A.
-TILE_OF_INPUT = ((1.0, 0.0, -1.0, 0.0), (0.0, 1.0, 1.0, 0.0), (0.0, -1.0, 1.0, 0.0), (0.0, 1.0, 0.0, -1.0))
-TILE_OF_KERNEL = ((1.0, 0.0, 0.0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0.0, 0.0, 1.0))
-OUTPUT_OF_TILE = ((1.0, 1.0, 1.0, 0.0), (0.0, 1.0, -1.0, -1.0))
-TILE_OF_OUTPUT = tuple(zip(*OUTPUT_OF_TILE, strict=True))
-KERNEL_OF_TILE = tuple(zip(*TILE_OF_KERNEL, strict=True))
+# From this number of channels in and out, and for maps of about a multiple of 4 pixels, F(4x4, 3x3) is faster still.
+VERY_MANY_CHANNELS = 128
+
+
+class Winograd(NamedTuple):
+    """The algorithm F(m x m, 3x3): m x m outputs of a tile x and a 3x3 kernel k are A'[(G k G') * (B' x B)]A.
+
+    Lavin and Gray, sections 4.1 and 4.3. The number of products per tile is (m + 2)^2 instead of 9 m^2.
+    """
+
+    outputs: int
+    """m"""
+    of_input: tuple[tuple[float, ...], ...]
+    """B' [m + 2, m + 2]"""
+    of_kernel: tuple[tuple[float, ...], ...]
+    """G [m + 2, 3]"""
+    of_output: tuple[tuple[float, ...], ...]
+    """A' [m, m + 2]"""
+
+
+F2 = Winograd(
+    2,
+    ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1)),
+    ((1, 0, 0), (1 / 2, 1 / 2, 1 / 2), (1 / 2, -1 / 2, 1 / 2), (0, 0, 1)),
+    ((1, 1, 1, 0), (0, 1, -1, -1)),
+)
+F4 = Winograd(
+    4,
+    (
+        (4, 0, -5, 0, 1, 0),
+        (0, -4, -4, 1, 1, 0),
+        (0, 4, -4, -1, 1, 0),
+        (0, -2, -1, 2, 1, 0),
+        (0, 2, -1, -2, 1, 0),
+        (0, 4, 0, -5, 0, 1),
+    ),
+    (
+        (1 / 4, 0, 0),
+        (-1 / 6, -1 / 6, -1 / 6),
+        (-1 / 6, 1 / 6, -1 / 6),
+        (1 / 24, 1 / 12, 1 / 6),
+        (1 / 24, -1 / 12, 1 / 6),
+        (0, 0, 1),
+    ),
+    ((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, -1, 8, -8, 1)),
+)
 
 
 def conv2d(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding: Padding, groups: int = 1) -> jax.Array:
@@ -137,37 +177,46 @@ def _patches(static, x, kernel):
 def _winograd(static, x, kernel):
     _, padding, _ = static
     size = _output_size(x, padding)
-    tiles = _input_tiles(_padded_blocks(x, padding), (0, 0), size)
-    return _convolve_tiles(tiles, kernel, 0, size)
+    form = _tile_form(kernel, size)
+    tiles = _input_tiles(form, _padded_blocks(form, x, padding), (0, 0), size)
+    return _convolve_tiles(form, tiles, kernel, 0, size)
 
 
 def _winograd_gradients(static, x, kernel, gradient):
     """Return the gradients by x (convolution with the rotated kernel) and by the kernel (products of the tiles)."""
     _, padding, _ = static
     size, x_size = gradient.shape[1:3], x.shape[1:3]
+    form = _tile_form(kernel, size)
+    m = form.outputs
     # Both gradients read one padded copy. From the array itself, XLA would compute its last layers again for each tile.
-    number = [_tiles(max(sizes)) + 2 for sizes in zip(size, x_size, strict=True)]
-    blocks = _blocks(gradient, (2, 2), number)
-    tiles = _input_tiles(blocks, [low for low, _ in padding], x_size)
-    by_x = _convolve_tiles(tiles, jnp.flip(kernel, (0, 1)), 1, x_size)
-    x_blocks = _padded_blocks(x, padding)
+    number = [-(-max(sizes) // m) + 2 for sizes in zip(size, x_size, strict=True)]
+    blocks = _blocks(form, gradient, (m, m), number)
+    tiles = _input_tiles(form, blocks, [low + m - 2 for low, _ in padding], x_size)
+    by_x = _convolve_tiles(form, tiles, jnp.flip(kernel, (0, 1)), 1, x_size)
+    x_blocks = _padded_blocks(form, x, padding)
     if max(kernel.shape[2:]) <= MANY_CHANNELS:  # products too small for more than one core
         h, w = size
-        copies = _pixels(x_blocks)[:, : h + 2, : w + 2], kernel, _pixels(blocks)[:, 2 : h + 2, 2 : w + 2]
+        copies = _pixels(x_blocks)[:, : h + 2, : w + 2], kernel, _pixels(blocks)[:, m : h + m, m : w + m]
         return by_x, _derived_gradients(_xla, ((1, 1), "VALID", 1), *copies)[1]
-    outputs = [[_each_tile(blocks, (i + 2, j + 2), size) for j in range(2)] for i in range(2)]
-    pairs = zip(_input_tiles(x_blocks, (0, 0), size), _on_both_axes(TILE_OF_OUTPUT, outputs), strict=True)
+    outputs = [[_each_tile(form, blocks, (i + m, j + m), size) for j in range(m)] for i in range(m)]
+    input_tiles = _input_tiles(form, x_blocks, (0, 0), size)
+    pairs = zip(input_tiles, _on_both_axes(_transposed(form.of_output), outputs), strict=True)
     products = [[_pixel_product(*pair) for pair in zip(*row, strict=True)] for row in pairs]
-    by_kernel = jnp.stack([jnp.stack(row) for row in _on_both_axes(KERNEL_OF_TILE, products)])
+    by_kernel = jnp.stack([jnp.stack(row) for row in _on_both_axes(_transposed(form.of_kernel), products)])
     return by_x, by_kernel.astype(kernel.dtype)
 
 
-def _convolve_tiles(tiles, kernel, channel_axis, size):
+def _tile_form(kernel, size):
+    """Return the fastest form for a kernel [3, 3, C, F] and `size` outputs (h, w)."""
+    return F4 if min(kernel.shape[2:]) >= VERY_MANY_CHANNELS and all(-n % 4 <= n / 8 for n in size) else F2
+
+
+def _convolve_tiles(form, tiles, kernel, channel_axis, size):
     """Return the `size` first pixels of tiles * kernel [3, 3, C, F], or [3, 3, F, C] if the channel axis is 1."""
-    pairs = zip(tiles, _on_both_axes(TILE_OF_KERNEL, kernel), strict=True)
+    pairs = zip(tiles, _on_both_axes(form.of_kernel, kernel), strict=True)
     channels = (((3,), (channel_axis,)), ((), ()))
     products = [[lax.dot_general(*pair, channels) for pair in zip(*row, strict=True)] for row in pairs]
-    rows = [jnp.stack(row, axis=3) for row in _on_both_axes(OUTPUT_OF_TILE, products)]
+    rows = [jnp.stack(row, axis=3) for row in _on_both_axes(form.of_output, products)]
     return _pixels(jnp.stack(rows, axis=2))[:, : size[0], : size[1]]
 
 
@@ -177,46 +226,49 @@ def _pixel_product(x, y):
     return lax.dot_general(*flat, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32)
 
 
-def _input_tiles(blocks, first, size):
-    """Return the transformed tiles of a map of `size` outputs: 4x4 arrays [B, tiles down, tiles across, C].
+def _input_tiles(form, blocks, first, size):
+    """Return the transformed tiles of a map of `size` outputs: a grid of arrays [B, tiles down, tiles across, C].
 
-    `first` is the pixel of the blocks at which the first tile begins; tiles are two pixels apart.
+    `first` is the pixel of the blocks at which the first tile begins; tiles are form.outputs pixels apart.
     """
-    grid = [[_each_tile(blocks, (first[0] + i, first[1] + j), size) for j in range(4)] for i in range(4)]
-    return _on_both_axes(TILE_OF_INPUT, grid)
+    side = range(form.outputs + 2)
+    grid = [[_each_tile(form, blocks, (first[0] + i, first[1] + j), size) for j in side] for i in side]
+    return _on_both_axes(form.of_input, grid)
 
 
-def _each_tile(blocks, first, size):
+def _each_tile(form, blocks, first, size):
     """Return one pixel of each tile, [B, tiles down, tiles across, C]: `first` is that of the first tile."""
-    (i, j), (down, across) = first, map(_tiles, size)
-    return blocks[:, i // 2 : i // 2 + down, i % 2, j // 2 : j // 2 + across, j % 2]
+    (i, j), m = first, form.outputs
+    down, across = (-(-n // m) for n in size)
+    return blocks[:, i // m : i // m + down, i % m, j // m : j // m + across, j % m]
 
 
-def _padded_blocks(x, padding):
+def _padded_blocks(form, x, padding):
     """Return the padded x as blocks, for the tiles of its convolution."""
-    return _blocks(x, [low for low, _ in padding], [_tiles(n) + 1 for n in _output_size(x, padding)])
+    number = [-(-n // form.outputs) + 1 for n in _output_size(x, padding)]
+    return _blocks(form, x, [low for low, _ in padding], number)
 
 
-def _blocks(x, before, number):
-    """Return x [B, H, W, C] in blocks of 2x2 pixels, [B, down, 2, across, 2, C], after `before` zeros on each axis."""
-    x = _pad(x, [(low, 2 * n - low - pixels) for low, n, pixels in zip(before, number, x.shape[1:3], strict=True)])
-    return x.reshape(x.shape[0], number[0], 2, number[1], 2, x.shape[3])
+def _blocks(form, x, before, number):
+    """Return x [B, H, W, C] in blocks of m x m pixels, [B, down, m, across, m, C]; `before` zeros precede each axis."""
+    m = form.outputs
+    x = _pad(x, [(low, m * n - low - pixels) for low, n, pixels in zip(before, number, x.shape[1:3], strict=True)])
+    return x.reshape(x.shape[0], number[0], m, number[1], m, x.shape[3])
 
 
 def _pixels(blocks):
-    """Return blocks [B, down, 2, across, 2, C] as a map [B, 2 down, 2 across, C]."""
-    batch, down, _, across, _, channels = blocks.shape
-    return blocks.reshape(batch, 2 * down, 2 * across, channels)
-
-
-def _tiles(outputs):
-    """Return the number of tiles for a number of outputs."""
-    return (outputs + 1) // 2
+    """Return blocks [B, down, m, across, m, C] as a map [B, m down, m across, C]."""
+    batch, down, m, across, _, channels = blocks.shape
+    return blocks.reshape(batch, m * down, m * across, channels)
 
 
 def _output_size(x, padding):
     """Return height and width of a 3x3 convolution of x with stride 1."""
     return [size + low + high - 2 for size, (low, high) in zip(x.shape[1:3], padding, strict=True)]
+
+
+def _transposed(matrix):
+    return tuple(zip(*matrix, strict=True))
 
 
 def _on_both_axes(matrix, grid):

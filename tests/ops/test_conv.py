@@ -83,6 +83,25 @@ def test_value_and_gradients_equal_xlas(size, kernel_size, strides, padding, cha
 
 
 # (kernel size, channels, groups) of each algorithm: 1x1, XLA, depthwise, Winograd
+@pytest.mark.parametrize("padding", ["SAME", "VALID", EXPLICIT])
+@pytest.mark.parametrize("size", [(8, 12), (11, 7)])
+@pytest.mark.parametrize(("form", "tolerance"), [(conv.F2, 1e-5), (conv.F4, 5e-5)])
+def test_both_forms_of_winograd_equal_xla(monkeypatch, form, tolerance, size, padding):
+    monkeypatch.setattr(conv, "_tile_form", lambda kernel, size: form)
+    x, kernel = random_case(size, (3, 3), MANY, MANY + 1, 1)
+    static = ((1, 1), padding, 1)
+    assert_equal(
+        value_and_gradients(conv2d, x, kernel, *static), value_and_gradients(reference, x, kernel, *static), tolerance
+    )
+
+
+def test_large_tiles_are_used_for_many_channels_if_they_fit_the_map():
+    kernel = np.zeros((3, 3, conv.VERY_MANY_CHANNELS, conv.VERY_MANY_CHANNELS))
+    assert all(conv._tile_form(kernel, (side, side)) is conv.F4 for side in (12, 24, 48, 15))
+    assert all(conv._tile_form(kernel, (12, side)) is conv.F2 for side in (5, 6, 10))
+    assert conv._tile_form(kernel[:, :, :MANY], (12, 12)) is conv.F2
+
+
 ALGORITHMS = [(1, 4, 1), (3, 5, 1), (3, 4, 1), (3, 4, 4), (3, MANY + 1, 1)]
 
 
@@ -141,5 +160,5 @@ def test_one_small_image_is_convolved_by_xla_and_a_batch_by_winograd(monkeypatch
     x, kernel = random_case((12, 12), (3, 3), 256, 256, 1, batch=1)
     static = ((1, 1), "SAME", 1)
     assert_equal(
-        value_and_gradients(conv2d, x, kernel, *static), value_and_gradients(reference, x, kernel, *static), 1e-5
+        value_and_gradients(conv2d, x, kernel, *static), value_and_gradients(reference, x, kernel, *static), 5e-5
     )
