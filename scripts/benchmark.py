@@ -2,7 +2,8 @@
 
 For a classifier the table has the training step without augmentation, the loop with augmentation and data (resident on
 the device, and streamed), evaluation, and prediction of 1 and of 64 images. For a detector it has the step, detection,
-the streamed loop and, for one image, NMS of 2,000 boxes, ours and OpenCV's, and RoIAlign of 512 regions.
+the streamed loop and, for one image, NMS of 2,000 boxes, ours and OpenCV's, and RoIAlign of 512 regions. --works
+selects some of them by the names in the table. A row is printed when it is measured.
 --compare=torch adds PyTorch (eager, and torch.compile for classifiers) or torchvision, each in its own process; calls
 are interleaved.
 
@@ -32,6 +33,7 @@ STARTED = time.perf_counter()
 CONFIG = config_flags.DEFINE_config_file("config", help_string="configs/NAME.py", lock_config=True)
 COMPARE = flags.DEFINE_enum("compare", "none", ("none", "torch"), "Also time the same network in this framework.")
 ROUNDS = flags.DEFINE_integer("rounds", 10, "Timed calls of each work; the table shows the median.", 1)
+WORKS = flags.DEFINE_list("works", None, "Measure these works only, for example step,predict_64.")
 PROFILE = flags.DEFINE_bool("profile", False, "Time the parts of the training step instead.")
 SCALING = flags.DEFINE_string("scaling", None, "Measure how cost grows, and plot it to this image file.")
 OUT = flags.DEFINE_string("out", None, "Write the rows to this file as JSON.")
@@ -44,7 +46,7 @@ def main(argv):
         raise app.UsageError("--config is missing, for example --config=configs/fer_vgg.py")
     from affect_jax.benchmark.profile import format_profile, profile_rows
     from affect_jax.benchmark.scaling import format_curve, plot_curves, scaling_curves
-    from affect_jax.benchmark.timing import format_table
+    from affect_jax.benchmark.timing import format_header, format_row
     from affect_jax.benchmark.training import benchmark
     from affect_jax.process import prepare_process
 
@@ -62,8 +64,15 @@ def main(argv):
         plot_curves(curves).savefig(SCALING.value, dpi=100)
         rows = [curve._asdict() for curve in curves]
     else:
-        rows = benchmark(CONFIG.value, COMPARE.value == "torch", ROUNDS.value)
-        print(format_table(rows))
+        rows = []
+        for row in benchmark(CONFIG.value, COMPARE.value == "torch", ROUNDS.value, WORKS.value or ()):
+            print(format_row(row) if rows else f"{format_header()}\n{format_row(row)}", flush=True)
+            rows.append(row)
+            write(rows)
+    write(rows)
+
+
+def write(rows):
     if OUT.value:
         Path(OUT.value).write_text(json.dumps(rows, indent=2))
 

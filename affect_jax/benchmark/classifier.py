@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import numpy as np
@@ -27,35 +28,49 @@ PREDICTED = {1: 100, 64: 10}
 EVALUATION_BATCHES = 4
 
 
-def classifier_rows(config: ConfigDict, compare_torch: bool, rounds: int) -> list[dict]:
-    """Return the rows of a classifier; see benchmark.training."""
+def classifier_measurements(
+    config: ConfigDict, compare_torch: bool, rounds: int
+) -> dict[str, Callable[[], list[dict]]]:
+    """Return the measurements of a classifier by name; see benchmark.training."""
     flop, batch_size = forward_flop(config), config.batch_size
     on_cpu = jax.default_backend() == "cpu"
     num_steps, window = (1, LOOP_WINDOW) if on_cpu else (50, 500)  # so that dispatch and clock do not matter
     split = build_task(config).open_split("train")
     num_classes = len(split.class_names)
     twins = torch_twins(config, split.image_shape, num_classes) if compare_torch else {}
-    batch = noise_batch(batch_size, split.image_shape, num_classes)
 
     def implementations(ours: Work, make_theirs: Callable[..., Work], *arguments) -> dict[str, Work]:
         theirs = {name: torch_twin.start(name, make_theirs, twin, *arguments) for name, twin in twins.items()}
         return {"affect_jax": ours, **theirs}
 
-    step, costs = step_work(config, batch, num_steps)
-    works = implementations(step, torch_twin.step_work, torch_twin.optimizer_of(config), batch, num_steps)
-    rows = interleaved_rows("step", works, num_steps * batch_size, 3 * flop, rounds)
-    rows[0] |= costs | {"peak_bytes": peak_memory()}
-    for size, calls in PREDICTED.items():
-        images = noise_batch(size, split.image_shape, num_classes)["image"]
+    def step() -> list[dict]:
+        batch = noise_batch(batch_size, split.image_shape, num_classes)
+        ours, costs = step_work(config, batch, num_steps)
+        works = implementations(ours, torch_twin.step_work, torch_twin.optimizer_of(config), batch, num_steps)
+        rows = interleaved_rows("step", works, num_steps * batch_size, 3 * flop, rounds)
+        rows[0] |= costs | {"peak_bytes": peak_memory()}
+        return rows
+
+    def predict(size: int) -> list[dict]:
+        images, calls = noise_batch(size, split.image_shape, num_classes)["image"], PREDICTED[size]
         works = implementations(predict_work(config, images, calls), torch_twin.predict_work, images, calls)
-        rows += interleaved_rows(f"predict_{size}", works, calls * size, flop, rounds)
-    evaluate, images = evaluate_work(config, EVALUATION_BATCHES)
-    seconds = interleaved_seconds({"evaluate": evaluate}, max(3, rounds // 3))["evaluate"]
-    rows.append(result_row("evaluate", "affect_jax", images, seconds, flop))
-    for data_input in ("resident", "stream"):
+        return interleaved_rows(f"predict_{size}", works, calls * size, flop, rounds)
+
+    def evaluate() -> list[dict]:
+        work, images = evaluate_work(config, EVALUATION_BATCHES)
+        seconds = interleaved_seconds({"evaluate": work}, max(3, rounds // 3))["evaluate"]
+        return [result_row("evaluate", "affect_jax", images, seconds, flop)]
+
+    def loop(data_input: str) -> list[dict]:
         seconds = loop_seconds(config, rounds, window, data_input)
-        rows.append(result_row(f"loop_{data_input}", "affect_jax", window * batch_size, seconds, 3 * flop))
-    return rows
+        return [result_row(f"loop_{data_input}", "affect_jax", window * batch_size, seconds, 3 * flop)]
+
+    return {
+        "step": step,
+        **{f"predict_{size}": partial(predict, size) for size in PREDICTED},
+        "evaluate": evaluate,
+        **{f"loop_{data_input}": partial(loop, data_input) for data_input in ("resident", "stream")},
+    }
 
 
 def noise_batch(batch_size: int, image_shape: tuple[int, int, int], num_classes: int) -> dict[str, np.ndarray]:

@@ -4,7 +4,8 @@ The operators are measured for one image, with NMS_BOXES boxes in clusters or RO
 image of the largest bucket, and with the sizes that a training step has.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable
+from functools import partial
 
 import cv2
 import jax
@@ -31,48 +32,68 @@ ROIS, POOLED_SIDE, SAMPLING_RATIO = 512, 7, 2
 ROI_STRIDES = ANCHOR_STRIDES["fpn"][:4]
 
 
-def detector_rows(config: ConfigDict, compare_torch: bool, rounds: int) -> list[dict]:
-    """Return the rows of a detector; see benchmark.training."""
+def detector_measurements(config: ConfigDict, compare_torch: bool, rounds: int) -> dict[str, Callable[[], list[dict]]]:
+    """Return the measurements of a detector by name; see benchmark.training."""
     batch, flop, images = first_batch(config), forward_flop(config), config.batch_size
     maps_and_rois = roi_align_inputs(config)
-    step, costs = step_work(config, batch, 1)
-    steps, forwards = {"affect_jax": step}, {"affect_jax": forward_work(config, batch)}
-    aligns = {name: {"affect_jax": work} for name, work in roi_align_works(config, *maps_and_rois).items()}
     if compare_torch:
-        theirs = torchvision_works(config, batch, *maps_and_rois)
-        steps["torch_eager"], forwards["torch_eager"] = theirs["step"], theirs["forward"]
-        for name, works in aligns.items():
-            works["torchvision"] = theirs[f"roi_align_{name}"]
-    rows = interleaved_rows("step", steps, images, 3 * flop, rounds)
-    rows[0] |= costs | {"peak_bytes": peak_memory()}
-    rows += interleaved_rows("forward", forwards, images, flop, rounds)
-    seconds = loop_seconds(config, rounds, LOOP_WINDOW)
-    rows.append(result_row("loop_stream", "affect_jax", LOOP_WINDOW * images, seconds, 3 * flop))
-    for name, work in parts_of_step(config).items():
-        rows += interleaved_rows(f"{name}_of_step", {"affect_jax": work}, images, 0.0, rounds)
-    rows += interleaved_rows(f"nms_{NMS_BOXES}", nms_works(), 1, 0.0, rounds)
-    for name, works in aligns.items():
-        rows += interleaved_rows(f"roi_align_{name}", works, 1, 0.0, rounds)
-    return rows
+        check_comparable(config)
 
+    def step() -> list[dict]:
+        ours, costs = step_work(config, batch, 1)
+        works = {"affect_jax": ours}
+        if compare_torch:
+            works["torch_eager"] = torchvision_detector(config, batch, train=True)
+        rows = interleaved_rows("step", works, images, 3 * flop, rounds)
+        rows[0] |= costs | {"peak_bytes": peak_memory()}
+        return rows
 
-def torchvision_works(
-    config: ConfigDict, batch: dict[str, np.ndarray], maps: Sequence[np.ndarray], rois: np.ndarray
-) -> dict[str, Work]:
-    """Return torchvision's step, forward and RoIAlign, each in its own process."""
-    require("torch", "torchvision", purpose="--compare=torch of a detector")
-    model = config.model
-    if model.neck != "fpn":
-        raise ValueError("--compare=torch needs a detector with a feature pyramid: set --config.model.neck=fpn")
-    num_classes = len(build_task(config).open_split("train").class_names)
-    detector = (num_classes, model.to_dict(), config.dtype, torch_twin.optimizer_of(config), batch)
-    align = (maps, rois, ROI_STRIDES[0], model.box.canonical_size, model.box.canonical_level)
+    def forward() -> list[dict]:
+        works = {"affect_jax": forward_work(config, batch)}
+        if compare_torch:
+            works["torch_eager"] = torchvision_detector(config, batch, train=False)
+        return interleaved_rows("forward", works, images, flop, rounds)
+
+    def loop() -> list[dict]:
+        seconds = loop_seconds(config, rounds, LOOP_WINDOW)
+        return [result_row("loop_stream", "affect_jax", LOOP_WINDOW * images, seconds, 3 * flop)]
+
+    def part_of_step(name: str) -> list[dict]:
+        return interleaved_rows(f"{name}_of_step", {"affect_jax": parts_of_step(config)[name]}, images, 0.0, rounds)
+
+    def roi_align_alone(backward: bool) -> list[dict]:
+        name = "forward_backward" if backward else "forward"
+        works = {"affect_jax": roi_align_works(config, *maps_and_rois)[name]}
+        if compare_torch:
+            box = config.model.box
+            align = (*maps_and_rois, ROI_STRIDES[0], box.canonical_size, box.canonical_level, backward)
+            works["torchvision"] = torch_twin.start("RoIAlign", torch_twin.roi_align_work, *align)
+        return interleaved_rows(f"roi_align_{name}", works, 1, 0.0, rounds)
+
     return {
-        "step": torch_twin.start("the detector's step", torch_twin.detector_work, *detector, True),
-        "forward": torch_twin.start("the detector", torch_twin.detector_work, *detector, False),
-        "roi_align_forward": torch_twin.start("RoIAlign", torch_twin.roi_align_work, *align, False),
-        "roi_align_forward_backward": torch_twin.start("RoIAlign", torch_twin.roi_align_work, *align, True),
+        "step": step,
+        "forward": forward,
+        "loop_stream": loop,
+        "roi_align_of_step": partial(part_of_step, "roi_align"),
+        "nms_of_step": partial(part_of_step, "nms"),
+        f"nms_{NMS_BOXES}": lambda: interleaved_rows(f"nms_{NMS_BOXES}", nms_works(), 1, 0.0, rounds),
+        "roi_align_forward": partial(roi_align_alone, False),
+        "roi_align_forward_backward": partial(roi_align_alone, True),
     }
+
+
+def check_comparable(config: ConfigDict) -> None:
+    """Raise an error if torchvision cannot be measured: ImportError without it, ValueError for another network."""
+    require("torch", "torchvision", purpose="--compare=torch of a detector")
+    if config.model.neck != "fpn":
+        raise ValueError("--compare=torch needs a detector with a feature pyramid: set --config.model.neck=fpn")
+
+
+def torchvision_detector(config: ConfigDict, batch: dict[str, np.ndarray], train: bool) -> Work:
+    """Return torchvision's training step or detection, in its own process."""
+    num_classes = len(build_task(config).open_split("train").class_names)
+    arguments = num_classes, config.model.to_dict(), config.dtype, torch_twin.optimizer_of(config), batch, train
+    return torch_twin.start("the detector's step" if train else "the detector", torch_twin.detector_work, *arguments)
 
 
 def first_batch(config: ConfigDict) -> dict[str, np.ndarray]:

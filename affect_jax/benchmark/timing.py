@@ -48,25 +48,24 @@ def interleaved_rows(name: str, works: Mapping[str, Work], images: int, flop: fl
     return [result_row(name, implementation, images, seconds[implementation], flop) for implementation in works]
 
 
-def format_table(rows: list[dict]) -> str:
-    """Return the rows as a table, and the memory of the training step below it."""
-    width = max(len(row["work"]) for row in rows)
+def format_header() -> str:
+    """Return the names of the columns of format_row."""
+    return f"{'work':26} {'implementation':14} {'img/s':>10} {'best':>10} {'ms':>9} {'GFLOP/s':>9} {'of peak':>8}"
+
+
+def format_row(row: dict) -> str:
+    """Return a row as a line of a table; the costs of a training step follow on further lines."""
     lines = [
-        f"{'work':{width}} {'implementation':14} {'img/s':>10} {'best':>10} {'ms':>9} {'GFLOP/s':>9} {'of peak':>8}"
-    ]
-    lines += [
-        f"{row['work']:{width}} {row['implementation']:14} {row['images_per_second']:10.1f}"
+        f"{row['work']:26} {row['implementation']:14} {row['images_per_second']:10.1f}"
         f" {row['images_per_second_best']:10.1f} {row['ms']:9.1f} {row['flop_per_second'] / 1e9:9.0f}"
         f" {row['share_of_peak']:8.1%}"
-        for row in rows
     ]
-    for row in rows:
-        if "compile_seconds" in row:
-            state, temporary = (row[name] / 2**20 for name in ("state_bytes", "temporary_bytes"))
-            lines.append(f"step: compiled (or loaded from cache) in {row['compile_seconds']:.1f} s")
-            lines.append(f"step: {state:.0f} MiB for state and batch, {temporary:.0f} MiB for temporary arrays")
-        if row.get("peak_bytes"):
-            lines.append(f"step: peak memory of the device {row['peak_bytes'] / 2**20:.0f} MiB")
+    if "compile_seconds" in row:
+        state, temporary = (row[name] / 2**20 for name in ("state_bytes", "temporary_bytes"))
+        lines.append(f"  compiled (or loaded from cache) in {row['compile_seconds']:.1f} s")
+        lines.append(f"  {state:.0f} MiB for state and batch, {temporary:.0f} MiB for temporary arrays")
+    if row.get("peak_bytes"):
+        lines.append(f"  peak memory of the device {row['peak_bytes'] / 2**20:.0f} MiB")
     return "\n".join(lines)
 
 

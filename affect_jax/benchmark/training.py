@@ -1,26 +1,31 @@
 """Measure the training step, loop, evaluation and prediction of a config."""
 
+from collections.abc import Iterator, Sequence
+
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from affect_jax.benchmark.classifier import classifier_rows
-from affect_jax.benchmark.detector import detector_rows
+from affect_jax.benchmark.classifier import classifier_measurements
+from affect_jax.benchmark.detector import detector_measurements
 from affect_jax.benchmark.timing import matmul_peak
 
-ROWS = {"classification": classifier_rows, "detection": detector_rows}
-"""By task: (config, compare_torch, rounds) -> rows."""
+MEASUREMENTS = {"classification": classifier_measurements, "detection": detector_measurements}
+"""By task: (config, compare_torch, rounds) -> functions that measure one work each and return its rows, by name."""
 
 
-def benchmark(config: ConfigDict, compare_torch: bool, rounds: int) -> list[dict]:
-    """Return a row for each measured work and implementation; all have the share of the peak of matrix products.
+def benchmark(config: ConfigDict, compare_torch: bool, rounds: int, works: Sequence[str] = ()) -> Iterator[dict]:
+    """Yield a row for each work and implementation when it is measured, of `works` only if any are given.
 
-    Raises ValueError if PyTorch has no counterpart of the network, ImportError if it is not installed, OSError if it
-    fails.
+    All rows have the share of the peak of matrix products. Raises ValueError if a work is unknown or if PyTorch has no
+    counterpart of the network, ImportError if it is not installed, OSError if it fails.
     """
-    rows = ROWS[config.task](config, compare_torch, rounds)
+    measurements = MEASUREMENTS[config.task](config, compare_torch, rounds)
+    if unknown := [name for name in works if name not in measurements]:
+        raise ValueError(f"unknown works {', '.join(unknown)}; choose from {', '.join(measurements)}")
     peak = matmul_peak(jnp.dtype(config.dtype))
     print(f"{jax.device_count()} x {jax.devices()[0].device_kind}: {peak / 1e9:.0f} GFLOP/s in {config.dtype} products")
-    for row in rows:
-        row["share_of_peak"] = row["flop_per_second"] / peak
-    return rows
+    for name, measure in measurements.items():
+        if not works or name in works:
+            for row in measure():
+                yield row | {"share_of_peak": row["flop_per_second"] / peak}

@@ -9,7 +9,7 @@ from affect_jax.benchmark import detector as detector_benchmark
 from affect_jax.benchmark import scaling, torch_twin
 from affect_jax.benchmark.classifier import noise_batch
 from affect_jax.benchmark.profile import format_profile, profile_rows
-from affect_jax.benchmark.timing import format_table, forward_flop, interleaved_seconds
+from affect_jax.benchmark.timing import format_row, forward_flop, interleaved_seconds
 from affect_jax.benchmark.training import benchmark
 from affect_jax.data.drawn_faces import DrawnFaces
 from affect_jax.models import build_model
@@ -65,14 +65,17 @@ def test_torch_twin_trains_and_predicts_in_each_dtype(dtype):
 def test_benchmark_has_a_row_for_each_work(tiny_config, plain_convolutions):
     tiny_config.model.widths, tiny_config.model.dense = (4, 4), (8,)
     tiny_config.augment.rotation = tiny_config.augment.erase_probability = tiny_config.mixup_alpha = 0.0
-    rows = benchmark(tiny_config, compare_torch=False, rounds=1)
+    rows = list(benchmark(tiny_config, compare_torch=False, rounds=1))
     works = [(row["work"], row["implementation"]) for row in rows]
     expected = ("step", "predict_1", "predict_64", "evaluate", "loop_resident", "loop_stream")
     assert works == [(work, "affect_jax") for work in expected]
     assert all(0 < row["images_per_second"] <= row["images_per_second_best"] for row in rows)
     assert all(row["flop_per_second"] > 0 and 0 < row["share_of_peak"] < 1 for row in rows)
-    lines = format_table(rows).splitlines()
-    assert [line.split()[0] for line in lines[1:7]] == list(expected) and "compiled" in lines[7]
+    assert [format_row(row).split()[0] for row in rows] == list(expected) and "compiled" in format_row(rows[0])
+    (row,) = benchmark(tiny_config, compare_torch=False, rounds=1, works=["predict_1"])
+    assert row["work"] == "predict_1"
+    with pytest.raises(ValueError, match="unknown works walk; choose from step, predict_1, "):
+        next(benchmark(tiny_config, compare_torch=False, rounds=1, works=["walk"]))
 
 
 def test_profile_has_each_layer_and_its_parts_add_up_to_the_step(tiny_config, plain_convolutions):
@@ -119,10 +122,10 @@ def test_comparison_without_a_counterpart_in_pytorch_is_an_error(tiny_config, mo
     tiny_config.model = {"name": "resnet18"}
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(ImportError, match="--compare=torch needs torch: pip install torch"):
-        benchmark(tiny_config, compare_torch=True, rounds=1)
+        next(benchmark(tiny_config, compare_torch=True, rounds=1))
     monkeypatch.setitem(sys.modules, "torch", shutil)  # any module: torch is not used before the check
     with pytest.raises(ValueError, match="--compare=torch has no resnet18; choose one of vgg_fer, mobilenet_v2"):
-        benchmark(tiny_config, compare_torch=True, rounds=1)
+        next(benchmark(tiny_config, compare_torch=True, rounds=1))
 
 
 def test_flop_of_a_detector_grow_with_the_image_and_not_with_the_regions(tiny_detector_config):
