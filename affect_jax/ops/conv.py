@@ -24,8 +24,10 @@ Padding = str | Sequence[tuple[int, int]]
 DIMENSION_NUMBERS = ("NHWC", "HWIO", "NHWC")
 # From this number of channels in and out, Winograd saves more in products than it costs in sums.
 MANY_CHANNELS = 64
-# Up to this number of channels in, the patches are small enough to be written to memory.
+# Convolutions of up to this number of channels are products of patches, if all patches have at most this number of
+# values, so that they stay in the cache.
 FEW_CHANNELS = 4
+MOST_PATCH_VALUES = 2**21
 # Outputs of a patch: patches of neighbours overlap, so that fewer pixels are copied, but more products are with zeros.
 PATCH_OUTPUTS = 2
 # Up to this number (pixels of the batch times channels in and out) XLA is faster: 1.2 to 1.7 times for one face.
@@ -120,12 +122,22 @@ def _cpu_forms(x_shape, kernel_shape, strides, padding, groups):
         return _xla, partial(_derived_gradients, _xla)
     if kh == kw == 1 and padding == ((0, 0), (0, 0)):
         return _pointwise, partial(_derived_gradients, _pointwise)
-    if group_channels <= FEW_CHANNELS and strides[1] <= kw <= (PATCH_OUTPUTS + 1) * strides[1]:
+    if group_channels <= FEW_CHANNELS and _patches_are_few(x_shape, kernel_shape, strides):
         return _patches, partial(_derived_gradients, _patches)
     if (kh, kw) == (3, 3) and strides == (1, 1) and min(group_channels, features) >= MANY_CHANNELS:
         few = not is_symbolic_dim(x_shape[0]) and math.prod(x_shape[:3]) * group_channels * features <= FEW_PRODUCTS
         return _xla if few else _winograd, _winograd_gradients
     return _xla, partial(_derived_gradients, _xla)
+
+
+def _patches_are_few(x_shape, kernel_shape, strides):
+    """Return True if a batch of this shape can be convolved by _patches with about MOST_PATCH_VALUES values or less."""
+    kh, kw, _, _ = kernel_shape
+    down, right = strides
+    if is_symbolic_dim(x_shape[0]) or not right <= kw <= (PATCH_OUTPUTS + 1) * right:
+        return False
+    copies_of_value = kh * (PATCH_OUTPUTS * right + kw - right) / (PATCH_OUTPUTS * down * right)
+    return math.prod(x_shape) * copies_of_value <= MOST_PATCH_VALUES
 
 
 def _derived_gradients(form, static, x, kernel, gradient):
