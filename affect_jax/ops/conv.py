@@ -24,6 +24,8 @@ Padding = str | Sequence[tuple[int, int]]
 DIMENSION_NUMBERS = ("NHWC", "HWIO", "NHWC")
 # From this number of channels in and out, Winograd saves more in products than it costs in sums.
 MANY_CHANNELS = 64
+# From this number, F(4x4, 3x3) is faster than F(2x2, 3x3), for maps whose sides are about multiples of 4.
+VERY_MANY_CHANNELS = 128
 # Convolutions of up to this number of channels are products of patches, if all patches have at most this number of
 # values, so that they stay in the cache.
 FEW_CHANNELS = 4
@@ -32,9 +34,6 @@ MOST_PATCH_VALUES = 2**21
 PATCH_OUTPUTS = 2
 # Up to this number (pixels of the batch times channels in and out) XLA is faster: 1.2 to 1.7 times for one face.
 FEW_PRODUCTS = 2**24
-
-# From this number of channels in and out, and for maps of about a multiple of 4 pixels, F(4x4, 3x3) is faster still.
-VERY_MANY_CHANNELS = 128
 
 
 class Winograd(NamedTuple):
@@ -168,8 +167,8 @@ def _patches(static, x, kernel):
     (down, right), padding, _ = static
     kh, kw, channels, features = kernel.shape
     h, w = (
-        (n + sum(around) - k) // stride + 1
-        for n, around, k, stride in zip(x.shape[1:3], padding, kernel.shape, static[0], strict=False)
+        (size + low + high - side) // stride + 1
+        for size, (low, high), side, stride in zip(x.shape[1:3], padding, (kh, kw), (down, right), strict=True)
     )
     blocks, width = -(-w // PATCH_OUTPUTS), PATCH_OUTPUTS * right
     ends = down * (h - 1) + kh, (blocks + 1) * width
