@@ -71,9 +71,9 @@ def load(
         min_confidence: below this probability the face has no expression.
         most_pixels: number of pixels that an image is reduced to before the search, if it has more. With fewer pixels
             the search is faster and finds fewer of the small faces.
-        enlarge: an image is searched at this many times its size, if most_pixels allow, and in its own size, so that
-            smaller faces are found and fewer mistakes are made. Frames of a stream with a time, those of videos, are
-            searched in their own size only, which is faster.
+        enlarge: an image is searched at this many times its size, if most_pixels allow, and in its own size, once as it
+            is and once mirrored, so that smaller faces are found and fewer mistakes are made. Frames of a stream with a
+            time, those of videos, are searched in their own size only, which is faster.
 
     Raises FileNotFoundError if a model does not exist, ValueError if it is not a model of the expected task.
     """
