@@ -59,7 +59,7 @@ def detector_measurements(config: ConfigDict, compare_torch: bool, rounds: int) 
         return [result_row("loop_stream", "affect_jax", LOOP_WINDOW * images, seconds, 3 * flop)]
 
     def part_of_step(name: str) -> list[dict]:
-        return interleaved_rows(f"{name}_of_step", {"affect_jax": parts_of_step(config)[name]}, images, 0.0, rounds)
+        return interleaved_rows(f"{name}_of_step", {"affect_jax": PARTS_OF_STEP[name](config)}, images, 0.0, rounds)
 
     def roi_align_alone(backward: bool) -> list[dict]:
         name = "forward_backward" if backward else "forward"
@@ -74,8 +74,7 @@ def detector_measurements(config: ConfigDict, compare_torch: bool, rounds: int) 
         "step": step,
         "forward": forward,
         "loop_stream": loop,
-        "roi_align_of_step": partial(part_of_step, "roi_align"),
-        "nms_of_step": partial(part_of_step, "nms"),
+        **{f"{name}_of_step": partial(part_of_step, name) for name in PARTS_OF_STEP},
         f"nms_{NMS_BOXES}": lambda: interleaved_rows(f"nms_{NMS_BOXES}", nms_works(), 1, 0.0, rounds),
         "roi_align_forward": partial(roi_align_alone, False),
         "roi_align_forward_backward": partial(roi_align_alone, True),
@@ -170,16 +169,22 @@ def roi_align_works(config: ConfigDict, maps: list[np.ndarray], rois: np.ndarray
     }
 
 
-def parts_of_step(config: ConfigDict) -> dict[str, Work]:
-    """Return "roi_align" (forward and backward) and "nms" (all levels and images) with the sizes of a training step."""
+def roi_align_of_step(config: ConfigDict) -> Work:
+    """Return RoIAlign, forward and backward, with the sizes of a training step."""
     model, size = config.model, config.data.buckets[0]
     rois = maps_and_regions(size, config.batch_size, model.box.batch_size_per_image, model.fpn_channels)
-    boxes, scores = jax.device_put(clustered_boxes(model.rpn.pre_nms_top_n_train))
-    times = config.batch_size * len(model.anchor_sizes)
+    return roi_align_works(config, *rois)["forward_backward"]
+
+
+def nms_of_step(config: ConfigDict) -> Work:
+    """Return the NMS of all levels and images of a training step."""
+    rpn = config.model.rpn
+    boxes, scores = jax.device_put(clustered_boxes(rpn.pre_nms_top_n_train))
+    times = config.batch_size * len(config.model.anchor_sizes)
     many = [jnp.broadcast_to(x, (times, *x.shape)) for x in (boxes, scores)]
     valid = jnp.ones(len(boxes), bool)
-    suppress = jax.jit(jax.vmap(lambda boxes, scores: nms(boxes, scores, valid, model.rpn.nms_thresh)))
-    return {
-        "roi_align": roi_align_works(config, *rois)["forward_backward"],
-        "nms": lambda: jax.block_until_ready(suppress(*many)),
-    }
+    suppress = jax.jit(jax.vmap(lambda boxes, scores: nms(boxes, scores, valid, rpn.nms_thresh)))
+    return lambda: jax.block_until_ready(suppress(*many))
+
+
+PARTS_OF_STEP = {"roi_align": roi_align_of_step, "nms": nms_of_step}

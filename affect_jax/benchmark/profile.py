@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from affect_jax.benchmark.classifier import noise_batch
-from affect_jax.benchmark.detector import first_batch, parts_of_step
+from affect_jax.benchmark.detector import PARTS_OF_STEP, first_batch
 from affect_jax.benchmark.steps import step_work
 from affect_jax.benchmark.timing import count_flop, interleaved_seconds, matmul_peak
 from affect_jax.ops.augment import augment
@@ -76,7 +76,7 @@ def profile_rows(config: ConfigDict, rounds: int) -> list[dict]:
     (ms,) = milliseconds(update=partial(update, state, {}, jax.random.key(1)))
     rows.append(row("optimizer", 1, ms, ms, floor(0.0, state, state, variables["params"])))
     if is_detector:
-        rows += [row(name, 1, *milliseconds(part=work)) for name, work in parts_of_step(config).items()]
+        rows += [row(name, 1, *milliseconds(part=part(config))) for name, part in PARTS_OF_STEP.items()]
     elif config.augment:
         change = jax.jit(partial(augment, **config.augment.to_dict()))
         images = batch["image"].astype(jnp.float32)

@@ -218,8 +218,9 @@ def _winograd_gradients(static, x, kernel, gradient):
 
 
 def _tile_form(kernel, size):
-    """Return the fastest form for a kernel [3, 3, C, F] and `size` outputs (h, w)."""
-    return F4 if min(kernel.shape[2:]) >= VERY_MANY_CHANNELS and all(-n % 4 <= n / 8 for n in size) else F2
+    """Return the fastest form for a kernel [3, 3, C, F] and `size` outputs (h, w); F4 is too inexact for bfloat16."""
+    fits = min(kernel.shape[2:]) >= VERY_MANY_CHANNELS and all(-n % 4 <= n / 8 for n in size)
+    return F4 if fits and kernel.dtype == jnp.float32 else F2
 
 
 def _convolve_tiles(form, tiles, kernel, channel_axis, size):

@@ -138,7 +138,8 @@ def test_flop_of_a_detector_grow_with_the_image_and_not_with_the_regions(tiny_de
 def test_works_of_a_detector_are_timed(tiny_detector_config):
     config = tiny_detector_config
     regions = detector_benchmark.maps_and_regions((96, 128), 2, 5, config.model.fpn_channels)
-    works = {**detector_benchmark.parts_of_step(config), **detector_benchmark.roi_align_works(config, *regions)}
+    parts = {name: part(config) for name, part in detector_benchmark.PARTS_OF_STEP.items()}
+    works = {**parts, **detector_benchmark.roi_align_works(config, *regions)}
     seconds = interleaved_seconds(works, rounds=2)
     assert set(seconds) == {"roi_align", "nms", "forward", "forward_backward"}
     assert all(len(times) == 2 and min(times) > 0 for times in seconds.values())

@@ -82,7 +82,6 @@ def test_value_and_gradients_equal_xlas(size, kernel_size, strides, padding, cha
     )
 
 
-# (kernel size, channels, groups) of each algorithm: 1x1, XLA, depthwise, Winograd
 @pytest.mark.parametrize("padding", ["SAME", "VALID", EXPLICIT])
 @pytest.mark.parametrize("size", [(8, 12), (11, 7)])
 @pytest.mark.parametrize(("form", "tolerance"), [(conv.F2, 1e-5), (conv.F4, 5e-5)])
@@ -96,12 +95,14 @@ def test_both_forms_of_winograd_equal_xla(monkeypatch, form, tolerance, size, pa
 
 
 def test_large_tiles_are_used_for_many_channels_if_they_fit_the_map():
-    kernel = np.zeros((3, 3, conv.VERY_MANY_CHANNELS, conv.VERY_MANY_CHANNELS))
+    kernel = jnp.zeros((3, 3, conv.VERY_MANY_CHANNELS, conv.VERY_MANY_CHANNELS))
     assert all(conv._tile_form(kernel, (side, side)) is conv.F4 for side in (12, 24, 48, 15))
     assert all(conv._tile_form(kernel, (12, side)) is conv.F2 for side in (5, 6, 10))
     assert conv._tile_form(kernel[:, :, :MANY], (12, 12)) is conv.F2
+    assert conv._tile_form(kernel.astype(jnp.bfloat16), (12, 12)) is conv.F2
 
 
+# (kernel size, channels, groups) of each algorithm: 1x1, XLA, patches, depthwise, Winograd
 ALGORITHMS = [(1, 4, 1), (3, 5, 1), (3, 4, 1), (3, 4, 4), (3, MANY + 1, 1)]
 
 
