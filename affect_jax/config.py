@@ -56,6 +56,10 @@ def classification_config() -> ConfigDict:
             "mixup_alpha": 0.0,  # at least 0; 0: no mixup
             "valence_arousal_weight": 0.0,  # weight of this loss, at least 0; 0: no head for valence and arousal
             "label_smoothing": 0.0,  # 0 to 0.99
+            "distillation": {
+                "teachers": (),  # model files or workdirs of runs whose predictions are learned as well; (): none
+                "weight": 0.5,  # of the teachers' mean probabilities in the targets, 0 to 1
+            },
         }
     )
     return config
@@ -344,6 +348,7 @@ CHECKS = {
         "mixup_alpha": at_least(0, "0 is no mixup"),
         "valence_arousal_weight": at_least(0, "0 is no head for valence and arousal"),
         "label_smoothing": between(0, 0.99),
+        "distillation.weight": FRACTION,
         "select_on": one_of(*SELECT_ON["classification"]),
     },
     "detection": {

@@ -15,12 +15,15 @@ from affect_jax.models.pretrained import Pretrained, load_pretrained, named_weig
 from affect_jax.runs import workdir
 from affect_jax.runs.best_checkpoint import load_best_variables
 from affect_jax.runs.evaluation import record_evaluation
+from affect_jax.runs.model_file import check_weights, read
 from affect_jax.runs.workdir import Workdir
 from affect_jax.tasks import build_task
+from affect_jax.tasks.interface import Teacher
 from affect_jax.train.builders import build_checkpoints
 from affect_jax.train.checkpoint import Checkpoints, set_aside_damaged, step_folders
 from affect_jax.train.loop import BestEvaluation, Trainer
 from affect_jax.train.progress import RunLog
+from affect_jax.train.state import make_apply
 from affect_jax.train.writers import JsonlWriter, tensorboard_writer
 
 
@@ -35,7 +38,7 @@ def train_and_evaluate(config: ConfigDict, path: str | Path) -> dict[str, float]
     run, say = Workdir(path), print_line if jax.process_index() == 0 else ignore_line
     say("opening the data and setting the initial weights")
     weights = None if step_folders(run.checkpoints) else load_initial_weights(config)  # a checkpoint has its own
-    trainer = Trainer(config, build_task(config), weights)
+    trainer = Trainer(config, build_task(config, load_teachers(config)), weights)
     with ExitStack() as resources:
         resources.callback(trainer.close)
         # Nothing has been written up to here: a config that cannot run leaves no folder.
@@ -70,6 +73,22 @@ def load_initial_weights(config: ConfigDict) -> Pretrained | None:
         return load_pretrained(reference)
     _, variables = load_best_variables(other)
     return trained_with(workdir.load_config(other), named_weights(variables), config.init_from)
+
+
+def load_teachers(config: ConfigDict) -> list[Teacher]:
+    """Load the networks that `config.distillation` names; ValueError if one is not a classifier."""
+    return [load_teacher(reference) for reference in config.distillation.teachers] if "distillation" in config else []
+
+
+def load_teacher(reference: str) -> Teacher:
+    """Load a classifier, from a model file or a run, as a function from images to probabilities."""
+    trained = read(find_bundled(reference))
+    if trained.config.task != "classification":
+        raise ValueError(f"the teacher {reference} is not a classifier")
+    check_weights(trained)
+    task = build_task(trained.config)
+    predict = task.predict_fn(make_apply(task.build_network(trained.data)), trained.data)
+    return Teacher(reference, trained.data, lambda images: predict(trained.variables, {"image": images})["probs"])
 
 
 def find_bundled(reference: str) -> str:

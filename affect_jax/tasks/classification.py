@@ -3,7 +3,7 @@
 B batch, H W C height, width, channels of an image, K classes, N examples of a split, V views of test-time augmentation.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import MappingProxyType
@@ -40,6 +40,7 @@ from affect_jax.tasks.interface import (
     LossFn,
     PredictFn,
     Task,
+    Teacher,
     TrainingData,
     check_same_split,
 )
@@ -110,6 +111,7 @@ class Classification(Task):
     def loss_fn(self, apply: Apply, data: DataFacts) -> LossFn:
         """Return the config's loss: see make_loss_fn."""
         config = self.config
+        check_teachers(self.teachers, data)
         return make_loss_fn(
             apply,
             len(data.class_names),
@@ -121,6 +123,8 @@ class Classification(Task):
             config.label_smoothing,
             config.valence_arousal_weight,
             find_classification_loss(config.loss),
+            [teacher.probabilities for teacher in self.teachers],
+            config.distillation.weight,
         )
 
     def predict_fn(self, apply: Apply, data: DataFacts, options: Mapping[str, Any] = MappingProxyType({})) -> PredictFn:
@@ -209,6 +213,16 @@ def check_targets(config: ConfigDict, split) -> None:
         raise ValueError(f"{config.data.name} has no {' and no '.join(missing)} to train on")
 
 
+def check_teachers(teachers: Sequence[Teacher], data: DataFacts) -> None:
+    """Raise ValueError if a teacher has other classes, or images of another shape, than the data."""
+    for teacher in teachers:
+        if teacher.data != data:
+            raise ValueError(
+                f"the teacher {teacher.source} was trained for {', '.join(teacher.data.class_names)} on images of shape"
+                f" {teacher.data.image_shape}; this data has {', '.join(data.class_names)} and {data.image_shape}"
+            )
+
+
 def is_resident(config: ConfigDict, split) -> bool:
     """Return True if the split is kept on the device: if the config says so or, with "auto", if it is small enough."""
     fits = pipeline.size_in_bytes(split) <= config.data.resident_limit_gib * 2**30
@@ -226,6 +240,8 @@ def make_loss_fn(
     label_smoothing: float = 0.0,
     valence_arousal_weight: float = 0.0,
     classification_loss: ClassificationLoss = softmax_cross_entropy,
+    teachers: Sequence[Callable[[jax.Array], jax.Array]] = (),
+    distillation_weight: float = 0.0,
 ) -> LossFn:
     """Return the summed classification loss of augmented images.
 
@@ -233,6 +249,9 @@ def make_loss_fn(
     batch's field to learn: "label", int32 [B], or "votes", float32 [B, K]. With a weight for valence and arousal the
     network has two outputs after the classes, and the loss adds their concordance with the batch's valence_arousal,
     float32 [B, 2].
+
+    With `teachers`, functions from images to probabilities [B, K], their mean has `distillation_weight` in the targets.
+    They see the same augmented and mixed images as the network (Beyer et al. 2022, arXiv:2106.05237).
     """
 
     def loss_fn(params, batch_stats, batch: Batch, key: jax.Array):
@@ -245,6 +264,9 @@ def make_loss_fn(
             probs, valence_arousal = mixed[:, :num_classes], mixed[:, num_classes:]
         if label_smoothing > 0:
             probs = smooth_labels(probs, label_smoothing)
+        if teachers:
+            taught = sum(teacher(images) for teacher in teachers) / len(teachers)
+            probs = (1.0 - distillation_weight) * probs + distillation_weight * taught
         variables = {"params": params, "batch_stats": batch_stats}
         outputs, batch_stats = apply(variables, normalize(images, mean, std), True, dropout_key)
         logits, predicted_valence_arousal = split_outputs(outputs, num_classes)

@@ -5,7 +5,7 @@ A task is built from a config, `Task(config)`, and knows no devices: it reads ho
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,6 +36,15 @@ class DataFacts(NamedTuple):
     class_names: tuple[str, ...]
     image_shape: tuple[int, ...]
     """(H, W, C) of a classifier's images; () of a detector, which takes images of any size."""
+
+
+class Teacher(NamedTuple):
+    """A trained classifier whose predictions another network learns."""
+
+    source: str
+    data: DataFacts
+    probabilities: Callable[[jax.Array], jax.Array]
+    """Images [B, H, W, C] with values from 0 to 255 -> probabilities [B, K]."""
 
 
 class TrainingData(NamedTuple):
@@ -83,8 +92,8 @@ class Task(ABC):
     progress_metrics: Mapping[str, str]
     """Metrics of the progress lines, with their labels."""
 
-    def __init__(self, config: ConfigDict):
-        self.config = config
+    def __init__(self, config: ConfigDict, teachers: Sequence[Teacher] = ()):
+        self.config, self.teachers = config, tuple(teachers)
 
     def open_split(self, name: str) -> Any:
         """Open the split "train", "val" or "test" of the config's data set."""

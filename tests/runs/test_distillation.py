@@ -1,0 +1,72 @@
+"""Training on the predictions of other networks."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from linear_model import get_config
+
+from affect_jax.predict.reader import DETECTOR
+from affect_jax.runs import model_file
+from affect_jax.runs.training import load_teacher, train_and_evaluate
+from affect_jax.tasks.classification import make_loss_fn
+
+
+def brightness(images):
+    """Return probabilities [B, 3] that depend on the image."""
+    return jax.nn.softmax(images.mean((1, 2)) / 50.0 * jnp.array([1.0, -1.0, 0.5]))
+
+
+def test_targets_are_the_weighted_mean_of_labels_and_teachers_on_the_augmented_images():
+    rng = np.random.default_rng(0)
+    batch = {"image": rng.integers(0, 256, (6, 8, 8, 1), np.uint8), "label": rng.integers(0, 3, 6).astype(np.int32)}
+    logits = jnp.asarray(rng.normal(size=(6, 3)), jnp.float32)
+    seen = []
+
+    def apply(variables, images, train, key):
+        seen.append(255.0 * (images * 0.25 + 0.5))
+        return logits, {}
+
+    def uniform(images):
+        return jnp.full((len(images), 3), 1 / 3)
+
+    settings = {"augmentation": {"rotation": 20.0}, "mixup_alpha": 0.4, "label_smoothing": 0.1}
+    teachers = {"teachers": [brightness, uniform], "distillation_weight": 0.3}
+
+    def loss(**more):
+        return make_loss_fn(apply, 3, (0.5,), (0.25,), **settings, **more)({}, {}, batch, jax.random.key(0))[0]
+
+    of_labels = loss()
+    taught = 0.5 * (brightness(seen[0]) + 1 / 3)
+    expected = 0.7 * of_labels - 0.3 * jnp.sum(taught * jax.nn.log_softmax(logits))
+    np.testing.assert_allclose(loss(**teachers), expected, rtol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("teacher")
+    train_and_evaluate(get_config(), folder)
+    return folder
+
+
+def test_run_learns_the_predictions_of_a_run_and_of_its_model_file(teacher, tmp_path):
+    file = tmp_path / "teacher.safetensors"
+    model_file.write(model_file.read(teacher), file, "drawn")
+    config = get_config()
+    config.total_epochs, config.optim.learning_rate, config.model.dropout = 12.0, 0.05, 0.0
+    config.distillation.update(teachers=(str(teacher), str(file)), weight=1.0)
+    train_and_evaluate(config, tmp_path / "student")
+    probs = {run: np.load(run / "predictions" / "val.npz")["probs"] for run in (teacher, tmp_path / "student")}
+    taught, learned = probs.values()
+    assert np.abs(learned - taught).mean() < 0.25 * np.abs(taught - taught.mean(0)).mean()
+
+
+def test_teacher_of_other_images_and_a_detector_are_refused_before_anything_is_written(teacher, tmp_path):
+    config = get_config()
+    config.data.options = {"num_examples": {"train": 100, "val": 40, "test": 40}, "image_size": (32, 32)}
+    config.distillation.teachers = (str(teacher),)
+    with pytest.raises(ValueError, match="on images of shape"):
+        train_and_evaluate(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(ValueError, match="is not a classifier"):
+        load_teacher(str(DETECTOR))
