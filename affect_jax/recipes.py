@@ -149,6 +149,18 @@ def from_face_identities(config: ConfigDict, generic: str) -> None:
     config.augment.erase_probability = 0.25
 
 
+def long_cycle(config: ConfigDict, epochs: float = 40.0) -> None:
+    """Set a long fine-tuning for an accelerator, with mixup, erasing and strong warps against overfitting."""
+    config.total_epochs = epochs
+    config.eval_every_epochs = 2.0
+    config.batch_size = 128
+    config.dtype = "bfloat16"
+    config.optim.learning_rate *= 1.4  # the square root of the ratio of the batches
+    config.mixup_alpha = 0.2
+    warped_faces(config, rotation=15.0, shift=0.08, zoom=0.15)
+    config.augment.erase_probability = 0.25
+
+
 def continued_on_ferplus(config: ConfigDict, init_from: str) -> None:
     """Set FER+'s votes, which need no label smoothing, at half the learning rate, from a run or file of FER2013."""
     config.data.name = "ferplus"

@@ -2,14 +2,19 @@
 
     python scripts/train.py --config=configs/fer_finetune.py --config.init_from=PATH/mobilenet_v2.safetensors
     python scripts/train.py --config=configs/fer_finetune.py:ferplus
+    python scripts/train.py --config=configs/fer_finetune.py:distilled
 
 The best checkpoint is selected on PublicTest (val). The default `init_from` needs a network connection; a file with the
 names of torchvision or timm works as well. `:ferplus` starts from the bundled weights of this config and trains on the
 votes of FER+'s annotators.
+
+`:long` trains for 40 epochs on an accelerator. `:distilled` learns, for as long, the predictions of runs of
+`fer_vgg_best.py` and `fer_mobilenet_v1.py:long` as well, and `:distilled_ferplus` continues from it on FER+ with the
+same networks.
 """
 
 from affect_jax.config import apply_variant, classification_config
-from affect_jax.recipes import adamw_linear, continued_on_ferplus, mobilenet_v2, warped_faces
+from affect_jax.recipes import adamw_linear, continued_on_ferplus, long_cycle, mobilenet_v2, warped_faces
 
 
 def get_config(variant=""):
@@ -20,7 +25,8 @@ def get_config(variant=""):
     config.label_smoothing = 0.1
     config.ema_decay = 0.998
     warped_faces(config, shift=0.08)
-    return apply_variant(config, variant, {"ferplus": ferplus})
+    variants = {"ferplus": ferplus, "long": long_cycle, "distilled": distilled, "distilled_ferplus": distilled_ferplus}
+    return apply_variant(config, variant, variants)
 
 
 def ferplus(config):
@@ -29,3 +35,16 @@ def ferplus(config):
     config.augment.rotation = 15.0
     config.augment.zoom = 0.15
     config.augment.erase_probability = 0.25
+
+
+def distilled(config):
+    """Learn from two other networks in a long cycle."""
+    long_cycle(config)
+    config.distillation.teachers = ("runs/fer_vgg_best", "runs/fer_mobilenet_v1")
+
+
+def distilled_ferplus(config):
+    """Continue the distillation on FER+, with teachers trained on its votes."""
+    continued_on_ferplus(config, "runs/fer_finetune")
+    long_cycle(config, epochs=24.0)
+    config.distillation.teachers = ("runs/ferplus_vgg", "runs/ferplus_mobilenet_v1")

@@ -21,6 +21,7 @@ import sys
 import tarfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -41,6 +42,8 @@ class Command(NamedTuple):
 
     words: Sequence[str]
     creates: str = ""
+    lane: str = ""
+    """Commands of one lane run in order, those of different lanes at the same time; "" if the part has one lane."""
 
 
 class Part(NamedTuple):
@@ -58,6 +61,7 @@ class Part(NamedTuple):
 # ---- The parts ----
 
 MOBILENET = f"{WORK}/kit/weights/mobilenet_v2_imagenet_features.safetensors"
+MOBILENET_V1 = f"{WORK}/kit/weights/mobilenet_v1_vggface2.safetensors"
 YUNET = f"{WORK}/kit/weights/yunet_n_wider_face.onnx"
 CSV = f"{WORK}/fer2013.csv"
 VOTES = f"{WORK}/kit/ferplus/fer2013new.csv"
@@ -67,13 +71,8 @@ DRY_RUN_BOUNDS = 5.0
 """Factor on the bounds on CPU."""
 NO_WARMUP = "--config.optim.warmup_epochs=0.0"
 SMALL_VGG = ("--config.model.widths=(4,4,4,4)", "--config.model.dense=(8,)", "--config.total_epochs=0.02", NO_WARMUP)
-SMALL_MOBILENET = (
-    "--config.model.input_size=(32,32)",
-    "--config.model.widths=(8,8,8,8)",
-    "--config.model.dense=(8,)",
-    "--config.total_epochs=0.002",
-    NO_WARMUP,
-)
+SMALL_MOBILENET = ("--config.model.input_size=(32,32)", "--config.total_epochs=0.002", NO_WARMUP)
+SMALL_BLOCKS = (*SMALL_MOBILENET, "--config.model.widths=(8,8,8,8)", "--config.model.dense=(8,)")
 SMALL_DETECTOR = (
     "--config.data.buckets=((64,64),)",
     "--config.data.eval_buckets=((96,128),(128,96))",
@@ -86,33 +85,62 @@ SMALL_DETECTOR = (
 
 def session_parts(cut: bool) -> list[Part]:
     """Return all parts, the most useful first; `cut` makes each take seconds on CPU, for the dry run."""
-    data, kit = "data", f"{WORK}/kit"
-    vgg, mobilenet = (SMALL_VGG, SMALL_MOBILENET) if cut else ((), ())
-    from_imagenet = f"--config.init_from={MOBILENET}"
-    from_fer2013 = f"--config.init_from={WORK}/fer_mobilenet", "--config.init_excuse=('classifier/.*',)"
-    best = classifier("fer_vgg_best", "--config.total_epochs=120", *vgg)
-    on_fer2013 = classifier("fer_mobilenet", from_imagenet, *mobilenet)
-    on_ferplus = classifier("ferplus_mobilenet", *from_fer2013, *mobilenet)
-    ferplus = [prepare("ferplus", CSV, f"--votes={VOTES}")]
+    fer2013, ferplus, kit = "data/fer2013", "data/ferplus", f"{WORK}/kit"
     return [
         # name, bound in seconds, commands, what they need, files to bring back
-        Part("check", 40, check(cut), [], ["profile/**/*.pb"]),
+        Part("check", 60, check(cut), [], ["profile/**/*.pb"]),
+        Part("benchmark", 120, benchmarks(cut), [], ["benchmark_*.json"]),
         Part("fer2013", 60, [make_csv(), prepare("fer2013", CSV)], [f"{kit}/fer2013"]),
-        Part("fer_vgg_best", 150, best, [f"{data}/fer2013"], run_results("fer_vgg_best")),
-        Part("speedrun", 200, [speedrun(cut)], [f"{data}/fer2013"], ["speedrun/sweep.md", "speedrun/*/*/*.json*"]),
-        Part("benchmark", 120, benchmarks(cut), [f"{data}/fer2013"], ["benchmark_*.json"]),
-        Part("fer_mobilenet", 180, on_fer2013, [f"{data}/fer2013", MOBILENET], run_results("fer_mobilenet")),
-        Part("ferplus", 40, ferplus, [CSV, VOTES]),
-        Part(
-            "ferplus_mobilenet",
-            90,
-            on_ferplus,
-            [f"{data}/ferplus", f"{WORK}/fer_mobilenet/metrics.json"],
-            run_results("ferplus_mobilenet"),
-        ),
-        Part("detector", 150, detector(cut), [f"{kit}/widerface", YUNET], run_results("widerface_yunet*")),
+        Part("speedrun", 120, speedrun(cut), [fer2013], ["speedrun/*/*/*.json*"]),
+        Part("fer2013_runs", 300, fer2013_runs(cut), [fer2013], run_results("fer_*")),
+        Part("ferplus_runs", 200, ferplus_runs(cut), [ferplus, f"{WORK}/fer_vgg_best"], run_results("ferplus_*")),
         Part("deterministic", 60, deterministic(cut)),
+        Part("detector", 150, detector(cut), [f"{kit}/widerface", YUNET], run_results("widerface_yunet*")),
     ]
+
+
+def fer2013_runs(cut: bool) -> list[Command]:
+    """Return the commands that train and evaluate all classifiers on FER2013 at full length, and prepare FER+."""
+    vgg, mobilenet, small_blocks = (SMALL_VGG, SMALL_MOBILENET, SMALL_BLOCKS) if cut else ((), (), ())
+    v1 = classifier("fer_mobilenet_v1", "fer_mobilenet_v1:long", f"--config.init_from={MOBILENET_V1}", *mobilenet)
+    from_imagenet = f"--config.init_from={MOBILENET}"
+    teachers = f"--config.distillation.teachers=('{WORK}/fer_vgg_best','{WORK}/fer_mobilenet_v1')"
+    blocks = from_imagenet, "--config.total_epochs=40.0", "--config.eval_every_epochs=4.0", *small_blocks
+    best = classifier("fer_vgg_best", "fer_vgg_best", "--config.eval_every_epochs=4.0", *vgg)
+    return [
+        *in_lane(
+            "teachers",
+            [*best, *v1, *classifier("fer_finetune", "fer_finetune:distilled", teachers, from_imagenet, *mobilenet)],
+        ),
+        *in_lane("fine_tuned", classifier("fer_finetune_long", "fer_finetune:long", from_imagenet, *mobilenet)),
+        *in_lane("published_vgg", classifier("fer_vgg", "fer_vgg", "--config.eval_every_epochs=4.0", *vgg)),
+        *in_lane("published_blocks", classifier("fer_mobilenet", "fer_mobilenet", *blocks)),
+        *in_lane("data", [prepare("ferplus", CSV, f"--votes={VOTES}")]),
+    ]
+
+
+def ferplus_runs(cut: bool) -> list[Command]:
+    """Return the commands that continue these runs on FER+, and train VGG-FER on it."""
+    vgg, mobilenet, small_blocks = (SMALL_VGG, SMALL_MOBILENET, SMALL_BLOCKS) if cut else ((), (), ())
+
+    def continued(run: str, config: str, source: str, *fields: str) -> list[Command]:
+        excuse = "--config.init_excuse=('classifier/.*',)"
+        return classifier(run, config, f"--config.init_from={WORK}/{source}", excuse, *fields)
+
+    teachers = f"--config.distillation.teachers=('{WORK}/ferplus_vgg','{WORK}/ferplus_mobilenet_v1')"
+    v1 = continued("ferplus_mobilenet_v1", "fer_mobilenet_v1:long_ferplus", "fer_mobilenet_v1", *mobilenet)
+    distilled = continued("ferplus_finetune", "fer_finetune:distilled_ferplus", "fer_finetune", teachers, *mobilenet)
+    blocks = continued("ferplus_mobilenet", "ferplus_mobilenet", "fer_mobilenet", *small_blocks)
+    best = classifier("ferplus_vgg", "ferplus_vgg", "--config.eval_every_epochs=4.0", *vgg)
+    return [
+        *in_lane("teachers", [*best, *v1, *distilled]),
+        *in_lane("published_blocks", blocks),
+    ]
+
+
+def in_lane(lane: str, commands: Sequence[Command]) -> list[Command]:
+    """Return the commands in a lane."""
+    return [command._replace(lane=lane) for command in commands]
 
 
 def script(name: str, *arguments: str) -> Command:
@@ -137,10 +165,10 @@ def train(run: str, config: str, *fields: str) -> Command:
     return script("train", f"--config=configs/{file}.py{colon}{variant}", f"--workdir={WORK}/{run}", *fields)
 
 
-def classifier(config: str, *fields: str) -> list[Command]:
+def classifier(run: str, config: str, *fields: str) -> list[Command]:
     """Return the commands that train and evaluate a classifier and write its weights."""
-    evaluate = "evaluate", f"--workdir={WORK}/{config}", "--split=test"
-    return [train(config, config, *fields), script(*evaluate), script(*evaluate, "--tta=flip"), model_file(config)]
+    evaluate = "evaluate", f"--workdir={WORK}/{run}", "--split=test"
+    return [train(run, config, *fields), model_file(run), script(*evaluate), script(*evaluate, "--tta=flip")]
 
 
 def model_file(run: str) -> Command:
@@ -160,26 +188,38 @@ def check(cut: bool) -> list[Command]:
     return [*show, script("launch/gpu_check", f"--profile={WORK}/profile", *["--configs=fer_vgg:demo"] * cut)]
 
 
-def speedrun(cut: bool) -> Command:
-    """Return the command that measures the seconds to 68 and 70 % of val."""
-    fields = " ".join(SMALL_VGG) if cut else ""
-    runs = [f"--run={mark} = configs/fer_speedrun.py:{mark} {fields}" for mark in ("68", "70")]
-    seeds = "0" if cut else "0,1,2,3,4"
-    return script("sweep", f"--workdir={WORK}/speedrun", f"--seeds={seeds}", "--marks=68,70", *runs)
+def speedrun(cut: bool) -> list[Command]:
+    """Return the commands that train for 70, 68 and 72 % of val with several seeds, each variant in one process."""
+    program = (
+        "import sys; from runpy import run_path; from affect_jax.process import prepare_process;"
+        " from affect_jax.runs.training import train_and_evaluate; prepare_process();"
+        " mark, folder, epochs, *seeds = sys.argv[1:]; get_config = run_path('configs/fer_speedrun.py')['get_config']\n"
+        "for seed in map(int, seeds):\n"
+        "    config = get_config(mark); config.seed = seed\n"
+        "    if float(epochs):\n"
+        "        config.total_epochs = float(epochs); config.optim.warmup_epochs = 0.0; config.model.widths = (4, 4, 4, 4)\n"
+        "    train_and_evaluate(config, f'{folder}/{mark}/seed{seed}')"
+    )
+    folder, epochs = f"{WORK}/speedrun", "0.02" if cut else "0"
+    seeds = {"70": "0", "68": "0"} if cut else {"70": "01234", "68": "01234", "72": "012"}
+    return [Command([sys.executable, "-c", program, mark, folder, epochs, *seeds[mark]]) for mark in seeds]
 
 
 def benchmarks(cut: bool) -> list[Command]:
     """Return the commands that compare two networks with PyTorch, which gets half of the GPU's memory."""
     commands = []
-    for dtype in ("bfloat16", "float32"):
-        for batch_size in (512, 64):
-            for config in ("fer_vgg", "fer_finetune"):
-                file = f"{WORK}/benchmark_{config}_{dtype}_{batch_size}.json"
-                fields = f"--config.dtype={dtype}", f"--config.batch_size={batch_size}"
-                command = script(
-                    "benchmark", f"--config=configs/{config}.py", "--compare=torch", f"--out={file}", *fields
-                )
-                commands.append(Command(["env", "XLA_PYTHON_CLIENT_MEM_FRACTION=0.5", *command.words], file))
+    for config, dtype, batch_size in (
+        ("fer_vgg", "bfloat16", 512),
+        ("fer_finetune", "bfloat16", 512),
+        ("fer_vgg", "float32", 64),
+    ):
+        file = f"{WORK}/benchmark_{config}_{dtype}_{batch_size}.json"
+        fields = f"--config.dtype={dtype}", f"--config.batch_size={batch_size}", "--config.data.name=drawn_faces"
+        works = "--works=step,predict_64,predict_1"
+        command = script(
+            "benchmark", f"--config=configs/{config}.py", "--compare=torch", works, f"--out={file}", *fields
+        )
+        commands.append(Command(["env", "XLA_PYTHON_CLIENT_MEM_FRACTION=0.5", *command.words], file))
     if cut:  # without torch.compile, which takes minutes on CPU
         quick = [*SMALL_VGG[:2], "--config.batch_size=8", "--rounds=1"]
         return [commands[0]._replace(words=["env", "TORCHDYNAMO_DISABLE=1", *commands[0].words, *quick])]
@@ -258,17 +298,52 @@ def run_part(part: Part, log: Path, bound_s: float, environment: dict[str, str])
     """Run the commands of a part for at most `bound_s` seconds; return its status and a note.
 
     The status is "done", "stopped", "failed" with the exit status and the last line of the output, or "absent" with
-    what is missing.
+    what is missing. Each lane of the part has a log; that of LANE is NAME_LANE.log instead of NAME.log.
     """
     if missing := [name for name in part.needs if not (ROOT / name).exists()]:
         return "absent", f"no {', '.join(missing)}"
+    lanes: dict[str, list[Command]] = {}
+    for command in part.commands:
+        lanes.setdefault(command.lane, []).append(command)
+    if len(lanes) > 1:  # they share the memory of the GPU
+        environment = environment | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+
+    running: set[subprocess.Popen] = set()
+
+    def run(lane: str) -> tuple[str, str]:
+        file = log.with_stem(f"{log.stem}_{lane}") if lane else log
+        status, note = run_lane(lanes[lane], file, bound_s, environment, running)
+        return status, f"{lane}: {note}" if lane and note else note
+
+    with ThreadPoolExecutor(len(lanes)) as pool:
+        try:
+            ended = list(pool.map(run, lanes))
+        except BaseException:  # a signal ends the session: without their processes the threads end too
+            for process in running.copy():
+                os.killpg(process.pid, signal.SIGKILL)
+            raise
+    status = next(status for status in ("failed", "stopped", "done") if status in dict(ended))
+    return status, "; ".join(note for _, note in ended if note)
+
+
+def run_lane(
+    commands: Sequence[Command],
+    log: Path,
+    bound_s: float,
+    environment: dict[str, str],
+    running: set[subprocess.Popen],
+) -> tuple[str, str]:
+    """Run commands in order for at most `bound_s` seconds; return the status and a note, as run_part does.
+
+    The process that runs is in the set `running`.
+    """
     end = time.monotonic() + bound_s
     with log.open("a") as output:
-        for command in part.commands:
+        for command in commands:
             if command.creates and (ROOT / command.creates).exists():
                 continue
             print(f"$ {' '.join(command.words)}", file=output, flush=True)
-            code = run_bounded(command.words, output, end - time.monotonic(), environment)
+            code = run_bounded(command.words, output, end - time.monotonic(), environment, running)
             if code is None:
                 return "stopped", f"after {bound_s:.0f} s"
             if code:
@@ -276,7 +351,9 @@ def run_part(part: Part, log: Path, bound_s: float, environment: dict[str, str])
     return "done", ""
 
 
-def run_bounded(words: Sequence[str], output, bound_s: float, environment: dict[str, str]) -> int | None:
+def run_bounded(
+    words: Sequence[str], output, bound_s: float, environment: dict[str, str], running: set[subprocess.Popen]
+) -> int | None:
     """Run a command and its children; return its exit status, or None if it was stopped at the bound.
 
     A stopped command gets SIGTERM, and SIGKILL GRACE_S seconds later.
@@ -288,6 +365,7 @@ def run_bounded(words: Sequence[str], output, bound_s: float, environment: dict[
     except OSError as error:
         print(error, file=output, flush=True)
         return 127
+    running.add(process)
     try:
         return process.wait(max(bound_s, 0))
     except subprocess.TimeoutExpired:
@@ -299,6 +377,7 @@ def run_bounded(words: Sequence[str], output, bound_s: float, environment: dict[
         with suppress(ProcessLookupError):  # also children that outlive the command
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+        running.remove(process)
 
 
 def last_line(log: Path) -> str:
@@ -400,7 +479,7 @@ def main() -> None:
     }
     if dry_run:
         environment |= {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # compiles faster
-    parts = session_parts(dry_run)
+    parts = [part for part in session_parts(dry_run) if part.name in sys.argv[1:] or not sys.argv[1:]]
     if dry_run:
         parts = [part._replace(bound_s=DRY_RUN_BOUNDS * part.bound_s) for part in parts]
     out = Path(os.environ.get("OUT", WORK / "out"))
