@@ -197,7 +197,8 @@ def speedrun(cut: bool) -> list[Command]:
         "for seed in map(int, seeds):\n"
         "    config = get_config(mark); config.seed = seed\n"
         "    if float(epochs):\n"
-        "        config.total_epochs = float(epochs); config.optim.warmup_epochs = 0.0; config.model.widths = (4, 4, 4, 4)\n"
+        "        config.total_epochs, config.optim.warmup_epochs = float(epochs), 0.0\n"
+        "        config.model.widths = (4, 4, 4, 4)\n"
         "    train_and_evaluate(config, f'{folder}/{mark}/seed{seed}')"
     )
     folder, epochs = f"{WORK}/speedrun", "0.02" if cut else "0"
