@@ -9,6 +9,7 @@ import platform
 from pathlib import Path
 
 import jax
+import jaxlib.version
 from absl import flags
 from jax.experimental import multihost_utils
 
@@ -17,6 +18,8 @@ from affect_jax.files import cache_folder
 # option numbers of glibc's malloc.h
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
 YNN_FUSIONS = "xla_cpu_experimental_ynn_fusion_type"
+OLDER_EMITTERS = {"xla_cpu_use_fusion_emitters": False} if jaxlib.version.__version_info__ < (0, 11, 1) else {}
+"""Compiler options that choose XLA's older emitters on CPU, which compile faster; jaxlib 0.11.1 removed them."""
 ACCELERATOR_PLUGINS = ("jax_cuda12_plugin", "jax_cuda13_plugin", "jax_rocm60_plugin", "jax_rocm7_plugin", "libtpu")
 JOB_SIZES = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
 """Environment variables with the number of tasks of a job."""
@@ -72,11 +75,11 @@ def add_xla_flag(name: str, value: str) -> None:
 
 
 def has_xla_flag(name: str) -> bool:
-    """Return True if jaxlib's library contains the name of the flag. (jaxlib cannot list its flags.)"""
+    """Return True if jaxlib's library contains the name of the flag as a C string; jaxlib cannot list its flags."""
     spec = importlib.util.find_spec("jaxlib")
     for library in Path(spec.origin).parent.glob("libjax_common.*"):
         with library.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            if content.find(name.encode()) >= 0:
+            if content.find(name.encode() + b"\0") >= 0:
                 return True
     return False
 

@@ -21,13 +21,14 @@ from jax import export
 
 import affect_jax
 from affect_jax.files import whole_file
+from affect_jax.process import OLDER_EMITTERS
 from affect_jax.tasks.interface import PredictFn
 
 COMPILING = ThreadPoolExecutor(max_workers=4, thread_name_prefix="compile")
 """XLA compiles outside Python's lock, so threads use several cores. An image needs up to four programs."""
 TRACING = Lock()
 """Tracing needs Python's lock; in turns, the first program is compiled while the second is traced."""
-QUICK = {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1}
+QUICK = {"xla_cpu_parallel_codegen_split_count": 1, **OLDER_EMITTERS}
 """Options with which XLA compiles networks faster on CPU; they run as fast.
 
 The older emitters take four fifths of the time. Programs are compiled side by side, and then it takes less time in all

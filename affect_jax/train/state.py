@@ -11,6 +11,7 @@ from flax import struct
 
 from affect_jax.models.pretrained import named_weights
 from affect_jax.names import Selects
+from affect_jax.process import OLDER_EMITTERS
 from affect_jax.tasks.interface import Apply
 
 if TYPE_CHECKING:  # prediction does not need it
@@ -51,7 +52,7 @@ def init_some(model: Network, key: jax.Array, inputs: Any, names: Iterable[str])
 
 def run_once(function: Callable, *arguments):
     """Compile a function and call it. As it runs once, XLA optimizes little on CPU, where compilation takes longer."""
-    quick = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+    quick = {"xla_backend_optimization_level": 0, **OLDER_EMITTERS}
     return jax.jit(function, compiler_options=quick if jax.default_backend() == "cpu" else None)(*arguments)
 
 
