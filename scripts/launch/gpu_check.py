@@ -32,15 +32,7 @@ NUM_STEPS = 20
 
 NETWORKS = flags.DEFINE_list(
     "configs",
-    [
-        "fer_vgg_best",
-        "fer_mobilenet",
-        "fer_finetune:long",
-        "fer_mobilenet_v1:long",
-        "widerface_yunet",
-        "widerface_rcnn",
-        "affectnet_resnet",
-    ],
+    ["fer_vgg_best", "fer_mobilenet", "fer_finetune", "widerface_yunet", "widerface_rcnn", "affectnet_resnet"],
     "Configs of the networks: NAME or NAME:VARIANT.",
 )
 DTYPES = flags.DEFINE_list("dtypes", ["bfloat16", "float32"], "Types of the arithmetic.")

@@ -88,7 +88,7 @@ def session_parts(cut: bool) -> list[Part]:
     fer2013, ferplus, kit = "data/fer2013", "data/ferplus", f"{WORK}/kit"
     return [
         # name, bound in seconds, commands, what they need, files to bring back
-        Part("check", 60, check(cut), [], ["profile/**/*.pb"]),
+        Part("check", 120, check(cut), [], ["profile/**/*.pb"]),
         Part("benchmark", 120, benchmarks(cut), [], ["benchmark_*.json"]),
         Part("fer2013", 60, [make_csv(), prepare("fer2013", CSV)], [f"{kit}/fer2013"]),
         Part("speedrun", 120, speedrun(cut), [fer2013], ["speedrun/*/*/*.json*"]),
@@ -183,9 +183,17 @@ def model_file(run: str) -> Command:
 
 
 def check(cut: bool) -> list[Command]:
-    """Return the commands that show the GPU and run a step of every network."""
-    show = [] if cut else [Command(["sh", "-c", "nvidia-smi || true"])]
-    return [*show, script("launch/gpu_check", f"--profile={WORK}/profile", *["--configs=fer_vgg:demo"] * cut)]
+    """Return the commands that show the GPU and run a step of every network, those that the session trains first."""
+    profile = f"--profile={WORK}/profile"
+    if cut:
+        return [script("launch/gpu_check", profile, "--configs=fer_vgg:demo")]
+    trained = "--configs=fer_vgg_best,fer_finetune:long,fer_mobilenet_v1:long,fer_mobilenet"
+    others = "--configs=fer_vgg,widerface_yunet,widerface_rcnn,affectnet_resnet"
+    return [
+        Command(["sh", "-c", "nvidia-smi || true"]),
+        script("launch/gpu_check", profile, "--dtypes=bfloat16", trained),
+        script("launch/gpu_check", "--dtypes=float32,bfloat16", others),
+    ]
 
 
 def speedrun(cut: bool) -> list[Command]:
