@@ -94,7 +94,10 @@ def conv2d(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding: P
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def _conv2d(x, kernel, *static):
     forward, _ = _cpu_forms(x.shape, kernel.shape, *static)
-    return lax.platform_dependent(x, kernel, cpu=partial(forward, static), default=partial(_xla, static))
+    xla = partial(_xla, static)
+    if forward in (_depthwise, _pointwise):
+        return lax.platform_dependent(x, kernel, tpu=xla, default=partial(forward, static))
+    return lax.platform_dependent(x, kernel, cpu=partial(forward, static), default=xla)
 
 
 def _conv2d_forward(x, kernel, *static):
@@ -104,8 +107,13 @@ def _conv2d_forward(x, kernel, *static):
 def _conv2d_backward(*static_residuals_gradient):
     *static, (x, kernel), gradient = static_residuals_gradient
     static = tuple(static)
-    _, gradients = _cpu_forms(x.shape, kernel.shape, *static)
+    forward, gradients = _cpu_forms(x.shape, kernel.shape, *static)
     default = partial(_derived_gradients, _xla, static)
+    if forward is _depthwise:
+        plain = partial(gradients, static, pixel_sums=_plain_sums)
+        return lax.platform_dependent(x, kernel, gradient, cpu=partial(gradients, static), tpu=default, default=plain)
+    if forward is _pointwise:
+        return lax.platform_dependent(x, kernel, gradient, tpu=default, default=partial(gradients, static))
     return lax.platform_dependent(x, kernel, gradient, cpu=partial(gradients, static), default=default)
 
 
@@ -299,10 +307,15 @@ def _on_both_axes(matrix, grid):
 def _depthwise(static, x, kernel):
     strides, padding, _ = static
     taps = _taps(_pad(x, padding), kernel.shape[:2], strides)
-    return sum(tap * weight for tap, weight in zip(taps, kernel.reshape(-1, kernel.shape[-1]), strict=True))
+    weights = kernel.astype(jnp.float32).reshape(-1, kernel.shape[-1])
+    return sum(tap * weight for tap, weight in zip(taps, weights, strict=True)).astype(x.dtype)
 
 
-def _depthwise_gradients(static, x, kernel, gradient):
+def _plain_sums(*arrays):
+    return [array.astype(jnp.float32).sum((0, 1, 2)) for array in arrays]
+
+
+def _depthwise_gradients(static, x, kernel, gradient, pixel_sums=pixel_sums):
     """Return the gradients by x (convolution of the dilated gradient with the rotated kernel) and by the kernel."""
     strides, padding, groups = static
     size = kernel.shape[:2]

@@ -77,15 +77,20 @@ def load_initial_weights(config: ConfigDict) -> Pretrained | None:
 
 def load_teachers(config: ConfigDict) -> list[Teacher]:
     """Load the networks that `config.distillation` names; ValueError if one is not a classifier."""
-    return [load_teacher(reference) for reference in config.distillation.teachers] if "distillation" in config else []
+    teachers = config.distillation.teachers if "distillation" in config else ()
+    return [load_teacher(reference, config.dtype) for reference in teachers]
 
 
-def load_teacher(reference: str) -> Teacher:
-    """Load a classifier, from a model file or a run, as a function from images to probabilities."""
+def load_teacher(reference: str, dtype: str) -> Teacher:
+    """Load a classifier, from a model file or a run, as a function from images to probabilities.
+
+    It computes in `dtype`, which may be another than that of its own run: bfloat16 is slow on CPU.
+    """
     trained = read(find_bundled(reference))
     if trained.config.task != "classification":
         raise ValueError(f"the teacher {reference} is not a classifier")
     check_weights(trained)
+    trained.config.dtype = dtype
     task = build_task(trained.config)
     predict = task.predict_fn(make_apply(task.build_network(trained.data)), trained.data)
     return Teacher(reference, trained.data, lambda images: predict(trained.variables, {"image": images})["probs"])

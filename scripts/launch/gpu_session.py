@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[2]
 KIT = ROOT / "gpu_kit"
 WORK = Path("runs/gpu")
 """Folder of the session below ROOT, where all commands run."""
-FILE_BYTES = 16 << 20
+FILE_BYTES, MOST_ARCHIVES = 16 << 20, 8
 GRACE_S = 15
 """Seconds in which a stopped part saves its checkpoint."""
 LEAST_S = 10
@@ -69,6 +69,7 @@ RUN_FILES = ("config.json", "metrics.json", "metrics.jsonl", "report.html", "mod
 # fields of the dry run
 DRY_RUN_BOUNDS = 5.0
 """Factor on the bounds on CPU."""
+EPOCH_LOG = "--config.log_every_steps=448"
 NO_WARMUP = "--config.optim.warmup_epochs=0.0"
 SMALL_VGG = ("--config.model.widths=(4,4,4,4)", "--config.model.dense=(8,)", "--config.total_epochs=0.02", NO_WARMUP)
 SMALL_MOBILENET = ("--config.model.input_size=(32,32)", "--config.total_epochs=0.002", NO_WARMUP)
@@ -85,62 +86,54 @@ SMALL_DETECTOR = (
 
 def session_parts(cut: bool) -> list[Part]:
     """Return all parts, the most useful first; `cut` makes each take seconds on CPU, for the dry run."""
-    fer2013, ferplus, kit = "data/fer2013", "data/ferplus", f"{WORK}/kit"
+    fer2013, kit = "data/fer2013", f"{WORK}/kit"
     return [
         # name, bound in seconds, commands, what they need, files to bring back
+        Part("data", 120, [*data(), *in_lane("benchmark", benchmarks(cut))], [f"{kit}/fer2013"], ["benchmark_*.json"]),
+        Part("speedrun", 130, [speedrun(cut)], [fer2013], ["speedrun/*/*/*.json*"]),
+        Part("runs", 260, runs(cut), [fer2013], run_results("fer*")),
+        Part("weights", 45, weights(), [f"{WORK}/fer_vgg_best_0"], run_results("fer*")),
         Part("check", 120, check(cut), [], ["profile/**/*.pb"]),
-        Part("benchmark", 120, benchmarks(cut), [], ["benchmark_*.json"]),
-        Part("fer2013", 60, [make_csv(), prepare("fer2013", CSV)], [f"{kit}/fer2013"]),
-        Part("speedrun", 120, speedrun(cut), [fer2013], ["speedrun/*/*/*.json*"]),
-        Part("fer2013_runs", 300, fer2013_runs(cut), [fer2013], run_results("fer_*")),
-        Part("ferplus_runs", 200, ferplus_runs(cut), [ferplus, f"{WORK}/fer_vgg_best"], run_results("ferplus_*")),
         Part("deterministic", 60, deterministic(cut)),
         Part("detector", 150, detector(cut), [f"{kit}/widerface", YUNET], run_results("widerface_yunet*")),
     ]
 
 
-def fer2013_runs(cut: bool) -> list[Command]:
-    """Return the commands that train and evaluate all classifiers on FER2013 at full length, and prepare FER+."""
-    vgg, mobilenet, small_blocks = (SMALL_VGG, SMALL_MOBILENET, SMALL_BLOCKS) if cut else ((), (), ())
+def data() -> list[Command]:
+    """Return the commands that prepare FER2013 and FER+."""
+    return in_lane("data", [make_csv(), prepare("fer2013", CSV), prepare("ferplus", CSV, f"--votes={VOTES}")])
+
+
+def runs(cut: bool) -> list[Command]:
+    """Return the commands that train classifiers at full length, all at the same time.
+
+    Startup and compilation use the CPU, and training the GPU, so that together they take less time than one by one.
+    """
+    vgg, mobilenet = (SMALL_VGG, SMALL_MOBILENET) if cut else ((), ())
+    vgg, mobilenet = (*vgg, EPOCH_LOG, "--config.eval_every_epochs=4.0"), (*mobilenet, EPOCH_LOG)
     v1 = classifier("fer_mobilenet_v1", "fer_mobilenet_v1:long", f"--config.init_from={MOBILENET_V1}", *mobilenet)
-    from_imagenet = f"--config.init_from={MOBILENET}"
-    teachers = f"--config.distillation.teachers=('{WORK}/fer_vgg_best','{WORK}/fer_mobilenet_v1')"
-    blocks = from_imagenet, "--config.total_epochs=40.0", "--config.eval_every_epochs=4.0", *small_blocks
-    best = classifier("fer_vgg_best", "fer_vgg_best", "--config.eval_every_epochs=4.0", *vgg)
+    v2 = classifier("fer_finetune", "fer_finetune:long", f"--config.init_from={MOBILENET}", *mobilenet)
+    published = [train("fer_vgg", "fer_vgg", *vgg), script("evaluate", f"--workdir={WORK}/fer_vgg", "--split=test")]
+    best = [classifier(f"fer_vgg_best_{n}", "fer_vgg_best", f"--config.seed={n}", *vgg) for n in range(2)]
     return [
-        *in_lane(
-            "teachers",
-            [*best, *v1, *classifier("fer_finetune", "fer_finetune:distilled", teachers, from_imagenet, *mobilenet)],
-        ),
-        *in_lane("fine_tuned", classifier("fer_finetune_long", "fer_finetune:long", from_imagenet, *mobilenet)),
-        *in_lane("published_vgg", classifier("fer_vgg", "fer_vgg", "--config.eval_every_epochs=4.0", *vgg)),
-        *in_lane("published_blocks", classifier("fer_mobilenet", "fer_mobilenet", *blocks)),
-        *in_lane("data", [prepare("ferplus", CSV, f"--votes={VOTES}")]),
+        *in_lane("vgg_best", [command for commands in best for command in commands]),
+        *in_lane("vgg", published, "--xla_gpu_autotune_level=2"),
+        *in_lane("ferplus_vgg", classifier("ferplus_vgg", "ferplus_vgg", *vgg), "--xla_gpu_autotune_level=2"),
+        *in_lane("v2", v2, "--xla_gpu_autotune_level=2 --xla_gpu_enable_triton_gemm=false"),
+        *in_lane("v1", v1, "--xla_gpu_autotune_level=2 --xla_gpu_enable_triton_gemm=false"),
     ]
 
 
-def ferplus_runs(cut: bool) -> list[Command]:
-    """Return the commands that continue these runs on FER+, and train VGG-FER on it."""
-    vgg, mobilenet, small_blocks = (SMALL_VGG, SMALL_MOBILENET, SMALL_BLOCKS) if cut else ((), (), ())
-
-    def continued(run: str, config: str, source: str, *fields: str) -> list[Command]:
-        excuse = "--config.init_excuse=('classifier/.*',)"
-        return classifier(run, config, f"--config.init_from={WORK}/{source}", excuse, *fields)
-
-    teachers = f"--config.distillation.teachers=('{WORK}/ferplus_vgg','{WORK}/ferplus_mobilenet_v1')"
-    v1 = continued("ferplus_mobilenet_v1", "fer_mobilenet_v1:long_ferplus", "fer_mobilenet_v1", *mobilenet)
-    distilled = continued("ferplus_finetune", "fer_finetune:distilled_ferplus", "fer_finetune", teachers, *mobilenet)
-    blocks = continued("ferplus_mobilenet", "ferplus_mobilenet", "fer_mobilenet", *small_blocks)
-    best = classifier("ferplus_vgg", "ferplus_vgg", "--config.eval_every_epochs=4.0", *vgg)
-    return [
-        *in_lane("teachers", [*best, *v1, *distilled]),
-        *in_lane("published_blocks", blocks),
-    ]
+def weights() -> list[Command]:
+    """Return the commands that write the best weights of the runs that were stopped."""
+    names = "fer_vgg_best_0", "fer_vgg_best_1", "ferplus_vgg", "fer_finetune", "fer_mobilenet_v1"
+    return [model_file(run)._replace(lane=run) for run in names]
 
 
-def in_lane(lane: str, commands: Sequence[Command]) -> list[Command]:
-    """Return the commands in a lane."""
-    return [command._replace(lane=lane) for command in commands]
+def in_lane(lane: str, commands: Sequence[Command], xla_flags: str = "") -> list[Command]:
+    """Return the commands in a lane, with flags of XLA."""
+    flags = ["env", f"XLA_FLAGS={xla_flags}"] if xla_flags else []
+    return [command._replace(words=[*flags, *command.words], lane=lane) for command in commands]
 
 
 def script(name: str, *arguments: str) -> Command:
@@ -166,9 +159,8 @@ def train(run: str, config: str, *fields: str) -> Command:
 
 
 def classifier(run: str, config: str, *fields: str) -> list[Command]:
-    """Return the commands that train and evaluate a classifier and write its weights."""
-    evaluate = "evaluate", f"--workdir={WORK}/{run}", "--split=test"
-    return [train(run, config, *fields), model_file(run), script(*evaluate), script(*evaluate, "--tta=flip")]
+    """Return the commands that train a classifier and write its weights."""
+    return [train(run, config, *fields), model_file(run)]
 
 
 def model_file(run: str) -> Command:
@@ -179,7 +171,7 @@ def model_file(run: str) -> Command:
         " model_file.write(trained, sys.argv[2], licence)"
     )
     file = f"{WORK}/{run}/model.safetensors"
-    return Command([sys.executable, "-c", program, f"{WORK}/{run}", file], file)
+    return Command(["env", "JAX_PLATFORMS=cpu", sys.executable, "-c", program, f"{WORK}/{run}", file], file)
 
 
 def check(cut: bool) -> list[Command]:
@@ -196,22 +188,21 @@ def check(cut: bool) -> list[Command]:
     ]
 
 
-def speedrun(cut: bool) -> list[Command]:
-    """Return the commands that train for 70, 68 and 72 % of val with several seeds, each variant in one process."""
+def speedrun(cut: bool) -> Command:
+    """Return the command that trains for 70 % of val with five seeds in one process."""
     program = (
         "import sys; from runpy import run_path; from affect_jax.process import prepare_process;"
         " from affect_jax.runs.training import train_and_evaluate; prepare_process();"
-        " mark, folder, epochs, *seeds = sys.argv[1:]; get_config = run_path('configs/fer_speedrun.py')['get_config']\n"
+        " folder, epochs, *seeds = sys.argv[1:]; get_config = run_path('configs/fer_speedrun.py')['get_config']\n"
         "for seed in map(int, seeds):\n"
-        "    config = get_config(mark); config.seed = seed\n"
+        "    config = get_config('70'); config.seed = seed\n"
         "    if float(epochs):\n"
         "        config.total_epochs, config.optim.warmup_epochs = float(epochs), 0.0\n"
         "        config.model.widths = (4, 4, 4, 4)\n"
-        "    train_and_evaluate(config, f'{folder}/{mark}/seed{seed}')"
+        "    train_and_evaluate(config, f'{folder}/seed{seed}')"
     )
-    folder, epochs = f"{WORK}/speedrun", "0.02" if cut else "0"
-    seeds = {"70": "0", "68": "0"} if cut else {"70": "01234", "68": "01234", "72": "012"}
-    return [Command([sys.executable, "-c", program, mark, folder, epochs, *seeds[mark]]) for mark in seeds]
+    seeds = ["0"] if cut else ["0", "1", "2", "3", "4"]
+    return Command([sys.executable, "-c", program, f"{WORK}/speedrun/70", "0.02" if cut else "0", *seeds])
 
 
 def benchmarks(cut: bool) -> list[Command]:
@@ -219,12 +210,11 @@ def benchmarks(cut: bool) -> list[Command]:
     commands = []
     for config, dtype, batch_size in (
         ("fer_vgg", "bfloat16", 512),
-        ("fer_finetune", "bfloat16", 512),
         ("fer_vgg", "float32", 64),
     ):
         file = f"{WORK}/benchmark_{config}_{dtype}_{batch_size}.json"
         fields = f"--config.dtype={dtype}", f"--config.batch_size={batch_size}", "--config.data.name=drawn_faces"
-        works = "--works=step,predict_64,predict_1"
+        works = "--works=step"
         command = script(
             "benchmark", f"--config=configs/{config}.py", "--compare=torch", works, f"--out={file}", *fields
         )
@@ -282,7 +272,7 @@ def run_parts(
     states = json.loads(file.read_text()) if file.exists() else {}
     for part in parts:
         states.setdefault(part.name, {"status": "not started", "seconds": 0.0, "note": ""})
-    waiting, has_run = list(parts), True
+    waiting, has_run, brought = list(parts), True, []
     while has_run:
         waiting, has_run = [part for part in waiting if states[part.name]["status"] != "done"], False
         for part in list(waiting):
@@ -294,9 +284,8 @@ def run_parts(
             state.update(status=status, note=note, seconds=round(state["seconds"] + time.monotonic() - start, 1))
             print(describe(part.name, state), flush=True)
             file.write_text(json.dumps(states, indent=1))
-            if part.results and status != "absent":
-                bring_back(out / f"{part.name}.tar.gz", work, part.results)
-            bring_back(out / "session.tar.gz", work, ["parts.json", "*.log"])
+            brought += part.results if status != "absent" else []
+            bring_back(out, "session", work, ["parts.json", "*.log", *brought])
             has_run |= status in ("done", "stopped")
             if status == "failed":
                 waiting.remove(part)
@@ -400,18 +389,29 @@ def describe(name: str, state: dict) -> str:
     return f"{name:18} {state['status']:12} {state['seconds']:7.1f} s  {state['note']}".rstrip()
 
 
-def bring_back(archive: Path, work: Path, patterns: Sequence[str]) -> None:
-    """Write the files that match to an archive of at most FILE_BYTES, small files first; name those left out."""
+def bring_back(out: Path, name: str, work: Path, patterns: Sequence[str]) -> None:
+    """Write the files that match to archives NAME_0.tar.gz, NAME_1.tar.gz and so on of at most FILE_BYTES.
+
+    Small files come first. Files that are too large, or for which MOST_ARCHIVES are too few, are named.
+    """
     files = sorted({file for pattern in patterns for file in work.glob(pattern) if file.is_file()})
-    temporary, size = work / archive.name, 0
-    with tarfile.open(temporary, "w:gz") as tar:
-        for file in sorted(files, key=lambda file: file.stat().st_size):
-            size += file.stat().st_size + 1024  # before compression, which hardly shrinks weights
-            if size > FILE_BYTES - 10_240:
-                print(f"{archive.name} lacks {file.relative_to(work)}: over {FILE_BYTES >> 20} MiB", flush=True)
-            else:
+    archives, size = [[]], 0
+    for file in sorted(files, key=lambda file: file.stat().st_size):
+        bytes_of_file = file.stat().st_size + 1024  # before compression, which hardly shrinks weights
+        if size + bytes_of_file > FILE_BYTES - 10_240 and archives[-1]:
+            archives.append([])
+            size = 0
+        if bytes_of_file > FILE_BYTES - 10_240 or len(archives) > MOST_ARCHIVES:
+            print(f"{name} lacks {file.relative_to(work)}: over {FILE_BYTES >> 20} MiB", flush=True)
+            continue
+        archives[-1].append(file)
+        size += bytes_of_file
+    for number, files in enumerate(archives[:MOST_ARCHIVES]):
+        temporary = work / f"{name}_{number}.tar.gz"
+        with tarfile.open(temporary, "w:gz") as tar:
+            for file in files:
                 tar.add(file, file.relative_to(work))
-    shutil.move(temporary, archive)
+        shutil.move(temporary, out / temporary.name)
 
 
 # ---- The kit ----

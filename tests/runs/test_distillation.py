@@ -69,4 +69,4 @@ def test_teacher_of_other_images_and_a_detector_are_refused_before_anything_is_w
         train_and_evaluate(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
     with pytest.raises(ValueError, match="is not a classifier"):
-        load_teacher(str(DETECTOR))
+        load_teacher(str(DETECTOR), "float32")
