@@ -13,6 +13,8 @@ from inspect import getfullargspec
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from scipy.special import betaincinv
 
 from affect_jax.ops.photometric import adjust_brightness_contrast, equalize_histogram, erase, gaussian_blur
 from affect_jax.ops.warp import affine_matrices, warp_affine
@@ -20,6 +22,7 @@ from affect_jax.ops.warp import affine_matrices, warp_affine
 SMALLEST_ERASED_AREA = 0.02
 LARGEST_ERASED_ASPECT = 1 / 0.3
 """Both as in the paper on random erasing (Zhong et al. 2020, arXiv 1708.04896)."""
+BETA_INTERVALS = 1024
 
 
 def augment(key: jax.Array, images: jax.Array, **settings) -> jax.Array:
@@ -149,14 +152,24 @@ def mixup(key: jax.Array, images: jax.Array, targets: jax.Array, alpha: float) -
     The weights are lambda and 1 - lambda, with one lambda from Beta(alpha, alpha) for each image (Zhang et al. 2018,
     arXiv 1710.09412, section 2). The order of the batch must already be random, so that neighbours are random pairs.
     """
-    keys = image_keys(key, len(images))
-    weight = jax.vmap(lambda key: jax.random.beta(key, alpha, alpha))(keys)
+    weight = symmetric_beta(uniform(key, len(images)), alpha)
 
     def mixed(x: jax.Array) -> jax.Array:
         own = weight.reshape(-1, *[1] * (x.ndim - 1))
         return own * x + (1 - own) * jnp.roll(x, 1, axis=0)
 
     return mixed(images), mixed(targets)
+
+
+def symmetric_beta(quantile: jax.Array, alpha: float) -> jax.Array:
+    """Return the values of Beta(alpha, alpha) at quantiles [...] in [0, 1), interpolated between BETA_INTERVALS.
+
+    jax.random.beta rejects draws in a loop, in which a GPU waits for the host several times a step.
+    """
+    values = jnp.asarray(betaincinv(alpha, alpha, np.linspace(0, 1, BETA_INTERVALS + 1)), jnp.float32)
+    place = quantile * BETA_INTERVALS
+    below = place.astype(jnp.int32)
+    return values[below] + (place - below) * (values[below + 1] - values[below])
 
 
 def place_boxes(

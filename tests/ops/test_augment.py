@@ -30,7 +30,7 @@ PHOTOMETRY = {
 EVERYTHING = GEOMETRY | PHOTOMETRY
 IMAGES = np.random.default_rng(0).integers(0, 256, (16, 24, 20, 1)).astype(np.float32)
 jit_augment = jax.jit(augment, static_argnames=(*EVERYTHING, "blur_sigma", "erase_area"))
-jit_mixup = jax.jit(mixup)
+jit_mixup = jax.jit(mixup, static_argnums=3)
 
 
 def augmented(images, key=KEY, **options):
@@ -234,7 +234,7 @@ text = step.as_text()
 assert not [word for word in ("all-gather", "all-reduce", "all-to-all", "collective-permute") if word in text]
 found = step(images)
 assert found.sharding.is_equivalent_to(split, 4), found.sharding
-mixed, mixed_targets = jax.jit(mixup)(key, images, targets, 0.4)
+mixed, mixed_targets = jax.jit(mixup, static_argnums=3)(key, images, targets, 0.4)
 np.savez(path, found=found, mixed=mixed, mixed_targets=mixed_targets)
 """
 
