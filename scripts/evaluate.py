@@ -54,7 +54,6 @@ def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
     from affect_jax.evaluate.peers import load_peers
-    from affect_jax.predict.reader import image_detector
     from affect_jax.runs.evaluation import evaluate_function, evaluate_run
     from affect_jax.runs.text import compare_evaluations, describe_evaluation
     from affect_jax.runs.workdir import Workdir, load_config
@@ -78,6 +77,8 @@ def main(argv):
     print(describe_evaluation(metrics, task))
     others = {}
     if as_predicted:
+        from affect_jax.predict.reader import image_detector  # needs PyAV
+
         detect = image_detector(run.path, MIN_SCORE)
         others["predict.py"] = evaluate_function(detect, run.path, SPLIT.value, "as_predicted", **options)
     others |= {name: evaluate_function(peer, run.path, SPLIT.value, **options) for name, peer in peers.items()}
