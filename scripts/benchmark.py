@@ -45,7 +45,6 @@ def main(argv):
     if CONFIG.value is None:
         raise app.UsageError("--config is missing, for example --config=configs/fer_vgg.py")
     from affect_jax.benchmark.profile import format_profile, profile_rows
-    from affect_jax.benchmark.scaling import format_curve, plot_curves, scaling_curves
     from affect_jax.benchmark.timing import format_header, format_row
     from affect_jax.benchmark.training import benchmark
     from affect_jax.process import prepare_process
@@ -57,6 +56,8 @@ def main(argv):
         rows = profile_rows(CONFIG.value, ROUNDS.value)
         print(format_profile(rows))
     elif SCALING.value:
+        from affect_jax.benchmark.scaling import format_curve, plot_curves, scaling_curves  # needs PyAV
+
         curves = []
         for curve in scaling_curves(CONFIG.value, ROUNDS.value):
             curves.append(curve)
