@@ -46,6 +46,8 @@ def main(argv):
     logging.set_verbosity(logging.ERROR)
     prepare_process()
     print(", ".join(f"{device.device_kind} ({device.platform})" for device in jax.devices()), flush=True)
+    if (jax.config.jax_platforms or "").startswith("cuda") and jax.default_backend() == "cpu":
+        sys.exit("JAX sees no GPU: JAX_PLATFORMS asks for cuda, but there is no /dev/nvidia*")  # JAX itself continues
     pairs = [(name, dtype) for dtype in DTYPES.value for name in NETWORKS.value]
     works, failed = {}, 0
     with ThreadPoolExecutor(len(pairs)) as pool:
