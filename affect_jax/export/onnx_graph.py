@@ -216,6 +216,13 @@ def log1p(graph: Graph, equation, x: Value) -> Tensor:
     return total._replace(name=graph.add("Log", [total.name]))
 
 
+def log2(graph: Graph, equation, x: Value) -> Tensor:
+    """Convert the logarithm to base 2, which is a primitive since jax 0.11."""
+    natural = elementwise("Log")(graph, equation, x)
+    scale = graph.constant(np.asarray(1 / np.log(2), equation.invars[0].aval.dtype))
+    return natural._replace(name=graph.add("Mul", [natural.name, scale]))
+
+
 def rsqrt(graph: Graph, equation, x: Value) -> Tensor:
     """Convert 1 / sqrt(x)."""
     root = elementwise("Sqrt")(graph, equation, x)
@@ -429,9 +436,12 @@ def pad(graph: Graph, equation, x: Value, value: np.ndarray) -> Tensor:
 def unroll(graph: Graph, equation, *inputs: Value) -> list[Tensor]:
     """Convert lax.map by repeating its body; ValueError on a scan that carries values."""
     params = equation.params
-    if params["num_carry"]:
+    if "ft_in" in params:  # jax 0.11
+        count, num_carry = (len(list(part)) for part in params["ft_in"].unpack()[:2])
+    else:
+        count, num_carry = params["num_consts"], params["num_carry"]
+    if num_carry:
         raise ValueError("the ONNX exporter does not support a scan that carries values; lax.map does not")
-    count = params["num_consts"]
     shared, mapped = inputs[:count], zip(inputs[count:], equation.invars[count:], strict=True)
     mapped = [expanded_in_place(graph, x, sizes(var.aval)) for x, var in mapped]
     results = [
@@ -560,6 +570,7 @@ OPERATORS: dict[str, Callable[..., Value]] = {
     "gather": gather,
     "integer_pow": power,
     "log1p": log1p,
+    "log2": log2,
     "ne": not_equal,
     "pad": pad,
     "reduce_and": all_true,
