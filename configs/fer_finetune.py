@@ -9,8 +9,8 @@ names of torchvision or timm works as well. `:ferplus` starts from the bundled w
 votes of FER+'s annotators.
 
 `:long` trains for 40 epochs on an accelerator. `:distilled` learns, for as long, the predictions of runs of
-`fer_vgg_best.py` and `fer_mobilenet_v1.py:long` as well, and `:distilled_ferplus` continues from it on FER+ with the
-same networks.
+`fer_vgg_best.py` and `fer_mobilenet_v1.py` as well. `:distilled_ferplus` continues from the bundled weights of FER+ and
+learns those of a run of `ferplus_vgg.py`.
 """
 
 from affect_jax.config import apply_variant, classification_config
@@ -44,7 +44,9 @@ def distilled(config):
 
 
 def distilled_ferplus(config):
-    """Continue the distillation on FER+, with teachers trained on its votes."""
-    continued_on_ferplus(config, "runs/fer_finetune")
+    """Learn from a larger network on FER+, which has seen no other data."""
+    ferplus(config)
     long_cycle(config, epochs=24.0)
-    config.distillation.teachers = ("runs/ferplus_vgg", "runs/ferplus_mobilenet_v1")
+    config.init_from = "affect_jax/predict/weights/ferplus_mobilenet_v2.safetensors"
+    config.init_excuse = ()
+    config.distillation.update(teachers=("runs/ferplus_vgg",), weight=0.7)

@@ -48,9 +48,8 @@ def test_commands_of_the_session_have_scripts_flags_and_fields_that_exist(cut, m
                 compile(words[2], part.name, "exec")
 
 
-def test_parts_are_documented_in_order_and_bring_back_at_most_eight_files():
+def test_parts_are_documented_in_order():
     parts = session.session_parts(cut=False)
-    assert sum(bool(part.results) for part in parts) + 1 <= 8
     rows = re.findall(r"^\| `(\w+)` \| (\d+) \|", (ROOT / "docs" / "gpu.md").read_text(), re.MULTILINE)
     assert rows == [(part.name, str(part.bound_s)) for part in parts]
 
@@ -58,7 +57,7 @@ def test_parts_are_documented_in_order_and_bring_back_at_most_eight_files():
 def test_failed_and_absent_parts_are_named_and_the_others_run(fast, tmp_path, capsys):
     order = tmp_path / "order"
     write = f"import sys; open({str(order)!r}, 'a').write"
-    fails = "import sys; sys.exit('the weights do not fit')"
+    fails = "import sys; sys.exit('the weights do not fit\\n=== Source Location Trace: ===\\nclient.cc:1')"
     parts = [
         session.Part("first", 5, [python(f"{write}('1')")]),
         session.Part("wrong", 5, [python(f"{write}('2')"), python(fails), python(f"{write}('x')")]),
@@ -134,20 +133,21 @@ def test_the_budget_bounds_all_parts_together(fast, tmp_path):
 def test_results_are_at_once_in_archives_of_at_most_16_mib(fast, tmp_path, capsys):
     (tmp_path / "work" / "big").mkdir(parents=True)
     rng = np.random.default_rng(0)
-    for name, size in {"small.json": 100, "weights": 9 << 20, "more": 10 << 20}.items():
+    for name, size in {"small.json": 100, "weights": 9 << 20, "more": 10 << 20, "huge": 17 << 20}.items():
         (tmp_path / "work" / "big" / name).write_bytes(rng.bytes(size))
-    finished = f"assert 'big.tar.gz' in __import__('os').listdir({str(tmp_path / 'out')!r})"
+    finished = f"assert 'session_1.tar.gz' in __import__('os').listdir({str(tmp_path / 'out')!r})"
     parts = [session.Part("big", 5, [python("pass")], results=["big/*"]), session.Part("next", 5, [python(finished)])]
     states = run(parts, tmp_path)
     assert states["next"]["status"] == "done"
-    assert "big.tar.gz lacks big/more: over 16 MiB" in capsys.readouterr().out
+    assert "session lacks big/huge: too large" in capsys.readouterr().out
     archives = sorted((tmp_path / "out").iterdir())
-    assert [archive.name for archive in archives] == ["big.tar.gz", "session.tar.gz"]
+    assert [archive.name for archive in archives] == ["session_0.tar.gz", "session_1.tar.gz"]
     assert all(archive.stat().st_size <= 16 << 20 for archive in archives)
-    with tarfile.open(archives[0]) as tar:
-        assert set(tar.getnames()) == {"big/small.json", "big/weights"}
-    with tarfile.open(archives[1]) as tar:
-        assert set(tar.getnames()) == {"parts.json", "big.log", "next.log"}
+    contents = []
+    for archive in archives:
+        with tarfile.open(archive) as tar:
+            contents.append(set(tar.getnames()))
+    assert contents == [{"big/small.json", "big/weights", "parts.json", "big.log", "next.log"}, {"big/more"}]
 
 
 def test_session_without_seconds_starts_nothing_and_lists_every_part(tmp_path, monkeypatch, capsys):

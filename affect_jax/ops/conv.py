@@ -1,9 +1,11 @@
 """Two-dimensional convolutions, NHWC, by the fastest algorithm on the device.
 
-On GPU and TPU every convolution is XLA's. On CPU some use other algorithms, equal in value and gradient up to rounding:
-1x1 a matrix product; depthwise, which is very slow in XLA, shifted multiplications; the convolution of an image a
-matrix product of its patches; 3x3 with stride 1 and many channels Winograd's algorithm (Lavin and Gray 2015,
-arXiv:1509.09308), unless the arrays are so small that each product would run on one core, as for one small image.
+On TPU every convolution is XLA's. On GPU 1x1 convolutions are matrix products and depthwise ones shifted
+multiplications: with cuDNN's, a training step of MobileNetV2 takes 117 ms on an H200 (bfloat16, batch 128) unless XLA
+tunes its algorithms, which takes minutes. On CPU others use other algorithms too, equal in value and gradient up to
+rounding: the convolution of an image is a matrix product of its patches; 3x3 with stride 1 and many channels is
+Winograd's algorithm (Lavin and Gray 2015, arXiv:1509.09308), unless the arrays are so small that each product would run
+on one core, as for one small image.
 Shapes: B batch, H W input, h w output, C channels in, F channels out, kh kw kernel.
 """
 
