@@ -2,9 +2,11 @@
 
     python scripts/evaluate.py --workdir=runs/widerface_rcnn [--dark] [--brighten=clahe] [--data=darkface]
     python scripts/evaluate.py --workdir=runs/widerface_rcnn --peer=yunet,centerface --peer_file=yunet.onnx,center.onnx
+    python scripts/evaluate.py --model=affect_jax/predict/weights/ferplus_mobilenet_v2.safetensors --split=val
 
-The result is printed and recorded in the workdir: metrics.json, predictions/, figures/ and report.html. Choose between
-runs by val; evaluate on test once, at the end. Several processes share the work, as in training.
+The result is printed and recorded in the workdir: metrics.json, predictions/, figures/ and report.html; that of a model
+file is only printed. Choose between runs by val; evaluate on test once, at the end. Several processes share the work,
+as in training.
 """
 
 from affect_jax import command_line
@@ -17,8 +19,11 @@ from absl import app, flags, logging
 from affect_jax.data import SPLITS
 from affect_jax.process import define_process_flags, join_processes, prepare_process
 
-WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder.", required=True)
+WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder.")
+MODEL = flags.DEFINE_string("model", None, "A model file to evaluate instead of a run, in float32.")
+flags.mark_flags_as_mutual_exclusive(["workdir", "model"], required=True)
 SPLIT = flags.DEFINE_enum("split", "val", SPLITS, "The split to evaluate on.")
+DATA_DIR = flags.DEFINE_string("data_dir", "", "Folder of the data set, if it is not the run's or the model's.")
 PROCESSES = define_process_flags()
 OPTIONS = {
     "classification": (
@@ -35,7 +40,6 @@ OPTIONS = {
             "brighten", "none", ("none", "equalize", "clahe", "exposure"), "Detectors: brighten the images."
         ),
         flags.DEFINE_string("data", "", "Detectors: evaluate on this prepared data set instead of the run's own."),
-        flags.DEFINE_string("data_dir", "", "Detectors: folder of that data set, if it is not the run's."),
         flags.DEFINE_list("buckets", [], "Detectors: sizes of the input in place of the config's, such as 640x640."),
         flags.DEFINE_float("enlarge", 1.0, "Detectors: enlarge the images before detection.", 1.0),
         flags.DEFINE_bool("large_faces", False, "Detectors: evaluate on crops around the 40 largest faces."),
@@ -54,23 +58,32 @@ def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
     from affect_jax.evaluate.peers import load_peers
-    from affect_jax.runs.evaluation import evaluate_function, evaluate_run
+    from affect_jax.runs.evaluation import evaluate_function, evaluate_model, evaluate_run
+    from affect_jax.runs.model_file import read
     from affect_jax.runs.text import compare_evaluations, describe_evaluation
     from affect_jax.runs.workdir import Workdir, load_config
     from affect_jax.tasks import TASKS
 
     logging.set_verbosity(logging.ERROR)
     prepare_process()
-    run = Workdir(WORKDIR.value)
     join_processes(*(flag.value for flag in PROCESSES))
-    name = load_config(run).task
+    name = read(MODEL.value).config.task if MODEL.value else load_config(Workdir(WORKDIR.value)).task
     if wrong := [flag.name for task in OPTIONS if task != name for flag in OPTIONS[task] if flag.present]:
         raise ValueError(f"--{wrong[0]} is not an option for {name}")
     task, options = TASKS[name], {flag.name: flag.value for flag in OPTIONS[name]}
     peers = load_peers(options.pop("peer", []), options.pop("peer_file", []))
     as_predicted = options.pop("as_predicted", False)
+    options["data_dir"] = DATA_DIR.value
+    if MODEL.value:
+        if peers or as_predicted:
+            raise ValueError("--peer and --as_predicted need --workdir")
+        metrics = evaluate_model(MODEL.value, SPLIT.value, **options)
+        if jax.process_index() == 0:
+            print(describe_evaluation(metrics, task))
+        return
     if (peers or as_predicted) and jax.process_count() > 1:
         raise ValueError("--peer and --as_predicted need a single process")
+    run = Workdir(WORKDIR.value)
     metrics = evaluate_run(run.path, SPLIT.value, **options)
     if jax.process_index() > 0:
         return

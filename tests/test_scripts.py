@@ -80,6 +80,7 @@ def open_wider_lists(file: Path):
         ("train", (DEMO, "--config.data.name=ferr"), "unknown data set 'ferr'; known are"),
         ("train", (DEMO, "--config.model.name=vgg"), "unknown model 'vgg'; known are"),
         ("evaluate", ("--workdir=/nowhere",), "/nowhere is not the folder of a run"),
+        ("evaluate", ("--model=/nowhere",), "/nowhere: neither a model file nor the folder of a run"),
         (
             "prepare_data",
             ("fer2013", "--source=/nowhere", "--identity=(x)"),

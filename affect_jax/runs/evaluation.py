@@ -14,13 +14,15 @@ from affect_jax.evaluate.detection import detection_metrics
 from affect_jax.files import write_atomically
 from affect_jax.runs import workdir
 from affect_jax.runs.best_checkpoint import load_best_checkpoint
+from affect_jax.runs.model_file import check_weights, read
 from affect_jax.runs.report import save_figures, write_report
 from affect_jax.runs.workdir import Workdir
 from affect_jax.tasks import build_task
 from affect_jax.tasks.detection import ground_truth
-from affect_jax.tasks.interface import Evaluation, Task
+from affect_jax.tasks.interface import Apply, DataFacts, Evaluation, Task
 from affect_jax.train.mesh import data_mesh, process_rows
 from affect_jax.train.prediction import compile_predict, predict_split
+from affect_jax.train.state import make_apply
 
 
 def evaluate_run(path: str | Path, split_name: str, **options: Any) -> dict:
@@ -30,14 +32,38 @@ def evaluate_run(path: str | Path, split_name: str, **options: Any) -> dict:
     """
     run = Workdir(path)
     best = load_best_checkpoint(run)
-    task, mesh = best.task, data_mesh()
-    evaluation = task.evaluation(split_name, **options)
+    evaluation = best.task.evaluation(split_name, **options)
     if evaluation.of_run is not None:
         workdir.check_data(run, {split_name: evaluation.of_run})
-    predict = compile_predict(task.predict_fn(best.apply, best.data, evaluation.options), mesh)
+    predictions = predictions_of(best.task, best.data, best.apply, best.variables, evaluation)
+    return record_evaluation(run, best.task, evaluation, best.step, predictions)
+
+
+def evaluate_model(path: str | Path, split_name: str, **options: Any) -> dict:
+    """Return the metrics of a model file, computed in float32, on a split of the data set that it was trained on.
+
+    Nothing is recorded. `options` are those of the task's `evaluation` method. ValueError if the weights do not fit the
+    network or the data has other classes.
+    """
+    trained = read(path)
+    check_weights(trained)
+    trained.config.dtype = "float32"  # bfloat16 is slow on CPU
+    task = build_task(trained.config)
+    evaluation = task.evaluation(split_name, **options)
+    if tuple(evaluation.split.class_names) != trained.data.class_names:
+        classes = [", ".join(names) for names in (trained.data.class_names, evaluation.split.class_names)]
+        raise ValueError(f"{path} was trained for {classes[0]}; the data has {classes[1]}")
+    apply = make_apply(task.build_network(trained.data))
+    predictions = predictions_of(task, trained.data, apply, trained.variables, evaluation)
+    return {**evaluation.about, **task.metrics(predictions, evaluation)}
+
+
+def predictions_of(task: Task, data: DataFacts, apply: Apply, variables: dict, evaluation: Evaluation) -> Any:
+    """Return the predictions of a network on all examples of an evaluation."""
+    mesh = data_mesh()
+    predict = compile_predict(task.predict_fn(apply, data, evaluation.options), mesh)
     batches = task.evaluation_batches(evaluation, process_rows(task.config.eval_batch_size))
-    outputs = predict_split(predict, best.variables, batches, len(evaluation.split), mesh)
-    return record_evaluation(run, task, evaluation, best.step, task.predictions(outputs, evaluation))
+    return task.predictions(predict_split(predict, variables, batches, len(evaluation.split), mesh), evaluation)
 
 
 def record_evaluation(run: Workdir, task: Task, evaluation: Evaluation, step: int, predictions: Any) -> dict:

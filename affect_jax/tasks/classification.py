@@ -132,10 +132,13 @@ class Classification(Task):
         preprocess = self.config.preprocess
         return make_predict_fn(apply, len(data.class_names), preprocess.mean, preprocess.std, **options)
 
-    def evaluation(self, split_name: str, tta: str = "none") -> Evaluation:
-        """Return the evaluation of a split with one of evaluate.tta.TTA; the split is read into memory."""
+    def evaluation(self, split_name: str, tta: str = "none", data_dir: str | Path = "") -> Evaluation:
+        """Return the evaluation of a split with one of evaluate.tta.TTA; the split is read into memory.
+
+        `data_dir` is the folder of the data set, if it is not the config's.
+        """
         name = split_name if tta == "none" else f"{split_name}_tta_{tta}"
-        split = pipeline.InMemorySplit(self.open_split(split_name), split_name)
+        split = pipeline.InMemorySplit(self.open_split(split_name, data_dir), split_name)
         return Evaluation(name, {"split": split_name, "tta": tta}, split, {"tta": tta}, identify(split))
 
     def evaluation_batches(self, evaluation: Evaluation, rows: slice = slice(None)) -> Iterator[HostBatch]:

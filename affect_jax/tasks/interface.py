@@ -95,10 +95,10 @@ class Task(ABC):
     def __init__(self, config: ConfigDict, teachers: Sequence[Teacher] = ()):
         self.config, self.teachers = config, tuple(teachers)
 
-    def open_split(self, name: str) -> Any:
-        """Open the split "train", "val" or "test" of the config's data set."""
+    def open_split(self, name: str, data_dir: str | Path = "") -> Any:
+        """Open the split "train", "val" or "test" of the config's data set, which `data_dir` may have instead."""
         data = self.config.data
-        return open_split(data.name, name, data.data_dir, **data.options.to_dict())
+        return open_split(data.name, name, data_dir or data.data_dir, **data.options.to_dict())
 
     def identify_data(self) -> dict[str, SplitIdentity]:
         """Return the identity of each split of the config's data set."""

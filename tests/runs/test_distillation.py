@@ -1,4 +1,4 @@
-"""Training on the predictions of other networks."""
+"""A trained network as the teacher of others, and its model file evaluated."""
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +8,7 @@ from linear_model import get_config
 
 from affect_jax.predict.reader import DETECTOR
 from affect_jax.runs import model_file
+from affect_jax.runs.evaluation import evaluate_model, evaluate_run
 from affect_jax.runs.training import load_teacher, train_and_evaluate
 from affect_jax.tasks.classification import make_loss_fn
 
@@ -70,3 +71,16 @@ def test_teacher_of_other_images_and_a_detector_are_refused_before_anything_is_w
     assert not (tmp_path / "run").exists()
     with pytest.raises(ValueError, match="is not a classifier"):
         load_teacher(str(DETECTOR), "float32")
+
+
+def test_model_file_is_evaluated_like_its_run_but_not_on_other_classes(teacher, tmp_path):
+    file = tmp_path / "model.safetensors"
+    trained = model_file.read(teacher)
+    model_file.write(trained, file, "drawn")
+    expected, metrics = evaluate_run(teacher, "test", tta="flip"), evaluate_model(file, "test", tta="flip")
+    assert metrics["nll"] == pytest.approx(expected["nll"], rel=1e-3)
+    assert metrics["split"] == expected["split"] and metrics["num_examples"] == 40
+    names = tuple(name.upper() for name in trained.data.class_names)
+    model_file.write(trained._replace(data=trained.data._replace(class_names=names)), file, "drawn")
+    with pytest.raises(ValueError, match=r"was trained for ANGRY.*; the data has angry"):
+        evaluate_model(file, "test")
