@@ -21,7 +21,7 @@ from matplotlib.patches import FancyBboxPatch
 
 from affect_jax.data import open_split
 from affect_jax.data.images import read_image
-from affect_jax.data.transforms import LowLight, low_light
+from affect_jax.data.low_light import LowLight, low_light
 from affect_jax.evaluate.detection import mistakes_of
 from affect_jax.ops.augment import augment
 from affect_jax.predict import load

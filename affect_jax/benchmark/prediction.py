@@ -14,7 +14,7 @@ from affect_jax.benchmark import peers
 from affect_jax.benchmark.timing import Work, interleaved_seconds
 from affect_jax.data.images import read_image
 from affect_jax.data.source_files import list_images
-from affect_jax.data.transforms import resize_to_fit
+from affect_jax.data.windows import resize_to_fit
 from affect_jax.predict.media import Report, Source, read_frames
 from affect_jax.predict.output import Output
 from affect_jax.predict.reader import FaceReader, batched

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from affect_jax.data.transforms import crop
+from affect_jax.data.windows import crop
 
 
 class BoxCrops:

@@ -18,7 +18,8 @@ from typing import NamedTuple
 import numpy as np
 
 from affect_jax.data.pipeline import Batch, BatchIterator, read_ahead
-from affect_jax.data.transforms import fitting_scale, pad, resize, transform
+from affect_jax.data.transforms import transform
+from affect_jax.data.windows import fitting_scale, pad, resize
 
 Size = tuple[int, int]
 MAX_IGNORED = 32

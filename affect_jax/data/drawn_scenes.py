@@ -11,7 +11,8 @@ import cv2
 import numpy as np
 
 from affect_jax.data.drawn_faces import EXPRESSIONS, SPLITS, face_parameters, head_mask, render_face
-from affect_jax.data.transforms import gaussian_blur, low_light, random_low_light
+from affect_jax.data.low_light import low_light, random_low_light
+from affect_jax.data.transforms import gaussian_blur
 
 MIN_HEIGHT, MAX_HEIGHT = 8, 128
 HEAD_SCALE = 0.42  # half the height of the head in fractions of its canvas: it stays inside at any roll

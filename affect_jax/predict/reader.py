@@ -14,7 +14,8 @@ import jax
 import numpy as np
 
 from affect_jax.data.images import crop_box, fit, to_channels
-from affect_jax.data.transforms import clip_boxes, flip_boxes, flip_horizontally, pad, raise_exposure, resize
+from affect_jax.data.transforms import raise_exposure
+from affect_jax.data.windows import clip_boxes, flip_boxes, flip_horizontally, pad, resize
 from affect_jax.predict.media import Frame
 from affect_jax.predict.programs import Programs
 from affect_jax.predict.search import MOST_PIXELS, SMALLEST_FACE, Search, merge, plan_searches, smallest_face

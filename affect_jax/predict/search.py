@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from affect_jax.data.transforms import fitting_scale
+from affect_jax.data.windows import fitting_scale
 from affect_jax.evaluate.detection import box_iou
 
 SIDES = (256, 384, 480, 640, 768, 1024, 1280, 1536, 2048, 3072, 4096, 6144)

@@ -19,7 +19,8 @@ from affect_jax.data import boxes_pipeline, open_split
 from affect_jax.data.box_crops import BoxCrops
 from affect_jax.data.boxes_pipeline import Size
 from affect_jax.data.identity import identify, to_text
-from affect_jax.data.transforms import fitting_scale, transform
+from affect_jax.data.transforms import transform
+from affect_jax.data.windows import fitting_scale
 from affect_jax.evaluate.anchor_coverage import best_anchor_iou, coverage_by_height
 from affect_jax.evaluate.detection import detection_metrics, largest_single_boxes, paired_bootstrap
 from affect_jax.evaluate.figures import draw_boxes

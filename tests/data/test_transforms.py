@@ -5,10 +5,12 @@ import cv2
 import numpy as np
 import pytest
 
-from affect_jax.data import transforms
+from affect_jax.data import low_light, transforms, windows
+from affect_jax.data.low_light import LowLight
 from affect_jax.data.source import BadRows
-from affect_jax.data.transforms import LowLight, random_reference_window, transform
+from affect_jax.data.transforms import transform
 from affect_jax.data.widerface import images_of, read_faces
+from affect_jax.data.windows import random_reference_window
 
 BUCKET = (96, 128)
 
@@ -42,7 +44,7 @@ def test_boxes_match_their_pixels_after_fitting(shape):
     height, width = shape
     boxes = [[0, 0, width // 5, height // 5], [width - width // 4, height - height // 4, width, height]]
     image, boxes = marked(height, width, boxes)
-    fitted, moved, scale = transforms.resize_to_fit(image, boxes, BUCKET)
+    fitted, moved, scale = windows.resize_to_fit(image, boxes, BUCKET)
     assert fitted.shape == (*BUCKET, 3)
     assert scale == min(BUCKET[0] / height, BUCKET[1] / width)
     for channel in range(2):
@@ -58,7 +60,7 @@ def test_pixels_far_from_the_corner_move_by_the_exact_scale():
     image = np.zeros((501, 999, 3), np.uint8)
     image[480:490, 900:910] = 255
     scale = 0.3337
-    resized, (box,) = transforms.resize(image, np.array([[900, 480, 910, 490]], np.float32), scale)
+    resized, (box,) = windows.resize(image, np.array([[900, 480, 910, 490]], np.float32), scale)
     ys, xs = np.mgrid[: resized.shape[0], : resized.shape[1]] + 0.5
     weight = resized[..., 0].astype(float)
     middle = np.array([(xs * weight).sum(), (ys * weight).sum()]) / weight.sum()
@@ -86,7 +88,7 @@ def test_the_markers_are_in_their_boxes_after_any_crop_scale_and_flip():
             if side > 4:
                 np.testing.assert_allclose(found_box(out["image"], channel), box, atol=0.6)
         kept_all += len(out["boxes"]) == 3
-        seen.append(out["scale"] / transforms.fitting_scale((200, 300), BUCKET))
+        seen.append(out["scale"] / windows.fitting_scale((200, 300), BUCKET))
     assert 0.5 <= min(seen) < 0.6 and 3.3 < max(seen) <= 4.0
     assert np.median(seen) == pytest.approx(np.sqrt(2), rel=0.25)
     assert 10 < kept_all < 140
@@ -94,14 +96,14 @@ def test_the_markers_are_in_their_boxes_after_any_crop_scale_and_flip():
 
 def test_a_crop_clips_its_boxes_and_names_those_whose_centre_is_outside():
     image, boxes = marked(200, 300, THREE)
-    cropped, moved, kept, partial = transforms.crop(image, boxes, (30, 20), (100, 250))
+    cropped, moved, kept, partial = windows.crop(image, boxes, (30, 20), (100, 250))
     assert kept.tolist() == [0, 1] and partial.tolist() == [False, True]  # centre 273 is outside 20 + 250
     np.testing.assert_array_equal(moved, [[0, 0, 20, 20], [230, 0, 250, 30]])
     np.testing.assert_array_equal(cropped, image[30:130, 20:270])
-    beyond, moved, kept, partial = transforms.crop(image, boxes, (-10, 100), (400, 400))
+    beyond, moved, kept, partial = windows.crop(image, boxes, (-10, 100), (400, 400))
     np.testing.assert_array_equal(beyond, image[:, 100:])
     assert kept.tolist() == [1, 2] and not partial.any()
-    assert transforms.crop(image, boxes[:0], (0, 0), (9, 9))[1].shape == (0, 4)
+    assert windows.crop(image, boxes[:0], (0, 0), (9, 9))[1].shape == (0, 4)
 
 
 @pytest.mark.parametrize("shape", [(200, 300), (310, 200)])
@@ -181,7 +183,7 @@ def test_the_scale_of_a_reference_window_is_limited(reference_file):
         return transform(*arguments, reference_boxes=reference_file)["scale"]
 
     assert scale(4) == 2.0
-    assert scale(190) == pytest.approx(transforms.fitting_scale((200, 300), BUCKET))
+    assert scale(190) == pytest.approx(windows.fitting_scale((200, 300), BUCKET))
 
 
 def test_without_a_face_references_change_nothing(reference_file):
@@ -200,7 +202,7 @@ def test_reference_boxes_without_area_or_of_another_form_are_refused_with_the_fi
     file = tmp_path / "boxes.json"
     file.write_text(content)
     with pytest.raises(ValueError, match=r"boxes\.json"):
-        transforms.read_reference_boxes(file)
+        windows.read_reference_boxes(file)
 
 
 def test_faces_in_windows_of_real_images_are_as_high_as_references(shared_data):
@@ -210,7 +212,7 @@ def test_faces_in_windows_of_real_images_are_as_high_as_references(shared_data):
     for path in (file, labels, images):
         if not path.exists():
             pytest.skip(f"no real data: {path} is absent")
-    references, rng = transforms.read_reference_boxes(file), np.random.default_rng(0)
+    references, rng = windows.read_reference_boxes(file), np.random.default_rng(0)
     heights = []
     for row, name, lines in images_of(labels, BadRows("fail")):
         size = cv2.imread(str(images / name)).shape[:2]
@@ -228,9 +230,9 @@ def test_faces_in_windows_of_real_images_are_as_high_as_references(shared_data):
 
 def test_flipping_twice_changes_nothing():
     image, boxes = marked(200, 301, THREE)
-    flipped, moved = transforms.flip_horizontally(image, boxes)
+    flipped, moved = windows.flip_horizontally(image, boxes)
     np.testing.assert_array_equal(found_box(flipped, 0), moved[0])
-    back, boxes_back = transforms.flip_horizontally(flipped, moved)
+    back, boxes_back = windows.flip_horizontally(flipped, moved)
     np.testing.assert_array_equal(back, image)
     np.testing.assert_array_equal(boxes_back, boxes)
 
@@ -279,26 +281,26 @@ def test_low_light_has_the_mean_and_the_noise_of_its_formula():
     settings = LowLight(exposure=0.2, gamma=1.2, color_cast=(1.2, 1.0, 0.8), photons=800.0, read_noise=0.002)
     for level in (90, 180, 250):
         image = np.full((200, 300, 3), level, np.uint8)
-        dark = transforms.low_light(image, settings, np.random.default_rng(0))
+        dark = low_light.low_light(image, settings, np.random.default_rng(0))
         value = level / 255
         linear = value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4
         signal = (0.2 * linear) ** 1.2 * np.array([1.2, 1.0, 0.8])
-        seen = transforms.linear_of_srgb(dark)
+        seen = low_light.linear_of_srgb(dark)
         np.testing.assert_allclose(seen.mean(axis=(0, 1)), signal, rtol=0.02, atol=2e-4)
         np.testing.assert_allclose(seen.std(axis=(0, 1)), np.sqrt(signal / 800 + 0.002**2), rtol=0.05)
 
 
 def test_low_light_without_loss_changes_nothing(photo):
     nothing = LowLight(exposure=1.0, gamma=1.0, color_cast=(1.0, 1.0, 1.0), photons=1e12, read_noise=0.0)
-    unchanged = transforms.low_light(photo, nothing, np.random.default_rng(0))
+    unchanged = low_light.low_light(photo, nothing, np.random.default_rng(0))
     assert np.abs(unchanged.astype(int) - photo).max() <= 1
 
 
 def test_less_light_hides_more_of_an_image_in_noise(photo):
     correlations = []
     for exposure in (0.3, 0.03):
-        settings = transforms.random_low_light(np.random.default_rng(0), (exposure, exposure))._replace(photons=500.0)
-        dark = transforms.low_light(photo, settings, np.random.default_rng(1))
+        settings = low_light.random_low_light(np.random.default_rng(0), (exposure, exposure))._replace(photons=500.0)
+        dark = low_light.low_light(photo, settings, np.random.default_rng(1))
         assert dark.mean() < photo.mean() * exposure**0.3
         correlations.append(np.corrcoef(luminance(dark).ravel(), luminance(photo).ravel())[0, 1])
     assert correlations[0] > correlations[1] + 0.02
@@ -326,7 +328,7 @@ def test_raised_exposure_multiplies_dark_images_and_leaves_bright_ones():
 def test_raised_exposure_smooths_the_noise_of_a_dark_image(photo):
     settings = LowLight(exposure=0.05, gamma=1.0, color_cast=(1.0, 1.0, 1.0), photons=500.0, read_noise=0.003)
     clean = cv2.GaussianBlur(photo, (0, 0), 2.0)
-    dark = transforms.low_light(clean, settings, np.random.default_rng(0))
+    dark = low_light.low_light(clean, settings, np.random.default_rng(0))
     raised = transforms.raise_exposure(dark, 60.0)
     only_multiplied = dark * (60 / dark.mean())
     assert raised.mean() == pytest.approx(60, abs=1)

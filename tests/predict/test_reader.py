@@ -5,7 +5,7 @@ import pytest
 
 from affect_jax.data import open_split
 from affect_jax.data.images import crop_box, fit, to_channels
-from affect_jax.data.transforms import flip_boxes
+from affect_jax.data.windows import flip_boxes
 from affect_jax.predict.media import Frame
 from affect_jax.predict.reader import CANDIDATE_SCORE, Classifier, Detector, FaceReader, compiled_predict
 from affect_jax.predict.search import merge, plan_searches, smallest_face
