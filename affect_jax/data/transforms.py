@@ -65,8 +65,9 @@ def estimate_noise(image: np.ndarray) -> float:
     It is the mean absolute difference of two Laplacians, which smooth surfaces and straight edges do not contribute to
     (Immerkaer 1996, "Fast noise variance estimation", doi:10.1006/cviu.1996.0060).
     """
-    luminance = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
-    return float(np.abs(cv2.filter2D(luminance, -1, NOISE_KERNEL)).mean() * np.sqrt(np.pi / 2) / 6)
+    luminance = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    differences = cv2.filter2D(luminance, cv2.CV_16S, NOISE_KERNEL)
+    return float(cv2.norm(differences, cv2.NORM_L1) / differences.size * np.sqrt(np.pi / 2) / 6)
 
 
 def raise_exposure(image: np.ndarray, level: float) -> np.ndarray:
@@ -80,10 +81,9 @@ def raise_exposure(image: np.ndarray, level: float) -> np.ndarray:
         return image
     noise = estimate_noise(image) * gain
     sigma = min(SIGMA_PER_NOISE * np.sqrt(max(noise - HARMLESS_NOISE, 0)), MOST_SIGMA)
-    brightened = image.astype(np.float32) * np.float32(gain)
-    if sigma:
-        brightened = gaussian_blur(brightened, sigma)
-    return np.clip(np.rint(brightened), 0, 255).astype(np.uint8)
+    if not sigma:
+        return cv2.convertScaleAbs(image, alpha=gain)  # rounded and clipped
+    return cv2.convertScaleAbs(gaussian_blur(image.astype(np.float32) * np.float32(gain), sigma))
 
 
 def clahe(image: np.ndarray, clip_limit: float) -> np.ndarray:

@@ -37,7 +37,12 @@ def resize(image: np.ndarray, boxes: np.ndarray, scale: float) -> tuple[np.ndarr
 
 
 def pad(image: np.ndarray, size: tuple[int, int], top_left: tuple[int, int] = (0, 0)) -> np.ndarray:
-    """Return zeros of `size` with the image placed at top_left (y, x), cut where it does not fit."""
+    """Return zeros of `size` with the image placed at top_left (y, x), cut where it does not fit.
+
+    An image of this size at (0, 0) is returned itself.
+    """
+    if image.shape[:2] == tuple(size) and tuple(top_left) == (0, 0):
+        return image
     y, x = top_left
     padded = np.zeros((*size, 3), np.uint8)
     region = padded[y : y + image.shape[0], x : x + image.shape[1]]

@@ -28,8 +28,6 @@ BOX_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 MIN_DETECTION_SIDE = 1e-2  # pixels
 RES5_SIDE = 14
 """P of Res5Head, which halves it."""
-FINEST_LEVEL = 2
-"""Level of the finest map of a pyramid, P2, in equation 1 of the FPN paper."""
 
 
 class MLPHead(nn.Module):
@@ -150,8 +148,8 @@ class RoIHeads(nn.Module):
     ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
         """Return the detections, {} in training, and the losses, {} without ground truth.
 
-        features, L maps [B, H, W, C] with `strides`, finest first; proposals with R = P; image_size [B, 2]. See
-        select_detections and box_losses.
+        features, L maps [B, H, W, C] with `strides`, finest first, or without the finest if no proposal needs it;
+        proposals with R = P; image_size [B, 2]. See select_detections and box_losses.
         """
         detections, losses = {}, {}
         if truth is not None:
@@ -200,11 +198,22 @@ class RoIHeads(nn.Module):
         )
         return tuple(values[:, :count] for values in outputs)
 
+    def needs_finest(self, proposals: Proposals) -> jax.Array:
+        """Return True if a valid proposal is pooled from the finest map: bool []."""
+        levels = self._levels(enlarge_boxes(proposals.boxes, self.context), self.strides)
+        return jnp.any(proposals.valid & (levels == 0))
+
+    def _levels(self, rois: jax.Array, strides: Sequence[int]) -> jax.Array:
+        """Return the index of the map with one of `strides` that each of rois [B, R, 4] is pooled from."""
+        finest = strides[0].bit_length() - 1  # level l has the stride 2 ** l (FPN, equation 1)
+        return roi_levels(rois, len(strides), finest, self.canonical_size, self.canonical_level)
+
     def _classify(self, features: Sequence[jax.Array], rois: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
         """Return logits [B, R, K + 1] and offsets [B, R, K + 1, 4] of rois [B, R, 4]."""
         rois = enlarge_boxes(rois, self.context)
-        levels = roi_levels(rois, len(features), FINEST_LEVEL, self.canonical_size, self.canonical_level)
-        pooled = roi_align(features, self.strides, rois, levels, self.pooled_side, aligned=self.roi_aligned)
+        strides = self.strides[-len(features) :]
+        levels = self._levels(rois, strides)
+        pooled = roi_align(features, strides, rois, levels, self.pooled_side, aligned=self.roi_aligned)
         logits, offsets = self.box_predictor(self.box_head(pooled.reshape(-1, *pooled.shape[2:]), train))
         return logits.reshape(*rois.shape[:2], -1), offsets.reshape(*rois.shape[:2], -1, 4)
 

@@ -74,16 +74,22 @@ class YuNetPyramid(nn.Module):
     bn_epsilon: float = 1e-5
     dtype: jnp.dtype = jnp.float32
 
-    @nn.compact
+    def setup(self):
+        """Build the units, one for each level."""
+        self.lateral2, self.lateral3, self.lateral4, self.lateral5 = (
+            SeparableUnit(CHANNELS, self.bn_epsilon, self.dtype) for _ in range(4)
+        )
+
     def __call__(self, maps: Mapping[str, jax.Array], train: bool) -> list[jax.Array]:
-        """Return P2 to P5, [B, H, W, 64] each."""
-        pyramid = []
-        for level in (5, 4, 3, 2):
-            x = maps[f"C{level}"]
-            if pyramid:
-                x = x + upsample_nearest(pyramid[0])
-            pyramid.insert(0, SeparableUnit(CHANNELS, self.bn_epsilon, self.dtype, name=f"lateral{level}")(x, train))
-        return pyramid
+        """Return P3 to P5, [B, H, W, 64] each."""
+        p5 = self.lateral5(maps["C5"], train)
+        p4 = self.lateral4(maps["C4"] + upsample_nearest(p5), train)
+        p3 = self.lateral3(maps["C3"] + upsample_nearest(p4), train)
+        return [p3, p4, p5]
+
+    def finest(self, c2: jax.Array, p3: jax.Array, train: bool) -> jax.Array:
+        """Return P2, [B, H, W, 64]."""
+        return self.lateral2(c2 + upsample_nearest(p3), train)
 
 
 class YuNetRPNHead(nn.Module):

@@ -6,7 +6,7 @@ are [x1, y1, x2, y2] in pixels of their image.
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -188,10 +188,14 @@ class Detector:
             plan_searches(image.shape[:2], self._most_pixels, factor)
             for image, factor in zip(images, enlarge, strict=True)
         ]
-        for search in chain.from_iterable(plans):
-            image, sides = (self._batch_size, *search.size, 3), (self._batch_size, 2)
-            shapes = {"image": jax.ShapeDtypeStruct(image, np.uint8)}
-            self._detect.prepare({**shapes, "image_size": jax.ShapeDtypeStruct(sides, np.int32)})
+        for plan in plans:
+            for search in plan:
+                image, sides = (self._batch_size, *search.size, 3), (self._batch_size, 2)
+                shapes = {
+                    "image": jax.ShapeDtypeStruct(image, np.uint8),
+                    "image_size": jax.ShapeDtypeStruct(sides, np.int32),
+                }
+                self._detect.prepare(shapes, for_many=len(plan) == 1)  # frames of videos are searched once
         return plans
 
     def __call__(self, images: Sequence[np.ndarray], enlarge: Sequence[float] = ()) -> list[dict[str, np.ndarray]]:
@@ -242,11 +246,12 @@ class Detector:
         self, detections: dict[str, np.ndarray], search: Search, image_size: tuple[int, int]
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the boxes in pixels of the image and the scores of the detections that may be good enough."""
-        boxes, scores = detections["boxes"] / search.scale, detections["scores"]
+        good = detections["valid"] & (detections["scores"] >= self._min_score_of_search)
+        boxes, scores = detections["boxes"][good] / search.scale, detections["scores"][good]
         if search.mirrored:
             boxes = flip_boxes(boxes, image_size[1])
         boxes = clip_boxes(boxes, image_size)
-        kept = detections["valid"] & (scores >= self._min_score_of_search) & (boxes[:, 2:] > boxes[:, :2]).all(1)
+        kept = (boxes[:, 2:] > boxes[:, :2]).all(1)
         return boxes[kept], scores[kept]
 
     def _good_enough(self, boxes: np.ndarray, scores: np.ndarray) -> dict[str, np.ndarray]:
@@ -341,8 +346,8 @@ def batched(items: Iterable, size: int) -> Iterator[tuple]:
 
 
 def padded(arrays: Sequence[np.ndarray], count: int) -> np.ndarray:
-    """Stack the arrays into [count, ...]; the last is repeated."""
-    return np.stack([*arrays, *[arrays[-1]] * (count - len(arrays))])
+    """Stack the arrays into [count, ...]; the last is repeated. A single array is not copied."""
+    return arrays[0][None] if count == 1 else np.stack([*arrays, *[arrays[-1]] * (count - len(arrays))])
 
 
 def whole_image(image: np.ndarray) -> dict[str, np.ndarray]:

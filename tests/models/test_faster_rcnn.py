@@ -104,7 +104,7 @@ def test_pyramid_rpn_proposals_and_detections_equal_torchvisions(case, variables
     batch = padded_batch(case)
     outputs, kept = evaluate(variables, batch)
     pyramid, (logits, offsets) = kept["fpn"]["__call__"][0], kept["rpn_head"]["__call__"][0]
-    proposals, _ = kept["rpn"]["__call__"][0]
+    proposals, _ = kept["proposal_network"]["__call__"][0]
     for level, features in enumerate(pyramid):
         shape = features.shape[:3]
         for ours, name, take in (

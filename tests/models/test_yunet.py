@@ -63,9 +63,8 @@ def zeros_of(model, batch):
 
 def head_outputs(model, variables, batch):
     """Logits and offsets of all levels."""
-    _, kept = jax.jit(
-        lambda variables: model.apply(variables, batch, False, capture_intermediates=True, mutable=["intermediates"])
-    )(variables)
+    heads = {"capture_intermediates": lambda module, _: module.name == "rpn_head", "mutable": ["intermediates"]}
+    _, kept = jax.jit(lambda variables: model.apply(variables, batch, False, **heads))(variables)
     return kept["intermediates"]["rpn_head"]["__call__"][0]
 
 
@@ -167,3 +166,24 @@ def test_proposals_classified_in_groups_give_the_detections_of_all_at_once(model
     assert expected["valid"].sum() > 3
     for name, values in expected.items():
         np.testing.assert_allclose(found[name], values, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.usefixtures("plain_convolutions")
+@pytest.mark.parametrize(("canonical_size", "pooled_from_finest"), [(112.0, True), (1.0, False)])
+def test_detections_are_the_same_whether_the_finest_map_is_always_computed_or_only_if_needed(
+    model, photograph, canonical_size, pooled_from_finest
+):
+    """With ground truth it is always computed; the smaller the canonical size, the coarser the map of a RoI."""
+    model = model.clone(box={**model.box, "canonical_size": canonical_size, "score_thresh": 0.0})
+    batch = batch_of(photograph[:64, :96])
+    variables = jax.jit(model.init, static_argnums=2)(jax.random.key(0), batch, False)
+    of_finest = variables["params"]["fpn"]["lateral2"]["pointwise"]["kernel"]
+    truth = {"boxes": jnp.ones((1, 1, 4)), "label": jnp.zeros((1, 1), int)}
+    truth |= {name: jnp.zeros((1, 1), bool) for name in ("box_mask", "ignore")}
+    detect = jax.jit(lambda variables, batch: model.apply(variables, batch, False)["detections"])
+    found, expected = detect(variables, batch), detect(variables, batch | truth)
+    assert expected["valid"].sum() > 3
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name], values, atol=1e-5, err_msg=name)
+    variables["params"]["fpn"]["lateral2"]["pointwise"]["kernel"] = of_finest + 1.0
+    assert np.array_equal(detect(variables, batch)["scores"], found["scores"]) != pooled_from_finest
