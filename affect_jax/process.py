@@ -28,7 +28,7 @@ SHUTDOWN_SECONDS = 30
 
 
 def prepare_process(deterministic: bool = False) -> None:
-    """Make JAX faster: cache programs, collect garbage rarely; on CPU, choose faster convolutions and keep memory.
+    """Make JAX faster: cache programs, collect garbage rarely; on CPU, use faster operations and keep memory.
 
     Settings of the user are kept. With `deterministic` a GPU gives the same bits in every run, but is slower; CPU and
     TPU always do. Call this before the first use of a device.
@@ -38,6 +38,7 @@ def prepare_process(deterministic: bool = False) -> None:
     enable_compilation_cache()
     collect_garbage_rarely()
     prefer_fast_convolutions()
+    prefer_wide_vectors()
     if not has_accelerator_plugin():
         keep_freed_memory()
 
@@ -62,6 +63,14 @@ def collect_garbage_rarely() -> None:
 def prefer_fast_convolutions() -> None:
     """Let XLA compute CPU convolutions with Eigen: YNNPACK, jaxlib 0.10's default, takes up to twice as long."""
     add_xla_flag(YNN_FUSIONS, "-LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION")
+
+
+def prefer_wide_vectors() -> None:
+    """Let XLA use vectors of 512 bits on CPUs that have them; its default is 256.
+
+    Training steps of VGG-FER and of MobileNetV2 at 96 pixels are 1.01 and 1.04 times as fast.
+    """
+    add_xla_flag("xla_cpu_prefer_vector_width", "512")
 
 
 def add_xla_flag(name: str, value: str) -> None:
