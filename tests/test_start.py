@@ -135,9 +135,9 @@ def test_only_variables_that_the_pretrained_weights_lack_are_drawn(classifier, t
 def test_detector_and_classifier_are_compiled_at_the_same_time(classifier, detector, monkeypatch):
     both, compile_one = threading.Barrier(2, timeout=60), Programs._compile
 
-    def compile_when_both_have_begun(self, shapes):
+    def compile_when_both_have_begun(self, *arguments):
         both.wait()
-        return compile_one(self, shapes)
+        return compile_one(self, *arguments)
 
     monkeypatch.setattr(Programs, "_compile", compile_when_both_have_begun)
     read_faces = FaceReader(Classifier(classifier, 1), Detector(detector, 1, 0.5), 1, 0.1, 0.0, 1.0)

@@ -14,7 +14,6 @@ from inspect import getfullargspec
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.special import betaincinv
 
 from affect_jax.ops.photometric import adjust_brightness_contrast, equalize_histogram, erase, gaussian_blur
 from affect_jax.ops.warp import affine_matrices, warp_affine
@@ -166,6 +165,8 @@ def symmetric_beta(quantile: jax.Array, alpha: float) -> jax.Array:
 
     jax.random.beta rejects draws in a loop, in which a GPU waits for the host several times a step.
     """
+    from scipy.special import betaincinv  # slow to import
+
     values = jnp.asarray(betaincinv(alpha, alpha, np.linspace(0, 1, BETA_INTERVALS + 1)), jnp.float32)
     place = quantile * BETA_INTERVALS
     below = place.astype(jnp.int32)
