@@ -180,11 +180,12 @@ def select_proposals(
     """
     boxes, probs, valid = [], [], []
     for level_scores, level_offsets, level_anchors in zip(log_scores, offsets, anchors, strict=True):
-        count = min(pre_nms_top_n, len(level_anchors))
-        highest, best = lax.top_k(lax.stop_gradient(level_scores), count)
-        level = decode_boxes(lax.stop_gradient(level_offsets)[best], level_anchors[best])
-        level, prob = clip_boxes(level, image_size), jnp.exp(highest)
-        fill = ((0, pre_nms_top_n - count),)
+        level_scores, level_offsets = lax.stop_gradient((level_scores, level_offsets))
+        if len(level_anchors) > pre_nms_top_n:
+            level_scores, best = lax.top_k(level_scores, pre_nms_top_n)
+            level_offsets, level_anchors = level_offsets[best], level_anchors[best]
+        level, prob = clip_boxes(decode_boxes(level_offsets, level_anchors), image_size), jnp.exp(level_scores)
+        fill = ((0, pre_nms_top_n - len(level)),)
         boxes.append(jnp.pad(level, (*fill, (0, 0))))
         probs.append(jnp.pad(prob, fill))
         valid.append(jnp.pad(is_large(level, MIN_PROPOSAL_SIDE) & (prob >= score_thresh), fill))

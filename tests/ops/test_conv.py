@@ -102,8 +102,8 @@ def test_large_tiles_are_used_for_many_channels_if_they_fit_the_map():
     assert conv._tile_form(kernel.astype(jnp.bfloat16), (12, 12)) is conv.F2
 
 
-# (kernel size, channels, groups) of each algorithm: 1x1, XLA, patches, depthwise, Winograd
-ALGORITHMS = [(1, 4, 1), (3, 5, 1), (3, 4, 1), (3, 4, 4), (3, MANY + 1, 1)]
+# (kernel size, channels, groups) of each algorithm: 1x1, XLA, patches, shifted multiplications, depthwise, Winograd
+ALGORITHMS = [(1, 4, 1), (3, 5, 1), (3, 1, 1), (3, 4, 1), (3, 4, 4), (3, MANY + 1, 1)]
 
 
 @pytest.mark.parametrize(("k", "channels", "groups"), ALGORITHMS)
