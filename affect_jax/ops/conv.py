@@ -3,9 +3,9 @@
 On TPU every convolution is XLA's. On GPU 1x1 convolutions are matrix products and depthwise ones shifted
 multiplications: with cuDNN's, a training step of MobileNetV2 takes 117 ms on an H200 (bfloat16, batch 128) unless XLA
 tunes its algorithms, which takes minutes. On CPU others use other algorithms too, equal in value and gradient up to
-rounding: the convolution of an image is a sum of shifted multiplications or a matrix product of its patches; 3x3 with
-stride 1 and many channels is Winograd's algorithm (Lavin and Gray 2015, arXiv:1509.09308), unless the arrays are so
-small that each product would run on one core, as for one small image.
+rounding: the convolution of an image is a sum of shifted multiplications, or a matrix product of its patches if it has
+one channel; 3x3 with stride 1 and many channels is Winograd's algorithm (Lavin and Gray 2015, arXiv:1509.09308), unless
+the arrays are so small that each product would run on one core, as for one small image.
 Shapes: B batch, H W input, h w output, C channels in, F channels out, kh kw kernel.
 """
 
@@ -29,11 +29,10 @@ MANY_CHANNELS = 64
 # From this number, F(4x4, 3x3) is faster than F(2x2, 3x3), for maps whose sides are about multiples of 4.
 VERY_MANY_CHANNELS = 128
 # Convolutions of an image with up to this number of products per output are shifted multiplications, which XLA fuses
-# with the next layers. For one channel, products of patches are faster in training (VGG-FER's step: 7 %).
+# with the next layers.
 FEW_TAPS = 36
-# Convolutions of up to this number of channels are products of patches, if all patches have at most this number of
-# values, so that they stay in the cache.
-FEW_CHANNELS = 4
+# Those of one channel are products of patches, which are faster in a training step of VGG-FER, if all patches have at
+# most this number of values, so that they stay in the cache.
 MOST_PATCH_VALUES = 2**21
 # Outputs of a patch: patches of neighbours overlap, so that fewer pixels are copied, but more products are with zeros.
 PATCH_OUTPUTS = 2
@@ -134,11 +133,10 @@ def _cpu_forms(x_shape, kernel_shape, strides, padding, groups):
         return _xla, partial(_derived_gradients, _xla)
     if kh == kw == 1 and padding == ((0, 0), (0, 0)):
         return _pointwise, partial(_derived_gradients, _pointwise)
-    patches_are_few = group_channels <= FEW_CHANNELS and _patches_are_few(x_shape, kernel_shape, strides)
-    if group_channels > 1 and kh * kw * group_channels <= FEW_TAPS:
-        return _shifted, partial(_derived_gradients, _patches if patches_are_few else _xla)
-    if patches_are_few:
+    if group_channels == 1 and _patches_are_few(x_shape, kernel_shape, strides):
         return _patches, partial(_derived_gradients, _patches)
+    if group_channels > 1 and kh * kw * group_channels <= FEW_TAPS:
+        return _shifted, partial(_derived_gradients, _xla)
     if (kh, kw) == (3, 3) and strides == (1, 1) and min(group_channels, features) >= MANY_CHANNELS:
         few = not is_symbolic_dim(x_shape[0]) and math.prod(x_shape[:3]) * group_channels * features <= FEW_PRODUCTS
         return _xla if few else _winograd, _winograd_gradients
