@@ -160,7 +160,8 @@ def test_torchvision_detector_has_our_parameters_trains_and_detects(tiny_detecto
     except (ImportError, RuntimeError) as error:
         pytest.skip(f"no torchvision: {error}")
     config = tiny_detector_config.copy_and_resolve_references()
-    config.model.update(name="faster_rcnn", backbone_name="resnet18")
+    anchor_sizes = tuple((side,) for side in (8.0, 16.0, 32.0, 64.0, 128.0))
+    config.model.update(name="faster_rcnn", backbone_name="resnet18", neck="fpn", anchor_sizes=anchor_sizes)
     options = config.model.to_dict()
     task, data = build_task(config), DataFacts(("face",), ())
     model, inputs = task.build_network(data), task.network_inputs(data)
