@@ -9,8 +9,7 @@ names of torchvision or timm works as well. `:ferplus` starts from the bundled w
 votes of FER+'s annotators.
 
 `:long` trains for 40 epochs on an accelerator. `:distilled` learns, for as long, the predictions of runs of
-`fer_vgg_best.py` and `fer_mobilenet_v1.py` as well. `:distilled_ferplus` continues from the bundled weights of FER+ and
-learns those of a run of `ferplus_vgg.py`.
+`fer_vgg_best.py` and `fer_mobilenet_v1.py` as well.
 """
 
 from affect_jax.config import apply_variant, classification_config
@@ -25,7 +24,7 @@ def get_config(variant=""):
     config.label_smoothing = 0.1
     config.ema_decay = 0.998
     warped_faces(config, shift=0.08)
-    variants = {"ferplus": ferplus, "long": long_cycle, "distilled": distilled, "distilled_ferplus": distilled_ferplus}
+    variants = {"ferplus": ferplus, "long": long_cycle, "distilled": distilled}
     return apply_variant(config, variant, variants)
 
 
@@ -41,12 +40,3 @@ def distilled(config):
     """Learn from two other networks in a long cycle."""
     long_cycle(config)
     config.distillation.teachers = ("runs/fer_vgg_best", "runs/fer_mobilenet_v1")
-
-
-def distilled_ferplus(config):
-    """Learn from a larger network on FER+, which has seen no other data."""
-    ferplus(config)
-    long_cycle(config, epochs=24.0)
-    config.init_from = "affect_jax/predict/weights/ferplus_mobilenet_v2.safetensors"
-    config.init_excuse = ()
-    config.distillation.update(teachers=("runs/ferplus_vgg",), weight=0.7)

@@ -6,7 +6,7 @@
 The best checkpoint is selected on FER+'s val (3,199 faces kept by the majority rule). `:majority` trains on the
 majority labels instead.
 
-`:narrow` distils that run into a network with 29 % of its weights, which starts from its most important channels:
+`:narrow` distills that run into a network with 29 % of its weights, which starts from its most important channels:
 
     python scripts/prune.py --model=runs/ferplus_vgg --out=runs/ferplus_vgg_pruned.safetensors
     python scripts/train.py --config=configs/ferplus_vgg.py:narrow --workdir=runs/ferplus_vgg_narrow

@@ -67,7 +67,6 @@ MOBILENET = f"{WORK}/kit/weights/mobilenet_v2_imagenet_features.safetensors"
 MOBILENET_V1 = f"{WORK}/kit/weights/mobilenet_v1_vggface2.safetensors"
 YUNET = f"{WORK}/kit/weights/yunet_n_wider_face.onnx"
 CSV = f"{WORK}/fer2013.csv"
-FERPLUS_MODEL = "affect_jax/predict/weights/ferplus_mobilenet_v2.safetensors"
 VOTES = f"{WORK}/kit/ferplus/fer2013new.csv"
 RUN_FILES = ("config.json", "metrics.json", "metrics.jsonl", "report.html", "model.safetensors", "predictions/*.npz")
 # fields of the dry run
@@ -132,17 +131,22 @@ def runs(cut: bool) -> list[Command]:
 
 
 def distilled(cut: bool) -> list[Command]:
-    """Return the commands that distill the bundled network from these runs, stopped ones too, on FER2013 and FER+."""
-    small = SMALL_MOBILENET if cut else ()
+    """Return the commands that distill small networks from these runs, stopped ones too, on FER2013 and on FER+."""
 
-    def student(run: str, config: str, init_from: str, *teachers: str) -> list[Command]:
-        names = ",".join(f"'{WORK}/{teacher}'" for teacher in teachers)
-        fields = f"--config.init_from={init_from}", f"--config.distillation.teachers=({names},)"
-        return in_lane(run, classifier(run, config, *fields, *small), MOBILENET_FLAGS)
+    def teachers(*runs: str) -> str:
+        names = ",".join(f"'{WORK}/{run}'" for run in runs)
+        return f"--config.distillation.teachers=({names},)"
 
+    mobilenet = [f"--config.init_from={MOBILENET}", teachers("fer_vgg_best_0", "fer_mobilenet_v1")]
+    pruned = f"{WORK}/ferplus_vgg_pruned.safetensors"
+    prune = script("prune", f"--model={WORK}/ferplus_vgg", f"--out={pruned}")._replace(creates=pruned)
+    narrow = [f"--config.init_from={pruned}", teachers("ferplus_vgg"), "--config.total_epochs=40.0"]
+    if cut:
+        mobilenet, narrow = [*mobilenet, *SMALL_MOBILENET], [*narrow, *SMALL_VGG]
+        prune.words.extend(("--widths=4,4,4,4", "--dense=8"))
     return [
-        *student("distilled", "fer_finetune:distilled", MOBILENET, "fer_vgg_best_0", "fer_mobilenet_v1"),
-        *student("distilled_ferplus", "fer_finetune:distilled_ferplus", FERPLUS_MODEL, "ferplus_vgg"),
+        *in_lane("distilled", classifier("distilled", "fer_finetune:distilled", *mobilenet), MOBILENET_FLAGS),
+        *in_lane("narrow", [prune, *classifier("distilled_ferplus", "ferplus_vgg:narrow", *narrow)], FAST_TUNING),
     ]
 
 
