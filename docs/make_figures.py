@@ -1,8 +1,8 @@
 """Make the images of the documentation: python docs/make_figures.py [NAME ...]
 
-NAME is prediction, augmentations, dark, batch_flow or report; without a name, all are made. The images are written to
-docs/images/. They show drawn faces and a public-domain photograph only. `report` needs Chromium and a finished demo
-run: `make demo`.
+NAME is prediction, augmentations, dark, batch_flow, curves or report; without a name, all are made. The images are
+written to docs/images/. They show drawn faces and a public-domain photograph only. `curves` reads the records in
+results/. `report` needs Chromium and a finished demo run: `make demo`.
 """
 
 import runpy
@@ -16,6 +16,7 @@ import jax
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.cbook import get_sample_data
 from matplotlib.patches import FancyBboxPatch
 
@@ -27,6 +28,8 @@ from affect_jax.ops.augment import augment
 from affect_jax.predict import load
 from affect_jax.predict.drawing import draw_faces
 from affect_jax.process import prepare_process
+from affect_jax.runs.figures import series
+from affect_jax.runs.workdir import Workdir, load_config, load_history
 
 ROOT = Path(__file__).parents[1]
 IMAGES = ROOT / "docs" / "images"
@@ -173,6 +176,26 @@ def batch_flow() -> None:
     save(figure, IMAGES / "batch_flow.svg")
 
 
+def curves() -> None:
+    """Accuracy on val by epoch of the runs in results/ with at least three evaluations."""
+    figure, panels = plt.subplots(1, 2, figsize=(12, 6.2), layout="constrained")
+    runs = {file.parent.name: Workdir(file.parent) for file in sorted((ROOT / "results").glob("*/config.json"))}
+    for axes, (data_set, title) in zip(panels, {"fer2013": "FER2013", "ferplus": "FER+"}.items(), strict=True):
+        histories = {
+            name: series(load_history(run), "epoch", "val/accuracy")
+            for name, run in runs.items()
+            if load_config(run).data.name == data_set
+        }
+        long_enough = {name: history for name, history in histories.items() if len(history[0]) >= 3}
+        for (name, (epochs, accuracy)), color in zip(long_enough.items(), colormaps["tab20"].colors, strict=False):
+            axes.plot(epochs, 100 * accuracy, marker="o", markersize=3, color=color, label=name)
+        axes.set(xscale="log", xlabel="epoch", ylabel="accuracy on val, %", title=title)
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2, frameon=False)
+    save(figure, IMAGES / "curves.png")
+
+
 def report() -> None:
     """The top of the demo run's report page, as Chromium shows it."""
     browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -187,7 +210,7 @@ def report() -> None:
     cv2.imwrite(str(output), colors, [cv2.IMWRITE_PNG_COMPRESSION, 9])
 
 
-FIGURES = {figure.__name__: figure for figure in (prediction, augmentations, dark, batch_flow, report)}
+FIGURES = {figure.__name__: figure for figure in (prediction, augmentations, dark, batch_flow, curves, report)}
 
 
 def write(path: Path, image: np.ndarray) -> None:
