@@ -2,7 +2,7 @@
 
     python scripts/evaluate.py --workdir=runs/widerface_rcnn [--dark] [--brighten=clahe] [--data=darkface]
     python scripts/evaluate.py --workdir=runs/widerface_rcnn --peer=yunet,centerface --peer_file=yunet.onnx,center.onnx
-    python scripts/evaluate.py --model=affect_jax/predict/weights/ferplus_mobilenet_v2.safetensors --split=val
+    python scripts/evaluate.py --model=affect_jax/predict/weights/ferplus_vgg.safetensors --split=val
 
 The result is printed and recorded in the workdir: metrics.json, predictions/, figures/ and report.html; that of a model
 file is only printed. Choose between runs by val; evaluate on test once, at the end. Several processes share the work,

@@ -27,7 +27,7 @@ from affect_jax.train.prediction import compile_predict
 from affect_jax.train.state import Network, make_apply
 
 BUNDLED_WEIGHTS = Path(__file__).parent / "weights"
-CLASSIFIER = BUNDLED_WEIGHTS / "ferplus_mobilenet_v2.safetensors"
+CLASSIFIER = BUNDLED_WEIGHTS / "ferplus_vgg.safetensors"
 DETECTOR = BUNDLED_WEIGHTS / "widerface_yunet.safetensors"
 WHOLE = "whole"
 """Given instead of a detector: every image is one face."""
