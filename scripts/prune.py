@@ -1,7 +1,7 @@
 """Prune a trained VGG-FER to fewer channels: python scripts/prune.py --model=MODEL --out=FILE
 
-MODEL is a run's folder or a model file. FILE gets its most important channels and can be given as config.init_from. It
-needs training: configs/ferplus_vgg.py:narrow distills the wide network into it.
+MODEL is a run's folder or a model file. FILE gets its most important channels and can be given as config.init_from. The
+pruned network needs training: configs/ferplus_vgg.py:narrow distills the wide one into it.
 """
 
 from affect_jax import command_line

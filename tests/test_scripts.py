@@ -81,6 +81,12 @@ def open_wider_lists(file: Path):
         ("train", (DEMO, "--config.model.name=vgg"), "unknown model 'vgg'; known are"),
         ("evaluate", ("--workdir=/nowhere",), "/nowhere is not the folder of a run"),
         ("evaluate", ("--model=/nowhere",), "/nowhere: neither a model file nor the folder of a run"),
+        ("prune", ("--model=/nowhere", "--out=/nowhere"), "/nowhere: neither a model file nor the folder of a run"),
+        (
+            "prune",
+            ("--model=affect_jax/predict/weights/fer2013_mobilenet_v2.safetensors", "--out=/nowhere"),
+            "is a mobilenet_v2; only vgg_fer can be pruned",
+        ),
         (
             "prepare_data",
             ("fer2013", "--source=/nowhere", "--identity=(x)"),

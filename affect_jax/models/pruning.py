@@ -6,7 +6,10 @@ import numpy as np
 
 
 def prune_vgg(variables: dict, widths: Sequence[int], dense: Sequence[int]) -> dict:
-    """Return the variables of a VGG-FER with these widths and dense layers, from those of a wider one (NumPy arrays).
+    """Return the variables of a VGG-FER with these widths and dense layers, from those of a wider one.
+
+    Variables are NumPy arrays: "params" with kernels [3, 3, C, F] of convolutions and [pixels * C, F] of dense layers,
+    and "batch_stats". `widths` has the channels of each block, `dense` the units of each dense layer before the logits.
 
     The kept channels have the largest product of two values: the absolute scale of their BatchNorm, as in Network
     Slimming (Liu et al. 2017, arXiv:1708.06519), and the Euclidean norm of the weights that read them in the next

@@ -200,12 +200,11 @@ def _patches(static, x, kernel):
 
 
 def _shifted(static, x, kernel):
-    """Convolve by adding the products of each shifted channel with its weights [F]."""
+    """Convolve by adding the products of each shifted channel of the image with its weights."""
     strides, padding, _ = static
     channels = jnp.split(_pad(x, padding), x.shape[-1], axis=-1)
     taps = [tap for channel in channels for tap in _taps(channel, kernel.shape[:2], strides)]
-    weights = kernel.astype(jnp.float32).transpose(2, 0, 1, 3).reshape(-1, kernel.shape[-1])
-    return sum(tap * weight for tap, weight in zip(taps, weights, strict=True)).astype(x.dtype)
+    return _weighted_sum(taps, kernel.transpose(2, 0, 1, 3))
 
 
 def _winograd(static, x, kernel):
@@ -322,8 +321,13 @@ def _on_both_axes(matrix, grid):
 def _depthwise(static, x, kernel):
     strides, padding, _ = static
     taps = _taps(_pad(x, padding), kernel.shape[:2], strides)
-    weights = kernel.astype(jnp.float32).reshape(-1, kernel.shape[-1])
-    return sum(tap * weight for tap, weight in zip(taps, weights, strict=True)).astype(x.dtype)
+    return _weighted_sum(taps, kernel)
+
+
+def _weighted_sum(taps, weights):
+    """Return the sum over N taps [B, h, w, F or 1] times weights [..., F] of N rows, added in float32."""
+    rows = weights.astype(jnp.float32).reshape(-1, weights.shape[-1])
+    return sum(tap * row for tap, row in zip(taps, rows, strict=True)).astype(taps[0].dtype)
 
 
 def _plain_sums(*arrays):

@@ -139,11 +139,11 @@ def distilled(cut: bool) -> list[Command]:
 
     mobilenet = [f"--config.init_from={MOBILENET}", teachers("fer_vgg_best_0", "fer_mobilenet_v1")]
     pruned = f"{WORK}/ferplus_vgg_pruned.safetensors"
-    prune = script("prune", f"--model={WORK}/ferplus_vgg", f"--out={pruned}")._replace(creates=pruned)
+    sizes = ("--widths=4,4,4,4", "--dense=8") if cut else ()
+    prune = script("prune", f"--model={WORK}/ferplus_vgg", f"--out={pruned}", *sizes)._replace(creates=pruned)
     narrow = [f"--config.init_from={pruned}", teachers("ferplus_vgg"), "--config.total_epochs=40.0"]
     if cut:
         mobilenet, narrow = [*mobilenet, *SMALL_MOBILENET], [*narrow, *SMALL_VGG]
-        prune.words.extend(("--widths=4,4,4,4", "--dense=8"))
     return [
         *in_lane("distilled", classifier("distilled", "fer_finetune:distilled", *mobilenet), MOBILENET_FLAGS),
         *in_lane("narrow", [prune, *classifier("distilled_ferplus", "ferplus_vgg:narrow", *narrow)], FAST_TUNING),

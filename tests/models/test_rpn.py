@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from affect_jax.models.rpn import rpn_losses
+from affect_jax.models.rpn import rpn_losses, select_proposals
 from affect_jax.ops.boxes import decode_boxes
 from affect_jax.ops.matching import IGNORED, GroundTruth, Samples
 
@@ -62,3 +62,21 @@ def test_cross_entropy_counts_all_sampled_anchors():
     expected = sum(cross_entropy(scores[a], float(MATCHED[a] >= 0)) for a in (0, 1, 2))
     np.testing.assert_allclose(found["objectness"], expected, rtol=1e-5)
     assert found["rpn_count"] == 3
+
+
+def test_a_level_of_which_all_anchors_are_kept_gives_the_proposals_of_the_best_anchors():
+    rng = np.random.default_rng(0)
+    corners = rng.uniform(0, 90, (40, 2)).astype(np.float32)
+    anchors = np.concatenate([corners, corners + rng.uniform(4, 30, (40, 2))], 1).astype(np.float32)
+    log_scores, offsets = np.log(rng.uniform(0.01, 0.99, 40)), rng.normal(0, 0.1, (40, 4))
+
+    def proposals(log_scores, offsets, anchors):
+        levels = (np.float32(log_scores),), (np.float32(offsets),), (np.float32(anchors),)
+        found = select_proposals(*levels, jnp.array([100, 100]), 40, 40, 0.3, 0.05)
+        return found.boxes[found.valid], found.scores[found.valid]
+
+    kept = proposals(log_scores, offsets, anchors)
+    # one more anchor than are kept, the worst, so that the best are chosen
+    more = np.append(log_scores, -9.0), np.vstack([offsets, np.zeros(4)]), np.vstack([anchors, anchors[:1]])
+    assert 10 < len(kept[0]) < 40
+    jax.tree.map(np.testing.assert_array_equal, kept, proposals(*more))
