@@ -10,7 +10,7 @@ command_line.exit_on_interrupt()  # before the slow imports
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
 
 from affect_jax.models.pruning import prune_vgg
 from affect_jax.runs.model_file import Trained, read, write
@@ -24,6 +24,7 @@ DENSE = flags.DEFINE_list("dense", ["256"], "Units of each dense layer.")
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"unknown argument {argv[1]!r}")
+    logging.set_verbosity(logging.ERROR)  # orbax logs each step of reading a checkpoint
     jax.config.update("jax_platforms", "cpu")
     widths, dense = (tuple(int(size) for size in flag.value) for flag in (WIDTHS, DENSE))
     config, data, variables, about = read(MODEL.value)
