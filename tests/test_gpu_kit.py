@@ -18,6 +18,11 @@ from test_docs import check_script
 from affect_jax.data import open_split
 from affect_jax.data.widerface import Widerface
 
+sys.path.append(str(ROOT / "scripts" / "launch"))  # as when the session is run
+import gpu_loop
+from gpu_loop import Command, Part, run_parts
+from gpu_parts import session_parts
+
 session = load_script("launch/gpu_session")
 FAST = {"GRACE_S": 0.5, "LEAST_S": 0.1}
 
@@ -25,21 +30,21 @@ FAST = {"GRACE_S": 0.5, "LEAST_S": 0.1}
 @pytest.fixture
 def fast(monkeypatch):
     for name, value in FAST.items():
-        monkeypatch.setattr(session, name, value)
+        monkeypatch.setattr(gpu_loop, name, value)
 
 
-def python(program: str, creates: str = "") -> session.Command:
-    return session.Command([sys.executable, "-Sc", program], creates)
+def python(program: str, creates: str = "") -> Command:
+    return Command([sys.executable, "-Sc", program], creates)
 
 
 def run(parts, folder: Path, budget_s: float = 60.0):
-    return session.run_parts(parts, folder / "work", folder / "out", budget_s, dict(os.environ))
+    return run_parts(parts, folder / "work", folder / "out", budget_s, dict(os.environ))
 
 
 @pytest.mark.parametrize("cut", [False, True])
 def test_commands_of_the_session_have_scripts_flags_and_fields_that_exist(cut, monkeypatch):
     monkeypatch.chdir(ROOT)
-    for part in session.session_parts(cut):
+    for part in session_parts(cut):
         for words, *_ in part.commands:
             scripts = [number for number, word in enumerate(words) if word.startswith("scripts/")]
             for number in scripts:
@@ -49,7 +54,7 @@ def test_commands_of_the_session_have_scripts_flags_and_fields_that_exist(cut, m
 
 
 def test_parts_are_documented_in_order():
-    parts = session.session_parts(cut=False)
+    parts = session_parts(cut=False)
     rows = re.findall(r"^\| `(\w+)` \| (\d+) \|", (ROOT / "docs" / "gpu.md").read_text(), re.MULTILINE)
     assert rows == [(part.name, str(part.bound_s)) for part in parts]
 
@@ -59,10 +64,10 @@ def test_failed_and_absent_parts_are_named_and_the_others_run(fast, tmp_path, ca
     write = f"import sys; open({str(order)!r}, 'a').write"
     fails = "import sys; sys.exit('the weights do not fit\\n=== Source Location Trace: ===\\nclient.cc:1')"
     parts = [
-        session.Part("first", 5, [python(f"{write}('1')")]),
-        session.Part("wrong", 5, [python(f"{write}('2')"), python(fails), python(f"{write}('x')")]),
-        session.Part("without", 5, [python(f"{write}('x')")], needs=[str(tmp_path / "nowhere")]),
-        session.Part("last", 5, [python(f"{write}('3')"), python(f"{write}('x')", creates=str(order))]),
+        Part("first", 5, [python(f"{write}('1')")]),
+        Part("wrong", 5, [python(f"{write}('2')"), python(fails), python(f"{write}('x')")]),
+        Part("without", 5, [python(f"{write}('x')")], needs=[str(tmp_path / "nowhere")]),
+        Part("last", 5, [python(f"{write}('3')"), python(f"{write}('x')", creates=str(order))]),
     ]
     states = run(parts, tmp_path)
     assert order.read_text() == "123"
@@ -86,9 +91,9 @@ def test_a_part_stops_at_its_bound_saves_and_resumes(fast, tmp_path):
     )
     ignores_the_end = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\nwhile True: signal.pause()"
     parts = [
-        session.Part("train", 2.0, [python(saves_when_stopped)]),
-        session.Part("hang", 0.3, [python(ignores_the_end)]),
-        session.Part("after", 5.0, [python("print('ran')")]),
+        Part("train", 2.0, [python(saves_when_stopped)]),
+        Part("hang", 0.3, [python(ignores_the_end)]),
+        Part("after", 5.0, [python("print('ran')")]),
     ]
     start = time.monotonic()
     states = run(parts, tmp_path, budget_s=6.0)
@@ -112,18 +117,18 @@ def test_lanes_run_at_the_same_time_and_one_that_fails_leaves_the_others(fast, t
     )
     one, two = str(tmp_path / "one"), str(tmp_path / "two")
     commands = [
-        session.Command([sys.executable, "-Sc", meet, one, two], lane="one"),
-        session.Command([sys.executable, "-Sc", "import sys; sys.exit('too large')"], lane="one"),
-        session.Command([sys.executable, "-Sc", meet, two, one], lane="two"),
-        session.Command([sys.executable, "-Sc", "print('last of two')"], lane="two"),
+        Command([sys.executable, "-Sc", meet, one, two], lane="one"),
+        Command([sys.executable, "-Sc", "import sys; sys.exit('too large')"], lane="one"),
+        Command([sys.executable, "-Sc", meet, two, one], lane="two"),
+        Command([sys.executable, "-Sc", "print('last of two')"], lane="two"),
     ]
-    states = run([session.Part("both", 30, commands)], tmp_path)
+    states = run([Part("both", 30, commands)], tmp_path)
     assert states["both"]["status"] == "failed" and states["both"]["note"] == "one: exit status 1: too large"
     assert "last of two" in (tmp_path / "work" / "both_two.log").read_text()
 
 
 def test_the_budget_bounds_all_parts_together(fast, tmp_path):
-    parts = [session.Part(str(number), 60, [python("import signal; signal.pause()")]) for number in range(3)]
+    parts = [Part(str(number), 60, [python("import signal; signal.pause()")]) for number in range(3)]
     start = time.monotonic()
     states = run(parts, tmp_path, budget_s=2.0)
     assert time.monotonic() - start < 3.0
@@ -136,7 +141,7 @@ def test_results_are_at_once_in_archives_of_at_most_16_mib(fast, tmp_path, capsy
     for name, size in {"small.json": 100, "weights": 9 << 20, "more": 10 << 20, "huge": 17 << 20}.items():
         (tmp_path / "work" / "big" / name).write_bytes(rng.bytes(size))
     finished = f"assert 'session_1.tar.gz' in __import__('os').listdir({str(tmp_path / 'out')!r})"
-    parts = [session.Part("big", 5, [python("pass")], results=["big/*"]), session.Part("next", 5, [python(finished)])]
+    parts = [Part("big", 5, [python("pass")], results=["big/*"]), Part("next", 5, [python(finished)])]
     states = run(parts, tmp_path)
     assert states["next"]["status"] == "done"
     assert "session lacks big/huge: too large" in capsys.readouterr().out
@@ -164,9 +169,7 @@ def test_session_without_seconds_starts_nothing_and_lists_every_part(tmp_path, m
     printed = capsys.readouterr().out
     assert not ended.value.code
     assert "kit has no call1/manifest.json" in printed
-    assert re.findall(r"^(\w+) +not started", printed, re.MULTILINE) == [
-        p.name for p in session.session_parts(cut=True)
-    ]
+    assert re.findall(r"^(\w+) +not started", printed, re.MULTILINE) == [p.name for p in session_parts(cut=True)]
 
 
 def write_wheel(folder: Path, name: str) -> None:
