@@ -28,11 +28,11 @@ COMPILING = ThreadPoolExecutor(max_workers=4, thread_name_prefix="compile")
 """XLA compiles outside Python's lock, so threads use several cores. An image needs up to four programs."""
 TRACING = Lock()
 """Tracing needs Python's lock; in turns, the first program is compiled while the second is traced."""
-QUICK = {"xla_cpu_parallel_codegen_split_count": 1, **OLDER_EMITTERS}
+QUICK = {"xla_cpu_parallel_codegen_split_count": 1, "xla_backend_optimization_level": 1, **OLDER_EMITTERS}
 """Options with which XLA compiles networks faster on CPU; they run as fast.
 
-The older emitters take four fifths of the time. Programs are compiled side by side, and then it takes less time in all
-to compile each as a whole than in parts.
+The older emitters take four fifths of the time, and so do fewer optimizations by LLVM. Programs are compiled side by
+side, and then it takes less time in all to compile each as a whole than in parts.
 """
 FOR_MANY = {"xla_cpu_parallel_codegen_split_count": 1, "xla_cpu_prefer_vector_width": 512}
 """The same for a program that is called many times, as that of a video: it takes a tenth less time.
