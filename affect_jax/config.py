@@ -193,7 +193,7 @@ def _common_config() -> ConfigDict:
             "steps_per_dispatch": 0,  # steps per call to the device, at least 0; 0: 1 on CPU and of a detector, else 32
             "log_every_steps": 50,  # at least 1
             "eval_every_epochs": 1.0,  # epochs between evaluations on val, each with a checkpoint, above 0
-            "eval_batch_size": 256,  # at least 1
+            "eval_batch_size": 64,  # at least 1; larger batches are slower on CPU
             "keep_checkpoints": 2,  # newest checkpoints that are kept besides the best, at least 1
             "select_on": "val/accuracy",  # metric that chooses the best checkpoint: see SELECT_ON
         }
