@@ -9,7 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from affect_jax.benchmark import torch_twin
-from affect_jax.benchmark.steps import evaluate_work, loop_seconds, predict_work, step_work
+from affect_jax.benchmark.steps import evaluate_work, loop_work, predict_work, step_work
 from affect_jax.benchmark.timing import (
     Work,
     forward_flop,
@@ -43,6 +43,9 @@ def classifier_measurements(
         theirs = {name: torch_twin.start(name, make_theirs, twin, *arguments) for name, twin in twins.items()}
         return {"affect_jax": ours, **theirs}
 
+    def images_of(size: int) -> np.ndarray:
+        return noise_batch(size, split.image_shape, num_classes)["image"]
+
     def step() -> list[dict]:
         batch = noise_batch(batch_size, split.image_shape, num_classes)
         ours, costs = step_work(config, batch, num_steps)
@@ -52,18 +55,23 @@ def classifier_measurements(
         return rows
 
     def predict(size: int) -> list[dict]:
-        images, calls = noise_batch(size, split.image_shape, num_classes)["image"], PREDICTED[size]
+        images, calls = images_of(size), PREDICTED[size]
         works = implementations(predict_work(config, images, calls), torch_twin.predict_work, images, calls)
         return interleaved_rows(f"predict_{size}", works, calls * size, flop, rounds)
 
     def evaluate() -> list[dict]:
-        work, images = evaluate_work(config, EVALUATION_BATCHES)
-        seconds = interleaved_seconds({"evaluate": work}, max(3, rounds // 3))["evaluate"]
-        return [result_row("evaluate", "affect_jax", images, seconds, flop)]
+        ours, images = evaluate_work(config, EVALUATION_BATCHES)
+        calls = -(-images // 64)
+        works = {"affect_jax": ours, "predict_64": predict_work(config, images_of(64), calls)}
+        counts = {"affect_jax": images, "predict_64": calls * 64}
+        seconds = interleaved_seconds(works, rounds)
+        return [result_row("evaluate", name, counts[name], seconds[name], flop) for name in works]
 
     def loop(data_input: str) -> list[dict]:
-        seconds = loop_seconds(config, rounds, window, data_input)
-        return [result_row(f"loop_{data_input}", "affect_jax", window * batch_size, seconds, 3 * flop)]
+        alone, _ = step_work(config, noise_batch(batch_size, split.image_shape, num_classes), window)
+        with loop_work(config, rounds + 1, window, data_input) as ours:
+            works = {"affect_jax": ours, "step": alone}
+            return interleaved_rows(f"loop_{data_input}", works, window * batch_size, 3 * flop, rounds)
 
     return {
         "step": step,

@@ -14,8 +14,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from affect_jax.benchmark import torch_twin
-from affect_jax.benchmark.steps import loop_seconds, step_work
-from affect_jax.benchmark.timing import Work, forward_flop, interleaved_rows, peak_memory, result_row
+from affect_jax.benchmark.steps import loop_work, step_work
+from affect_jax.benchmark.timing import Work, forward_flop, interleaved_rows, peak_memory
 from affect_jax.models.faster_rcnn import ANCHOR_STRIDES
 from affect_jax.ops.nms import nms
 from affect_jax.ops.roi_align import roi_align, roi_levels
@@ -55,8 +55,10 @@ def detector_measurements(config: ConfigDict, compare_torch: bool, rounds: int) 
         return interleaved_rows("forward", works, images, flop, rounds)
 
     def loop() -> list[dict]:
-        seconds = loop_seconds(config, rounds, LOOP_WINDOW)
-        return [result_row("loop_stream", "affect_jax", LOOP_WINDOW * images, seconds, 3 * flop)]
+        alone, _ = step_work(config, batch, LOOP_WINDOW)
+        with loop_work(config, rounds + 1, LOOP_WINDOW) as ours:
+            works = {"affect_jax": ours, "step": alone}
+            return interleaved_rows("loop_stream", works, LOOP_WINDOW * images, 3 * flop, rounds)
 
     def part_of_step(name: str) -> list[dict]:
         return interleaved_rows(f"{name}_of_step", {"affect_jax": PARTS_OF_STEP[name](config)}, images, 0.0, rounds)

@@ -18,13 +18,14 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from affect_jax.benchmark.classifier import noise_batch
-from affect_jax.benchmark.steps import loop_config, seconds_of_windows, step_work
+from affect_jax.benchmark.steps import loop_config, step_work
 from affect_jax.benchmark.timing import Work, interleaved_seconds
 from affect_jax.data import open_split
 from affect_jax.data.pipeline import BatchIndices, end_with_parent, stream_iterator
 from affect_jax.predict import reader
 from affect_jax.predict.media import Frame
 from affect_jax.process import join_processes, prepare_process
+from affect_jax.runs import workdir
 from affect_jax.runs.training import train_and_evaluate
 from affect_jax.tasks import build_task
 
@@ -126,7 +127,7 @@ def step_seconds(config: ConfigDict, num_processes: int) -> list[float]:
 
     The batch has the same number of images for any number of processes. ChildProcessError if a process fails.
     """
-    config = loop_config(on_drawn_faces(config, 48), WINDOWS, WINDOW_STEPS, "resident")
+    config = loop_config(on_drawn_faces(config, 48), WINDOWS + 1, WINDOW_STEPS, "resident")
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
@@ -143,6 +144,13 @@ def step_seconds(config: ConfigDict, num_processes: int) -> list[float]:
         if any(process.exitcode for process in processes):
             raise ChildProcessError(f"the run with {num_processes} processes failed; its error is printed above")
         return [seconds / WINDOW_STEPS for seconds in seconds_of_windows(Path(folder) / "run")]
+
+
+def seconds_of_windows(folder: Path) -> list[float]:
+    """Return the seconds of the windows between the log lines of the run in a folder."""
+    history = workdir.load_history(workdir.Workdir(folder))
+    at = [record["seconds"] for record in history if "train/loss" in record]
+    return list(np.diff(at))
 
 
 def _train(config: ConfigDict, folder: Path, address: str, num_processes: int, index: int) -> None:

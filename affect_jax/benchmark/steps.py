@@ -1,14 +1,12 @@
 """The parts of a run as functions to time: training step, evaluation, prediction and the loop.
 
-`step_work` is forward, backward and update on a batch on the device, without augmentation; `loop_seconds` is a real run
-with augmentation and data; `predict_work` copies images to the device and probabilities back in every call.
+`step_work` is forward, backward and update on a batch on the device, without augmentation; `loop_work` is the loop of a
+run, with augmentation, data and log; `predict_work` copies images to the device and probabilities back in every call.
 """
 
-import io
-import tempfile
 import time
-from contextlib import redirect_stdout
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 
 import jax
 import numpy as np
@@ -16,13 +14,13 @@ from ml_collections import ConfigDict
 
 from affect_jax.benchmark.timing import Work
 from affect_jax.config import validate
-from affect_jax.runs import workdir
-from affect_jax.runs.training import train_and_evaluate
 from affect_jax.tasks import build_task
 from affect_jax.tasks.interface import Batch, DataFacts
 from affect_jax.train import builders
+from affect_jax.train.loop import Trainer
 from affect_jax.train.mesh import data_mesh, one_device, replicated, split_over_devices, to_devices
 from affect_jax.train.prediction import compile_predict, predict_split
+from affect_jax.train.progress import RunLog
 from affect_jax.train.state import create_state, init_variables, make_apply
 from affect_jax.train.steps import make_train_step
 
@@ -99,21 +97,33 @@ def predict_work(config: ConfigDict, images: np.ndarray, calls: int) -> Work:
     return work
 
 
-def loop_seconds(config: ConfigDict, windows: int, window_steps: int, data_input: str | None = None) -> list[float]:
-    """Return the seconds of each of `windows` windows of `window_steps` steps of a real run, from its history.
+@contextmanager
+def loop_work(config: ConfigDict, calls: int, num_steps: int, data_input: str | None = None) -> Iterator[Work]:
+    """Open a work of `num_steps` steps of a run's loop and one log line; it can be called `calls` times.
 
     `data_input` replaces config.data.input: "resident" or "stream".
     """
-    config = loop_config(config, windows, window_steps, data_input)
-    with tempfile.TemporaryDirectory() as folder, redirect_stdout(io.StringIO()):
-        train_and_evaluate(config, Path(folder) / "run")
-        return seconds_of_windows(Path(folder) / "run")
+    config = loop_config(config, calls, num_steps, data_input)
+    with closing(Trainer(config, build_task(config))) as trainer:
+        log = RunLog(trainer.total_steps, trainer.steps_per_epoch, {}, say=lambda line: None)
+
+        def work() -> None:
+            first = trainer.step
+            dispatches = []
+            while trainer.step < first + num_steps:
+                dispatches.append(trainer.dispatch(log))
+            trainer.log_steps(dispatches, log)
+
+        yield work
 
 
 def loop_config(config: ConfigDict, windows: int, window_steps: int, data_input: str | None = None) -> ConfigDict:
-    """Return the config of a run that seconds_of_windows can time: see loop_seconds."""
+    """Return the config of a run that logs a line after each of `windows` windows of `window_steps` steps.
+
+    The initial weights are random, because their values do not change the speed.
+    """
     config = ConfigDict(config.to_dict())
-    config.init_from, config.init_excuse = "", ()  # the values of the weights do not change the speed
+    config.init_from, config.init_excuse = "", ()
     task = build_task(config)
     num_examples = task.examples_per_epoch(task.open_split("train"))
     if data_input:
@@ -121,15 +131,8 @@ def loop_config(config: ConfigDict, windows: int, window_steps: int, data_input:
     if data_input == "resident":
         config.data.num_workers = 0
     config.log_every_steps = window_steps
-    config.total_epochs = (windows + 1) * window_steps * config.batch_size / num_examples
+    config.total_epochs = windows * window_steps * config.batch_size / num_examples
     config.eval_every_epochs = config.total_epochs
     config.optim.warmup_epochs = 0.0
     validate(config)
     return config
-
-
-def seconds_of_windows(folder: Path) -> list[float]:
-    """Return the seconds between the log lines of the run in a folder."""
-    history = workdir.load_history(workdir.Workdir(folder))
-    at = [record["seconds"] for record in history if "train/loss" in record]
-    return list(np.diff(at))

@@ -67,11 +67,13 @@ def test_benchmark_has_a_row_for_each_work(tiny_config, plain_convolutions):
     tiny_config.augment.rotation = tiny_config.augment.erase_probability = tiny_config.mixup_alpha = 0.0
     rows = list(benchmark(tiny_config, compare_torch=False, rounds=1))
     works = [(row["work"], row["implementation"]) for row in rows]
-    expected = ("step", "predict_1", "predict_64", "evaluate", "loop_resident", "loop_stream")
-    assert works == [(work, "affect_jax") for work in expected]
+    alone = {"evaluate": "predict_64", "loop_resident": "step", "loop_stream": "step"}
+    expected = ("step", "predict_1", "predict_64", *alone)
+    assert works == [(work, name) for work in expected for name in ("affect_jax", alone.get(work)) if name]
     assert all(0 < row["images_per_second"] <= row["images_per_second_best"] for row in rows)
     assert all(row["flop_per_second"] > 0 and 0 < row["share_of_peak"] < 1 for row in rows)
-    assert [format_row(row).split()[0] for row in rows] == list(expected) and "compiled" in format_row(rows[0])
+    assert [format_row(row).split()[0] for row in rows] == [work for work, _ in works]
+    assert "compiled" in format_row(rows[0])
     (row,) = benchmark(tiny_config, compare_torch=False, rounds=1, works=["predict_1"])
     assert row["work"] == "predict_1"
     with pytest.raises(ValueError, match="unknown works walk; choose from step, predict_1, "):
