@@ -26,7 +26,7 @@ Padding = str | Sequence[tuple[int, int]]
 DIMENSION_NUMBERS = ("NHWC", "HWIO", "NHWC")
 # From this number of channels in and out, Winograd saves more in products than it costs in sums.
 MANY_CHANNELS = 64
-# From this number, F(4x4, 3x3) is faster than F(2x2, 3x3), for maps whose sides are about multiples of 4.
+# From this number in or out, tiles larger than those of F(2x2, 3x3) are faster, if they fit the map.
 VERY_MANY_CHANNELS = 128
 # Convolutions of an image with up to this number of products per output are shifted multiplications, which XLA fuses
 # with the next layers.
@@ -61,6 +61,12 @@ F2 = Winograd(
     ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1)),
     ((1, 0, 0), (1 / 2, 1 / 2, 1 / 2), (1 / 2, -1 / 2, 1 / 2), (0, 0, 1)),
     ((1, 1, 1, 0), (0, 1, -1, -1)),
+)
+F3 = Winograd(
+    3,
+    ((2, -1, -2, 1, 0), (0, -2, -1, 1, 0), (0, 2, -3, 1, 0), (0, -1, 0, 1, 0), (0, 2, -1, -2, 1)),
+    ((1 / 2, 0, 0), (-1 / 2, -1 / 2, -1 / 2), (-1 / 6, 1 / 6, -1 / 6), (1 / 6, 1 / 3, 2 / 3), (0, 0, 1)),
+    ((1, 1, 1, 1, 0), (0, 1, -1, 2, 0), (0, 1, 1, 4, 1)),
 )
 F4 = Winograd(
     4,
@@ -240,9 +246,12 @@ def _winograd_gradients(static, x, kernel, gradient):
 
 
 def _tile_form(kernel, size):
-    """Return the fastest form for a kernel [3, 3, C, F] and `size` outputs (h, w); F4 is too inexact for bfloat16."""
-    fits = min(kernel.shape[2:]) >= VERY_MANY_CHANNELS and all(-n % 4 <= n / 8 for n in size)
-    return F4 if fits and kernel.dtype == jnp.float32 else F2
+    """Return the fastest form for a kernel [3, 3, C, F] and `size` outputs (h, w): in bfloat16 F2, the most exact."""
+    if max(kernel.shape[2:]) >= VERY_MANY_CHANNELS and kernel.dtype == jnp.float32:
+        for form in (F4, F3):
+            if all(-n % form.outputs <= n / 8 for n in size):  # few outputs of the tiles are outside of the map
+                return form
+    return F2
 
 
 def _convolve_tiles(form, tiles, kernel, channel_axis, size):

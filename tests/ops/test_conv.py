@@ -86,8 +86,8 @@ def test_value_and_gradients_equal_xlas(size, kernel_size, strides, padding, cha
 
 @pytest.mark.parametrize("padding", ["SAME", "VALID", EXPLICIT])
 @pytest.mark.parametrize("size", [(8, 12), (11, 7)])
-@pytest.mark.parametrize(("form", "tolerance"), [(conv.F2, 1e-5), (conv.F4, 5e-5)])
-def test_both_forms_of_winograd_equal_xla(monkeypatch, form, tolerance, size, padding):
+@pytest.mark.parametrize(("form", "tolerance"), [(conv.F2, 1e-5), (conv.F3, 2e-5), (conv.F4, 5e-5)])
+def test_all_forms_of_winograd_equal_xla(monkeypatch, form, tolerance, size, padding):
     monkeypatch.setattr(conv, "_tile_form", lambda kernel, size: form)
     x, kernel = random_case(size, (3, 3), MANY, MANY + 1, 1)
     static = ((1, 1), padding, 1)
@@ -99,8 +99,10 @@ def test_both_forms_of_winograd_equal_xla(monkeypatch, form, tolerance, size, pa
 def test_large_tiles_are_used_for_many_channels_if_they_fit_the_map():
     kernel = jnp.zeros((3, 3, conv.VERY_MANY_CHANNELS, conv.VERY_MANY_CHANNELS))
     assert all(conv._tile_form(kernel, (side, side)) is conv.F4 for side in (12, 24, 48, 15))
-    assert all(conv._tile_form(kernel, (12, side)) is conv.F2 for side in (5, 6, 10))
-    assert conv._tile_form(kernel[:, :, :MANY], (12, 12)) is conv.F2
+    assert all(conv._tile_form(kernel, (side, side)) is conv.F3 for side in (3, 6, 9, 14))
+    assert all(conv._tile_form(kernel, (12, side)) is conv.F2 for side in (5, 7, 10))
+    assert conv._tile_form(kernel[:, :, :MANY], (12, 12)) is conv.F4
+    assert conv._tile_form(kernel[:, :, :MANY, :MANY], (12, 12)) is conv.F2
     assert conv._tile_form(kernel.astype(jnp.bfloat16), (12, 12)) is conv.F2
 
 
