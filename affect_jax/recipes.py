@@ -133,6 +133,16 @@ def regularized_vgg(config: ConfigDict) -> None:
     config.augment.erase_probability = 0.5
 
 
+def narrow_vgg(config: ConfigDict, init_from: str, epochs: float) -> None:
+    """Set a VGG-FER of two million weights that is trained further on CPU, after regularized_vgg."""
+    config.model.update(widths=(48, 96, 160, 256), dense=(256,))
+    config.init_from = init_from
+    config.dtype = "float32"
+    config.total_epochs = epochs
+    config.optim.update(learning_rate=0.02, warmup_epochs=0.2)
+    config.ema_decay = 0.998
+
+
 def from_face_identities(config: ConfigDict, generic: str) -> None:
     """Set eight epochs of FER2013 for a network that was trained on face identities, no layer frozen.
 

@@ -13,7 +13,7 @@ majority labels instead.
 """
 
 from affect_jax.config import apply_variant, classification_config
-from affect_jax.recipes import regularized_vgg
+from affect_jax.recipes import narrow_vgg, regularized_vgg
 
 
 def get_config(variant=""):
@@ -31,10 +31,5 @@ def majority(config):
 
 def narrow(config):
     """Learn the predictions of a run of this config, from its most important channels, in ten epochs on CPU."""
-    config.model.update(widths=(48, 96, 160, 256), dense=(256,))
-    config.init_from = "runs/ferplus_vgg_pruned.safetensors"
+    narrow_vgg(config, "runs/ferplus_vgg_pruned.safetensors", epochs=10.0)
     config.distillation.update(teachers=("runs/ferplus_vgg",), weight=0.7)
-    config.dtype = "float32"
-    config.total_epochs = 10.0
-    config.optim.update(learning_rate=0.02, warmup_epochs=0.2)
-    config.ema_decay = 0.998

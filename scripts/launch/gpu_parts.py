@@ -42,7 +42,7 @@ def session_parts(cut: bool) -> list[Part]:
         # name, bound in seconds, commands, what they need, files to bring back
         Part("data", 120, [*data(), *in_lane("benchmark", benchmarks(cut))], [f"{kit}/fer2013"], ["benchmark_*.json"]),
         Part("runs", 260, runs(cut), [fer2013], run_results("fer*")),
-        Part("distilled", 150, distilled(cut), [f"{WORK}/fer_vgg_best_0"], run_results("distilled*")),
+        Part("continued", 150, continued(cut), [f"{WORK}/fer_vgg_best_0"], run_results("continued*")),
         Part("speedrun", 130, [speedrun(cut)], [fer2013], ["speedrun/*/*/*.json*"]),
         Part("check", 120, check(cut), [], ["profile/**/*.pb"]),
         Part("deterministic", 60, deterministic(cut)),
@@ -74,8 +74,11 @@ def runs(cut: bool) -> list[Command]:
     ]
 
 
-def distilled(cut: bool) -> list[Command]:
-    """Return the commands that distill small networks from these runs, stopped ones too, on FER2013 and on FER+."""
+def continued(cut: bool) -> list[Command]:
+    """Return the commands that continue from these runs, stopped ones too.
+
+    Two small networks are distilled from them, on FER2013 and on FER+, and the network of FER+ is trained on FER2013.
+    """
 
     def teachers(*runs: str) -> str:
         names = ",".join(f"'{WORK}/{run}'" for run in runs)
@@ -86,11 +89,14 @@ def distilled(cut: bool) -> list[Command]:
     sizes = ("--widths=4,4,4,4", "--dense=8") if cut else ()
     prune = script("prune", f"--model={WORK}/ferplus_vgg", f"--out={pruned}", *sizes)._replace(creates=pruned)
     narrow = [f"--config.init_from={pruned}", teachers("ferplus_vgg"), "--config.total_epochs=40.0"]
+    wide = [f"--config.init_from={WORK}/ferplus_vgg", "--config.init_excuse=('logits/.*',)", "--config.mixup_alpha=0.0"]
+    wide += ["--config.optim.learning_rate=0.02", "--config.total_epochs=40.0", EPOCH_LOG]
     if cut:
-        mobilenet, narrow = [*mobilenet, *SMALL_MOBILENET], [*narrow, *SMALL_VGG]
+        mobilenet, narrow, wide = [*mobilenet, *SMALL_MOBILENET], [*narrow, *SMALL_VGG], [*wide, *SMALL_VGG]
     return [
-        *in_lane("distilled", classifier("distilled", "fer_finetune:distilled", *mobilenet), MOBILENET_FLAGS),
-        *in_lane("narrow", [prune, *classifier("distilled_ferplus", "ferplus_vgg:narrow", *narrow)], FAST_TUNING),
+        *in_lane("mobilenet", classifier("continued_mobilenet", "fer_finetune:distilled", *mobilenet), MOBILENET_FLAGS),
+        *in_lane("narrow", [prune, *classifier("continued_ferplus", "ferplus_vgg:narrow", *narrow)], FAST_TUNING),
+        *in_lane("wide", classifier("continued_wide", "fer_vgg_best", *wide), FAST_TUNING),
     ]
 
 
