@@ -5,8 +5,7 @@
     python scripts/train.py --config=configs/fer_finetune.py:distilled
 
 The best checkpoint is selected on PublicTest (val). The default `init_from` needs a network connection; a file with the
-names of torchvision or timm works as well. `:ferplus` starts from the bundled weights of this config and trains on the
-votes of FER+'s annotators.
+names of torchvision or timm works as well. `:ferplus` continues a run of this config with the votes of FER+'s annotators.
 
 `:long` trains for 40 epochs on an accelerator. `:distilled` learns, for as long, the predictions of runs of
 `fer_vgg_best.py` and `fer_mobilenet_v1.py` as well.
@@ -30,7 +29,7 @@ def get_config(variant=""):
 
 def ferplus(config):
     """Continue on FER+'s votes with stronger augmentation."""
-    continued_on_ferplus(config, "affect_jax/predict/weights/fer2013_mobilenet_v2.safetensors")
+    continued_on_ferplus(config, "runs/fer_finetune")
     config.augment.rotation = 15.0
     config.augment.zoom = 0.15
     config.augment.erase_probability = 0.25

@@ -84,8 +84,8 @@ def open_wider_lists(file: Path):
         ("prune", ("--model=/nowhere", "--out=/nowhere"), "/nowhere: neither a model file nor the folder of a run"),
         (
             "prune",
-            ("--model=affect_jax/predict/weights/fer2013_mobilenet_v2.safetensors", "--out=/nowhere"),
-            "is a mobilenet_v2; only vgg_fer can be pruned",
+            ("--model=affect_jax/predict/weights/widerface_yunet.safetensors", "--out=/nowhere"),
+            "is a faster_rcnn; only vgg_fer can be pruned",
         ),
         (
             "prepare_data",

@@ -109,7 +109,7 @@ def test_file_without_weights_of_a_known_network_is_refused(tiny_config, tmp_pat
 
 def test_the_weights_of_the_package_are_found_from_any_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    bundled = "affect_jax/predict/weights/fer2013_mobilenet_v2.safetensors"
+    bundled = "affect_jax/predict/weights/fer2013_vgg.safetensors"
     assert Path(find_bundled(bundled)).samefile(Path(__file__).parents[2] / bundled)
     assert find_bundled("affect_jax/other.safetensors") == "affect_jax/other.safetensors"
     (tmp_path / bundled).parent.mkdir(parents=True)
