@@ -5,7 +5,8 @@
     python scripts/train.py --config=configs/fer_finetune.py:distilled
 
 The best checkpoint is selected on PublicTest (val). The default `init_from` needs a network connection; a file with the
-names of torchvision or timm works as well. `:ferplus` continues a run of this config with the votes of FER+'s annotators.
+names of torchvision or timm works as well. `:ferplus` continues a run of this config and trains on the votes of FER+'s
+annotators.
 
 `:long` trains for 40 epochs on an accelerator. `:distilled` learns, for as long, the predictions of runs of
 `fer_vgg_best.py` and `fer_mobilenet_v1.py` as well.
