@@ -82,7 +82,8 @@ def check_script(script: Path, arguments: list[str]) -> None:
     for name in [name for name in sys.modules if name.startswith("affect_jax.") and name.endswith(".__main__")]:
         del sys.modules[name]  # which defines its flags when it is imported
     try:
-        runpy.run_path(str(script), run_name="documentation")
+        with mock.patch.object(sys, "path", [str(script.parent), *sys.path]):  # as when Python runs the script
+            runpy.run_path(str(script), run_name="documentation")
         argv = [script.name, *(argument for argument in arguments if argument.startswith("-"))]
         with mock.patch.object(sys, "argv", argv):  # where config_flags looks for the fields that are set
             flags.FLAGS(argv)
