@@ -25,11 +25,8 @@ def command(name: str, *arguments) -> list[str]:
 
 
 def load_script(name: str) -> ModuleType:
-    """Return a script as a module, without running it; as when it runs, it can import the files next to it."""
-    file = ROOT / "scripts" / f"{name}.py"
-    if str(file.parent) not in sys.path:
-        sys.path.append(str(file.parent))
-    spec = importlib.util.spec_from_file_location(file.stem, file)
+    """Return a script as a module, without running it."""
+    spec = importlib.util.spec_from_file_location(Path(name).stem, ROOT / "scripts" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -82,8 +82,7 @@ def check_script(script: Path, arguments: list[str]) -> None:
     for name in [name for name in sys.modules if name.startswith("affect_jax.") and name.endswith(".__main__")]:
         del sys.modules[name]  # which defines its flags when it is imported
     try:
-        with mock.patch.object(sys, "path", [str(script.parent), *sys.path]):  # as when Python runs the script
-            runpy.run_path(str(script), run_name="documentation")
+        runpy.run_path(str(script), run_name="documentation")
         argv = [script.name, *(argument for argument in arguments if argument.startswith("-"))]
         with mock.patch.object(sys, "argv", argv):  # where config_flags looks for the fields that are set
             flags.FLAGS(argv)
@@ -147,6 +146,14 @@ def field_paths(config, prefix: str = "") -> Iterator[str]:
         yield prefix + name
         if hasattr(value, "items"):
             yield from field_paths(value, f"{prefix}{name}.")
+
+
+@each_page
+def test_every_table_begins_with_a_header(page):
+    lines = ["", *page.read_text().splitlines(), ""]
+    for before, line, after in zip(lines, lines[1:], lines[2:], strict=False):
+        if line.startswith("|") and not before.startswith("|"):
+            assert re.fullmatch(r"[| -]+", after), line
 
 
 @each_page

@@ -9,21 +9,19 @@ import zipfile
 from pathlib import Path
 
 import cv2
+import gpu_loop
+import gpu_session as session
 import numpy as np
 import pytest
 from absl import flags
+from gpu_loop import Command, Part, run_parts
+from gpu_parts import session_parts
 from run_script import ROOT, load_script
 from test_docs import check_script
 
 from affect_jax.data import open_split
 from affect_jax.data.widerface import Widerface
 
-sys.path.append(str(ROOT / "scripts" / "launch"))  # as when the session is run
-import gpu_loop
-from gpu_loop import Command, Part, run_parts
-from gpu_parts import session_parts
-
-session = load_script("launch/gpu_session")
 FAST = {"GRACE_S": 0.5, "LEAST_S": 0.1}
 
 

@@ -160,7 +160,7 @@ def test_tpu_uses_xlas_convolutions_and_gpu_those_of_other_than_1x1_and_depthwis
 @pytest.mark.parametrize(
     ("batch", "side", "form"), [(1, 12, conv._xla), (1, 6, conv._columns), (64, 12, conv._winograd)]
 )
-def test_one_small_image_is_not_convolved_by_winograd(monkeypatch, batch, side, form):
+def test_small_convolutions_of_many_channels_use_xla_or_patches_and_large_ones_winograd(monkeypatch, batch, side, form):
     monkeypatch.undo()
     assert conv._cpu_forms((batch, side, side, 256), (3, 3, 256, 256), (1, 1), ((1, 1), (1, 1)), 1)[0] is form
     x, kernel = random_case((side, side), (3, 3), 256, 256, 1, batch)
