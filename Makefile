@@ -1,4 +1,4 @@
-# make demo: train, evaluate and report on embedded faces.  make test: lint and the whole test suite.
+# make demo: train, evaluate and report on drawn faces.  make test: lint and the whole test suite.
 # make gpu-kit: collect in gpu_kit/ what a GPU machine without a network lacks; see docs/gpu.md.
 PYTHON ?= python3
 EXTRAS ?= test

@@ -17,11 +17,12 @@ INTERRUPTED, CLOSED_PIPE = 128 + signal.SIGINT, 128 + signal.SIGPIPE
 
 
 def exit_on_interrupt(line: str = "interrupted") -> None:
-    """From now on, end the process at once on Ctrl-C: print a line and exit with status 130.
+    """End the process at once on Ctrl-C from now on: print a line and exit with status 130.
 
     Python's own KeyboardInterrupt would print a long traceback from within an import, and be ignored in a callback. Use
-    `interruptible` around code that cleans up after itself. A process that ignores Ctrl-C still does. A worker of
-    multiprocessing, which imports the script again, ignores it too: a terminal sends it to all processes.
+    `interruptible` around code that cleans up after itself. A process that was started with Ctrl-C ignored continues to
+    ignore it. A worker of multiprocessing, which imports the script again, ignores it too: a terminal sends it to all
+    processes.
     """
 
     def leave(number, frame):

@@ -75,7 +75,7 @@ def detection_config() -> ConfigDict:
             "buckets": ((640, 640),),  # (height, width) of batches in training, pixels, multiples of 32
             "eval_buckets": (),  # the same for evaluation; (): the sizes of training
             "max_boxes": 100,  # boxes of an image in training, at least 1
-            "epoch_limits": (),  # pairs (regex, most images of an epoch), of training images whose path matches
+            "epoch_limits": (),  # pairs (regex, number): at most so many images with a matching path per epoch
         }
     )
     config.model = {
@@ -128,12 +128,12 @@ def detection_config() -> ConfigDict:
     config.preprocess = {
         "mean": IMAGENET_MEAN,
         "std": IMAGENET_STD,
-        "exposure_level": 0.0,  # mean, 0 to 255, to which darker images are brightened before all else; 0: none are
+        "exposure_level": 0.0,  # darker images are brightened to this mean, 0 to 255, before all other steps; 0: off
     }
     config.transform = {
         "scale_range": (),  # (smallest, largest) scale of a random window; 1 fits the whole image; (): the whole image
-        "side_range": (),  # (smallest, largest) shorter side of a random window, in shorter sides of the image
-        "anywhere_probability": 0.0,  # of such a window to be placed without regard to the boxes, 0 to 1
+        "side_range": (),  # (smallest, largest) shorter side of a random window, as a multiple of the image's
+        "anywhere_probability": 0.0,  # fraction of these windows that are placed without regard to the boxes, 0 to 1
         "reference_boxes": "",  # JSON file of boxes whose sizes and places a face gets in a window; "": none
         "min_face": 0.0,  # pixels of the bucket, at least 0; training ignores smaller boxes
         "horizontal_flip": False,  # of every second image

@@ -23,6 +23,13 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "affect_jax"
 
 
+def find_bundled(reference: str) -> str:
+    """Return the path of a file of this package, "affect_jax/...", from any working directory; others unchanged."""
+    bundled = Path(__file__).parents[1] / reference
+    is_ours = Path(reference).parts[:1] == ("affect_jax",) and not Path(reference).exists() and bundled.is_file()
+    return str(bundled) if is_ours else reference
+
+
 def is_hidden(name: str) -> bool:
     """Return True for the name of a file or folder that every reader ignores.
 

@@ -14,8 +14,8 @@ trained on MS-Celeb-1M. No terms are stated for them: do not publish a model tha
 
 The publisher of MS-Celeb-1M has withdrawn it: say so where you publish a model that starts from any of these weights.
 
-Selects on PublicTest (val). `:ferplus` and `:ms1m_ferplus` continue from a run or a model file of FER2013, with the
-votes of FER+'s annotators.
+The best checkpoint is selected on PublicTest (val). `:ferplus` and `:ms1m_ferplus` continue from a run or a model file
+of FER2013, with the votes of FER+'s annotators.
 """
 
 from affect_jax.config import apply_variant, classification_config

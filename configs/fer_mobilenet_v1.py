@@ -8,8 +8,9 @@ convolutions, renamed to `stem.conv.weight` and `blocks.0.depthwise.conv.weight`
 VGGFace2, then on age and gender. The publishers of VGGFace2 have withdrawn it: say so where you publish a model that
 starts from them. BatchNorm is restored from 512 training images.
 
-Selects on PublicTest (val). `:ferplus` continues from a run or a model file of the first command, with the votes of
-FER+'s annotators. `:long` trains for 40 epochs at 128 pixels on an accelerator, and `:long_ferplus` continues from it.
+The best checkpoint is selected on PublicTest (val). `:ferplus` continues from a run or a model file of the first
+command, with the votes of FER+'s annotators. `:long` trains for 40 epochs at 128 pixels on an accelerator, and
+`:long_ferplus` continues from it.
 """
 
 from affect_jax.config import IMAGENET_STD, apply_variant, classification_config

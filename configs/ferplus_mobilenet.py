@@ -3,8 +3,8 @@
     python scripts/prepare_data.py ferplus --source=PATH/fer2013.csv --votes=PATH/fer2013new.csv
     python scripts/train.py --config=configs/ferplus_mobilenet.py --config.init_from=PATH/mobilenet_v2.safetensors
 
-The best checkpoint is selected on FER+'s val (3,199 faces kept by the majority rule). `:two_cores` trains in half an
-hour on two CPU cores. The default `init_from` needs a network connection; a file with the names of torchvision or timm
+The best checkpoint is selected on FER+'s val (3,199 faces kept by the majority rule). `:two_cores` trains in an hour on
+two shared CPU cores. The default `init_from` needs a network connection; a file with the names of torchvision or timm
 works as well.
 """
 

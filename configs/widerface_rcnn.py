@@ -5,7 +5,7 @@
     python scripts/evaluate.py --workdir=runs/widerface_rcnn --dark
 
 The checkpoint is selected by AP50 on WIDER FACE's validation images. `:two_cores` is ResNet-18 on small crops, from
-random weights. `:demo` is the same on drawn scenes, ten minutes on two cores. `:mobilenet` is MobileNetV2 from
+random weights. `:demo` is the same on drawn scenes, a quarter of an hour on two cores. `:mobilenet` is MobileNetV2 from
 ImageNet.
 """
 

@@ -7,8 +7,8 @@
 
 The weights are those of YuNet-n (Apache-2.0), trained on WIDER FACE and published in the repository
 ShiqiYu/libfacedetection.train. The first stage is this network without key points. It is frozen while the second stage
-trains; `:whole` then trains both. `:scratch` trains both from random weights. Selects by AP50 on WIDER FACE's
-validation images.
+trains; `:whole` then trains both. `:scratch` trains both from random weights. The best checkpoint is selected by AP50
+on WIDER FACE's validation images.
 """
 
 from affect_jax.config import apply_variant, detection_config

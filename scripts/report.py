@@ -1,7 +1,7 @@
 """Compare runs on one page: python scripts/report.py RUN [RUN ...] [--out=runs/comparison.html]
 
     python scripts/report.py runs/fer_vgg runs/fer_mobilenet
-    python scripts/report.py runs/heads/*/seed0 --out=heads.html
+    python scripts/report.py runs/smoothing/*/seed0 --out=smoothing.html
 
 Each RUN is the folder of a run: finished, unfinished, or only its records (metrics.jsonl and metrics.json). The page
 shows learning curves, every evaluation with 95% intervals, and the differences between the configs. Each run is tested

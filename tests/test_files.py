@@ -1,8 +1,9 @@
 import os
+from pathlib import Path
 
 import pytest
 
-from affect_jax.files import files_below, is_hidden
+from affect_jax.files import files_below, find_bundled, is_hidden
 
 
 def test_hidden_names_and_names_of_systems_are_ignored():
@@ -45,3 +46,13 @@ def test_folder_that_cannot_be_listed_is_an_error_or_reported(tmp_path, monkeypa
     errors = []
     assert [path.parent.name for path in files_below(tmp_path, errors.append)] == ["a", "c"]
     assert [os.fspath(error.filename) for error in errors] == [str(tmp_path / "b")]
+
+
+def test_the_weights_of_the_package_are_found_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    bundled = "affect_jax/predict/weights/fer2013_vgg.safetensors"
+    assert Path(find_bundled(bundled)).samefile(Path(__file__).parents[1] / bundled)
+    assert find_bundled("affect_jax/other.safetensors") == "affect_jax/other.safetensors"
+    (tmp_path / bundled).parent.mkdir(parents=True)
+    (tmp_path / bundled).touch()
+    assert find_bundled(bundled) == bundled  # a file of the user goes first

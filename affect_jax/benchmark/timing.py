@@ -13,7 +13,7 @@ from affect_jax.tasks import build_task
 from affect_jax.train.state import make_apply, variable_shapes
 
 Work = Callable[[], None]
-"""Does a fixed amount of work and returns when the devices have finished it."""
+"""Function that does a fixed amount of work and returns when the devices have finished it."""
 
 
 def interleaved_seconds(works: Mapping[Hashable, Work], rounds: int) -> dict[Hashable, list[float]]:

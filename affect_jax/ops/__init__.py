@@ -1,1 +1,1 @@
-"""Arrays in, arrays out: pure jax functions of fixed shapes that import nothing but jax."""
+"""Pure JAX functions of arrays with fixed shapes; they import only JAX and, for constants, NumPy and SciPy."""

@@ -9,7 +9,7 @@ import safetensors
 import safetensors.numpy
 from ml_collections import ConfigDict
 
-from affect_jax.files import explained, whole_file
+from affect_jax.files import explained, find_bundled, whole_file
 from affect_jax.models.pretrained import OWN_RECORD, merge, named_weights, variables_of
 from affect_jax.runs import workdir
 from affect_jax.tasks import build_task
@@ -32,10 +32,11 @@ class Trained(NamedTuple):
 def read(path: str | Path) -> Trained:
     """Read the network in a model file, or the best checkpoint of the run in a folder.
 
+    A file of this package can be named "affect_jax/..." in any working directory.
     The weights are compared with the network when it is first used: see predict.reader.compiled_predict.
     FileNotFoundError if there is neither, ValueError if the file is not a model file.
     """
-    path = Path(path)
+    path = Path(find_bundled(str(path)))
     if path.is_dir():
         return read_run(path)
     if not path.is_file():

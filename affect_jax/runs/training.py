@@ -9,8 +9,8 @@ import jax
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-import affect_jax
 from affect_jax.config import validate
+from affect_jax.files import find_bundled
 from affect_jax.models.pretrained import Pretrained, load_pretrained, named_weights, trained_with
 from affect_jax.runs import workdir
 from affect_jax.runs.best_checkpoint import load_best_variables
@@ -86,7 +86,7 @@ def load_teacher(reference: str, dtype: str) -> Teacher:
 
     It computes in `dtype`, which may be another than that of its own run: bfloat16 is slow on CPU.
     """
-    trained = read(find_bundled(reference))
+    trained = read(reference)
     if trained.config.task != "classification":
         raise ValueError(f"the teacher {reference} is not a classifier")
     check_weights(trained)
@@ -94,13 +94,6 @@ def load_teacher(reference: str, dtype: str) -> Teacher:
     task = build_task(trained.config)
     predict = task.predict_fn(make_apply(task.build_network(trained.data)), trained.data)
     return Teacher(reference, trained.data, lambda images: predict(trained.variables, {"image": images})["probs"])
-
-
-def find_bundled(reference: str) -> str:
-    """Return the path of a file of this package, "affect_jax/...", from any working directory; others unchanged."""
-    bundled = Path(affect_jax.__file__).parents[1] / reference
-    is_ours = Path(reference).parts[:1] == ("affect_jax",) and not Path(reference).exists() and bundled.is_file()
-    return str(bundled) if is_ours else reference
 
 
 def open_log(run: Workdir, trainer: Trainer, say) -> RunLog:

@@ -1,7 +1,6 @@
 """Initial weights from another run, frozen parameters, learning rates by name."""
 
 import json
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +13,7 @@ from safetensors.numpy import save_file
 from affect_jax.models import build_model
 from affect_jax.models.pretrained import named_weights
 from affect_jax.names import selects
-from affect_jax.runs.training import find_bundled, train_and_evaluate
+from affect_jax.runs.training import train_and_evaluate
 from affect_jax.tasks.classification import make_loss_fn
 from affect_jax.train.optim import make_optimizer
 from affect_jax.train.state import create_state, init_variables, make_apply
@@ -105,13 +104,3 @@ def test_file_without_weights_of_a_known_network_is_refused(tiny_config, tmp_pat
     tiny_config.init_from = str(tmp_path / "weights.safetensors")
     with pytest.raises(ValueError, match="unknown names of weights"):
         train_and_evaluate(tiny_config, tmp_path / "run")
-
-
-def test_the_weights_of_the_package_are_found_from_any_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    bundled = "affect_jax/predict/weights/fer2013_vgg.safetensors"
-    assert Path(find_bundled(bundled)).samefile(Path(__file__).parents[2] / bundled)
-    assert find_bundled("affect_jax/other.safetensors") == "affect_jax/other.safetensors"
-    (tmp_path / bundled).parent.mkdir(parents=True)
-    (tmp_path / bundled).touch()
-    assert find_bundled(bundled) == bundled  # a file of the user goes first
