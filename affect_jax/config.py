@@ -415,6 +415,8 @@ def _common_rules(config: ConfigDict) -> Iterator[str]:
         yield f"preprocess.mean {pixels.mean} and preprocess.std {pixels.std} must have one value per channel each"
     if optim.name == "adam" and optim.weight_decay:
         yield "optim.weight_decay is set but adam has none; use adamw"
+    if optim.nesterov and optim.name != "sgd":
+        yield f"optim.nesterov is set but {optim.name} has none; use sgd or clear it"
     if optim.warmup_epochs >= config.total_epochs:
         yield f"optim.warmup_epochs {optim.warmup_epochs} must be below total_epochs {config.total_epochs}"
     if optim.freeze_epochs and not optim.freeze:
@@ -460,6 +462,13 @@ def _detection_rules(config: ConfigDict) -> Iterator[str]:
     neck, levels = config.model.neck, len(config.model.anchor_sizes)
     if levels != NECK_LEVELS[neck]:
         yield f"model.anchor_sizes has {levels} levels but the neck {neck} has {NECK_LEVELS[neck]}; give sizes for each"
+    per_level = {len(sizes) for sizes in config.model.anchor_sizes}
+    if len(per_level) > 1:
+        yield f"model.anchor_sizes is {config.model.anchor_sizes}; every level needs the same number of sizes"
+    if neck == "yunet" and (per_level != {1} or len(config.model.aspect_ratios) != 1):
+        yield "the neck yunet has one anchor per cell: give one size for each level and one of model.aspect_ratios"
+    if config.transform.anywhere_probability and not config.transform.side_range:
+        yield "transform.anywhere_probability is set but transform.side_range is empty; set the range of the windows"
     for head in ("rpn", "box"):
         background, foreground = config.model[head].bg_iou_thresh, config.model[head].fg_iou_thresh
         if background > foreground:

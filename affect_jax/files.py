@@ -7,6 +7,7 @@ import os
 import platform
 import stat
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -131,7 +132,7 @@ def whole_file(path: str | Path) -> Iterator[BinaryIO]:
     A reader, or a crash, finds the old content or all of the new content at `path`, never a part.
     """
     path = Path(path)
-    partial = path.with_name(f"{path.name}.partial")
+    partial = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.partial")  # others may write it too
     with errors_naming(path):
         try:
             with partial.open("wb") as file:
@@ -147,6 +148,8 @@ def errors_naming(path: str | Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno is None:  # raised by a library, with a text alone
+            raise OSError(f"{path}: {error}") from error
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 

@@ -17,6 +17,7 @@ import jax
 from absl import app, flags, logging
 
 from affect_jax.data import SPLITS
+from affect_jax.evaluate.tta import TTA
 from affect_jax.process import define_process_flags, join_processes, prepare_process
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder.")
@@ -30,7 +31,7 @@ OPTIONS = {
         flags.DEFINE_enum(
             "tta",
             "none",
-            ("none", "flip", "flip_shift"),
+            TTA,
             "Classifiers: average over views: the image; with its mirror image; both also shifted to the corners.",
         ),
     ),

@@ -1,8 +1,9 @@
 """Export a trained network as files that run without this package: python scripts/export.py --model=MODEL --out=DIR
 
 MODEL is a run's folder or a model file. DIR gets model.safetensors, which scripts/predict.py reads, StableHLO for jax
-and ONNX, both with the preprocessing inside, and a README.md that shows how to call each file. A detector has a file
-for each input size. DIR appears only after each file has given the network's outputs on real images.
+and ONNX, both with the preprocessing inside, except that dark images are not brightened for a detector, and a README.md
+that shows how to call each file. A detector has a file for each input size. DIR appears only after each file has given
+the network's outputs on real images.
 """
 
 from affect_jax import command_line

@@ -359,6 +359,7 @@ def set_fields(config: ConfigDict, **fields) -> ConfigDict:
         ({"optim__learning_rate": float("inf")}, "optim.learning_rate is inf"),
         ({"optim__momentum": 7.0}, "optim.momentum is 7.0; must be between 0 and 0.9999"),
         ({"optim__weight_decay": 0.1}, "adam has none; use adamw"),
+        ({"optim__nesterov": True}, "adam has none; use sgd"),
         ({"optim__schedule": "one_cycle"}, "must be one of constant, cosine, linear, step"),
         ({"optim__schedule": "step"}, "optim.step_epochs is empty"),
         ({"optim__schedule": "step", "optim__step_epochs": (3.0, 3.0)}, "the epochs must increase"),
@@ -402,6 +403,12 @@ def test_invalid_field_of_a_classifier_is_named_with_its_limits(fields, message)
         ({"transform__clahe_limit": -2.0}, "transform.clahe_limit is -2.0; must be above 0"),
         ({"model__neck": "bifpn"}, "model.neck is 'bifpn'; must be one of fpn, fpn_c4, c4"),
         ({"model__neck": "c4"}, "model.anchor_sizes has 5 levels but the neck c4 has 1"),
+        (
+            {"model__anchor_sizes": ((8, 16), (32,), (64,), (128,), (256,))},
+            "every level needs the same number of sizes",
+        ),
+        ({"model__neck": "yunet", "model__anchor_sizes": ((8,), (16,), (32,))}, "the neck yunet has one anchor per"),
+        ({"transform__anywhere_probability": 0.2}, "but transform.side_range is empty"),
     ],
 )
 def test_invalid_field_of_a_detector_is_named_with_its_limits(fields, message):

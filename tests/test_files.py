@@ -1,9 +1,10 @@
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from affect_jax.files import files_below, find_bundled, is_hidden
+from affect_jax.files import files_below, find_bundled, is_hidden, write_atomically
 
 
 def test_hidden_names_and_names_of_systems_are_ignored():
@@ -56,3 +57,17 @@ def test_the_weights_of_the_package_are_found_from_any_folder(tmp_path, monkeypa
     (tmp_path / bundled).parent.mkdir(parents=True)
     (tmp_path / bundled).touch()
     assert find_bundled(bundled) == bundled  # a file of the user goes first
+
+
+def test_file_that_several_threads_write_is_always_whole(tmp_path):
+    path, texts = tmp_path / "a.json", [letter * 100_000 for letter in "abcd"]
+    write_atomically(path, texts[0])
+
+    def write_and_read(text):
+        for _ in range(50):
+            write_atomically(path, text)
+            assert path.read_text() in texts
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write_and_read, texts))
+    assert list(tmp_path.iterdir()) == [path]

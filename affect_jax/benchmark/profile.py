@@ -17,10 +17,11 @@ from affect_jax.benchmark.classifier import noise_batch
 from affect_jax.benchmark.detector import PARTS_OF_STEP, first_batch
 from affect_jax.benchmark.steps import step_work
 from affect_jax.benchmark.timing import count_flop, interleaved_seconds, matmul_peak
+from affect_jax.models.inspection import LayerCall, layer_calls
 from affect_jax.ops.augment import augment
 from affect_jax.tasks import build_task
 from affect_jax.train import builders
-from affect_jax.train.state import LayerCall, create_state, init_variables, layer_calls, make_apply
+from affect_jax.train.state import create_state, init_variables, make_apply
 from affect_jax.train.steps import make_train_step
 
 BANDWIDTH_ELEMENTS = 2**25
@@ -32,8 +33,11 @@ def profile_rows(config: ConfigDict, rounds: int) -> list[dict]:
 
     A row has "part", "calls", "ms" of all calls together, "forward_ms" of it and "floor_ms". "rest" is the step minus
     the parts: activations and sums between layers, losses and, in a detector, proposals. It is negative if the layers
-    take less time together than alone, because XLA fuses them and computes independent ones at the same time.
+    take less time together than alone, because XLA fuses them and computes independent ones at the same time. All parts
+    are trained, also those that the config freezes.
     """
+    config = ConfigDict(config.to_dict())
+    config.optim.freeze = ()
     task = build_task(config)
     split = task.open_split("train")
     data = task.data_facts(split)

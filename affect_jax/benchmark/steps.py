@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from affect_jax.benchmark.timing import Work
 from affect_jax.config import validate
+from affect_jax.names import selects
 from affect_jax.tasks import build_task
 from affect_jax.tasks.interface import Batch, DataFacts
 from affect_jax.train import builders
@@ -43,8 +44,9 @@ def step_work(
     tx = builders.build_optimizer(config, builders.build_schedule(config, len(split)))
     variables = init_variables(model, jax.random.key(0), task.network_inputs(data))
     state = jax.device_put(create_state(variables, tx, config.ema_decay > 0), replicated(mesh))
-    loss_fn = task.loss_fn(make_apply(model), data)
-    train_step, key = make_train_step(loss_fn, tx, config.accumulate_steps, config.ema_decay), jax.random.key(1)
+    frozen = selects(config.optim.freeze) if config.optim.freeze else None
+    loss_fn, key = task.loss_fn(make_apply(model, frozen), data), jax.random.key(1)
+    train_step = make_train_step(loss_fn, tx, config.accumulate_steps, config.ema_decay, frozen=frozen)
     batch = to_devices(batch, split_over_devices(mesh))
     start = time.perf_counter()
     compiled = jax.jit(train_step, donate_argnums=0).lower(state, batch, key).compile()
@@ -77,7 +79,7 @@ def evaluate_work(config: ConfigDict, batches: int) -> tuple[Work, int]:
     predict = compile_predict(task.predict_fn(make_apply(model), data), mesh)
 
     def work() -> None:
-        predict_split(predict, variables, task.evaluation_batches(evaluation), len(split), mesh)
+        predict_split(predict, variables, task, evaluation, mesh)
 
     return work, len(split)
 

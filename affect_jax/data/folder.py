@@ -106,11 +106,14 @@ class Folder(PreparedBuilder):
     def read_source(self, bad_rows: BadRows) -> Iterator[dict]:
         """Read every image, by split folder, class and name."""
         self.others = {}
+        self.splits_of_person = defaultdict(set)
         found = list(self._images(bad_rows))
-        split_of = self._draw_splits(found)
-        for split, label, path, person in found:
+        drawn = self._draw_splits(found)
+        for folder_split, label, path, person in found:
+            split = drawn.get(person, folder_split) if folder_split in (None, "train") else folder_split
+            self.splits_of_person[person].add(split)
             yield {
-                "split": split_of.get(person, split) if split in (None, "train") else split,
+                "split": split,
                 "image": partial(read_face, path, self.size, self.channels),
                 "label": label,
                 "file": path.relative_to(self.source).as_posix(),
@@ -161,6 +164,11 @@ class Folder(PreparedBuilder):
         if not self.identity:
             remarks.append(
                 "no --identity given: images of one person may be in two splits, and results will be too high"
+            )
+        elif repeated := sorted(person for person, splits in self.splits_of_person.items() if len(splits) > 1):
+            remarks.append(
+                f"{len(repeated)} persons are in two or more splits, for example {printable(repeated[0])}, because the"
+                " folders name the splits; results will be too high"
             )
         return remarks
 

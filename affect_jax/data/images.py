@@ -254,11 +254,12 @@ def crop_box(image: np.ndarray, box: tuple[float, float, float, float], margin: 
     if not (x2 > x1 and y2 > y1 and x2 > 0 and y2 > 0 and x1 < width and y1 < height):
         raise ValueError(f"the face box {[float(v) for v in box]} is not in the {width}x{height} image")
     side = max(1, round(max(x2 - x1, y2 - y1) * (1 + 2 * margin)))
-    left, top = round((x1 + x2 - side) / 2), round((y1 + y2 - side) / 2)
+    # at least one row and one column of the image, whatever the rounding
+    left = min(max(round((x1 + x2 - side) / 2), 1 - side), width - 1)
+    top = min(max(round((y1 + y2 - side) / 2), 1 - side), height - 1)
     border = [max(0, -top), max(0, top + side - height), max(0, -left), max(0, left + side - width)]
-    padded = cv2.copyMakeBorder(image, *border, cv2.BORDER_REPLICATE)
-    top, left = top + border[0], left + border[2]
-    return padded[top : top + side, left : left + side]
+    inside = image[max(0, top) : top + side, max(0, left) : left + side]
+    return cv2.copyMakeBorder(inside, *border, cv2.BORDER_REPLICATE)
 
 
 def fit(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -23,6 +23,7 @@ from affect_jax.packages import require
 from affect_jax.predict.reader import compiled_predict, face_input
 from affect_jax.runs.model_file import Trained, read, write
 from affect_jax.tasks import build_task
+from affect_jax.tasks.interface import spread_indices
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 NUM_FACES, NUM_SCENES = 128, 4
@@ -80,6 +81,7 @@ def export_model(trained: Trained, folder: str | Path, licence: str = "", with_o
             "checked_on": checked_on,
             "files": files,
             "licence": licence,
+            "exposure_level": trained.config.preprocess.get("exposure_level", 0.0),
             "started_from": Path(trained.config.init_from).name,
             "about": {name: value for name, value in trained.about.items() if name != "licence"},
             "jax": version("jax"),
@@ -258,7 +260,7 @@ def faces_to_check(trained: Trained) -> tuple[str, np.ndarray]:
     try:
         split = build_task(trained.config).open_split("val")
         if tuple(split.image_shape) == tuple(shape):
-            places = np.unique(np.linspace(0, len(split) - 1, NUM_FACES).astype(int))
+            places = spread_indices(len(split), NUM_FACES)
             return f"{len(places)} faces of {trained.config.data.name}, val", split.read(places)["image"]
     except FileNotFoundError:
         pass  # the model is on a machine without its data

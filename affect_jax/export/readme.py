@@ -31,6 +31,12 @@ TASKS = {
 }
 
 
+EXPOSURE = (
+    "The files do not brighten dark images, as the network's own prediction does. Before scaling, call"
+    " `affect_jax.data.transforms.raise_exposure(image, {:g})`."
+)
+
+
 def describe(record: dict) -> str:
     """Return the README.md of an exported folder: its contents, the measured differences, and how to call each file."""
     task = TASKS[record["task"]]
@@ -51,6 +57,7 @@ def describe(record: dict) -> str:
         f"Compared on {record['checked_on']}. export.json holds all of this and a description of the run.",
         "",
         task.input_format,
+        *([EXPOSURE.format(record["exposure_level"])] if record["exposure_level"] else []),
         "`model.safetensors` is for `affect_jax.predict.load` and scripts/predict.py.",
     ]
     for name, file in record["files"].items():

@@ -14,6 +14,7 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from affect_jax.files import explained
+from affect_jax.models import build_model
 from affect_jax.models.weight_files import READERS, Preprocess, fetch
 from affect_jax.models.weight_names import recognize, translate, with_idle_batch_norm
 from affect_jax.names import check_patterns, selects
@@ -74,8 +75,14 @@ def load_pretrained(reference: str | Path) -> Pretrained:
 
 def trained_with(config: Mapping, values: Mapping[str, np.ndarray], source: str) -> Pretrained:
     """Return weights under our names with the input and the network of the config that they were trained with."""
-    model, preprocess = config["model"], config["preprocess"]
-    options = {name: _as_tuples(model[name]) for name in ("padding", "bn_epsilon", "stride_in_1x1") if name in model}
+    fields = {name: _as_tuples(value) for name, value in config["model"].items()}
+    model = build_model(fields.pop("name"), num_classes=1, **fields)
+    options = {
+        name: _as_tuples(getattr(model, name))
+        for name in ("padding", "bn_epsilon", "stride_in_1x1")
+        if hasattr(model, name)
+    }
+    preprocess = config["preprocess"]
     mean, std = (_as_tuples(preprocess[name]) for name in ("mean", "std"))
     return Pretrained(source, values, Preprocess(mean, std), options)
 

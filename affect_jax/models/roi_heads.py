@@ -225,7 +225,9 @@ def sample_proposals(priority: jax.Array, proposals: Proposals, truth: GroundTru
     """
     rois = jnp.concatenate([proposals.boxes, truth.boxes])
     valid = jnp.concatenate([proposals.valid, truth.mask & ~truth.ignore])
-    samples = matching.match_and_sample(priority, rois, valid, truth, sampling, allow_low_quality_matches=False)
+    thresholds = sampling.fg_iou_thresh, sampling.bg_iou_thresh
+    matched = matching.match_by_iou(rois, truth, *thresholds, allow_low_quality_matches=False)
+    samples = matching.sample_matches(priority, matched, valid, sampling)
     rois, box = rois[samples.indices], jnp.maximum(samples.matched, 0)
     return RoISamples(
         rois=rois,

@@ -99,22 +99,6 @@ def sample_balanced(
     return indices.astype(jnp.int32), strength >= 0
 
 
-def match_and_sample(
-    priority: jax.Array,
-    candidates: jax.Array,
-    valid: jax.Array,
-    truth: GroundTruth,
-    sampling: Sampling,
-    allow_low_quality_matches: bool,
-) -> Samples:
-    """Match candidates [A, 4] where valid [A] to the ground truth of an image, and sample by priority [A].
-
-    A candidate that is covered by an ignored region is not background.
-    """
-    matched = match_by_iou(candidates, truth, sampling.fg_iou_thresh, sampling.bg_iou_thresh, allow_low_quality_matches)
-    return sample_matches(priority, matched, valid, sampling)
-
-
 def match_by_iou(
     candidates: jax.Array,
     truth: GroundTruth,

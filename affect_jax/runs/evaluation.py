@@ -20,7 +20,7 @@ from affect_jax.runs.workdir import Workdir
 from affect_jax.tasks import build_task
 from affect_jax.tasks.detection import ground_truth
 from affect_jax.tasks.interface import Apply, DataFacts, Evaluation, Task
-from affect_jax.train.mesh import data_mesh, process_rows
+from affect_jax.train.mesh import data_mesh
 from affect_jax.train.prediction import compile_predict, predict_split
 from affect_jax.train.state import make_apply
 
@@ -50,20 +50,22 @@ def evaluate_model(path: str | Path, split_name: str, **options: Any) -> dict:
     trained.config.dtype = "float32"  # bfloat16 is slow on CPU
     task = build_task(trained.config)
     evaluation = task.evaluation(split_name, **options)
-    if tuple(evaluation.split.class_names) != trained.data.class_names:
-        classes = [", ".join(names) for names in (trained.data.class_names, evaluation.split.class_names)]
-        raise ValueError(f"{path} was trained for {classes[0]}; the data has {classes[1]}")
     apply = make_apply(task.build_network(trained.data))
     predictions = predictions_of(task, trained.data, apply, trained.variables, evaluation)
     return {**evaluation.about, **task.metrics(predictions, evaluation)}
 
 
 def predictions_of(task: Task, data: DataFacts, apply: Apply, variables: dict, evaluation: Evaluation) -> Any:
-    """Return the predictions of a network on all examples of an evaluation."""
+    """Return the predictions of a network on all examples of an evaluation; ValueError if the classes differ.
+
+    A single class may have another name.
+    """
+    trained, given = data.class_names, tuple(evaluation.split.class_names)
+    if trained != given and not len(trained) == len(given) == 1:
+        raise ValueError(f"the network was trained for {', '.join(trained)}; the data has {', '.join(given)}")
     mesh = data_mesh()
     predict = compile_predict(task.predict_fn(apply, data, evaluation.options), mesh)
-    batches = task.evaluation_batches(evaluation, process_rows(task.config.eval_batch_size))
-    return task.predictions(predict_split(predict, variables, batches, len(evaluation.split), mesh), evaluation)
+    return predict_split(predict, variables, task, evaluation, mesh)
 
 
 def record_evaluation(run: Workdir, task: Task, evaluation: Evaluation, step: int, predictions: Any) -> dict:
@@ -92,14 +94,15 @@ def evaluate_function(
 ) -> dict:
     """Return the metrics of `detect`, image uint8 [H, W, 3] -> detections, on the images of evaluate_run.
 
-    With `record_as`, metrics.json gets them under the name of that evaluation, which must be recorded, and this suffix.
+    With `record_as`, metrics.json gets them under the name of that evaluation, which must be recorded, and this suffix,
+    and report.html is written again.
     """
     config = workdir.load_config(Workdir(path))
     config.preprocess.exposure_level = 0.0  # a detector gets the image itself, not what the run's network gets
     task = build_task(config)
     evaluation = task.evaluation(split_name, **options)
     detections = [{}] * len(evaluation.split)
-    for batch in task.evaluation_batches(evaluation):
+    for batch in task.evaluation_batches(evaluation, config.eval_batch_size):
         for row in np.flatnonzero(batch["mask"]):
             height, width = batch["image_size"][row]
             found = detect(np.ascontiguousarray(batch["image"][row, :height, :width]))
@@ -112,6 +115,8 @@ def evaluate_function(
         split = {"split": f"{evaluation.about['split']}, {record_as.replace('_', ' ')}"}
         step = {"checkpoint_step": recorded[evaluation.name]["checkpoint_step"]}
         write_atomically(run.metrics, json.dumps({**recorded, name: {**split, **step, **metrics}}, indent=2))
+        _, predictions = task.read_predictions(run.predictions / f"{evaluation.name}.npz")
+        write_run_report(run, build_task(workdir.load_config(run)), evaluation, predictions)
     return {**evaluation.about, **metrics}
 
 

@@ -8,7 +8,9 @@ from pathlib import Path
 
 from affect_jax.command_line import INTERRUPTED, handling_interrupts
 from affect_jax.files import write_atomically
-from affect_jax.runs.workdir import Workdir, load_history, load_metrics
+from affect_jax.runs.workdir import Workdir, load_config, load_history, load_metrics
+from affect_jax.tasks import TASKS
+from affect_jax.tasks.interface import Task
 
 
 def run_sweep(
@@ -22,11 +24,11 @@ def run_sweep(
     """Train every run with every seed, evaluate on `split`, write the table to FOLDER/sweep.md and return it.
 
     `runs` maps names to the arguments of train.py, which is in the folder `scripts`. Finished runs are skipped and
-    stopped runs resumed. The table also has the training time until val's accuracy reached each of `marks`.
-    ChildProcessError if a run fails; the runs before it are kept.
+    stopped runs resumed. The table also has the training time until val's accuracy (a detector's AP50) reached each of
+    `marks`. ChildProcessError if a run fails, ValueError if runs have different tasks; the runs before it are kept.
     """
     folder = Path(folder)
-    results = {}
+    results, tasks = {}, set()
     for name, arguments in runs.items():
         for seed in seeds:
             run = Workdir(folder / name / f"seed{seed}")
@@ -35,15 +37,19 @@ def run_sweep(
             start(scripts / "train.py", *arguments, f"--config.seed={seed}", f"--workdir={run.path}")
             if split not in load_metrics(run):
                 start(scripts / "evaluate.py", f"--workdir={run.path}", f"--split={split}")
+            tasks.add(TASKS[load_config(run).task])
+            if len(tasks) > 1:
+                raise ValueError("a sweep compares classifiers or detectors, not both; use two sweeps")
+            (task,) = tasks
             history = load_history(run)
             times = {
                 "minutes": history[-1]["seconds"] / 60,
                 "compile_seconds": history[-1].get("compile_seconds"),
-                "seconds_to": {mark: seconds_to(mark, history) for mark in marks},
+                "seconds_to": {mark: seconds_to(mark, history, task.presentation.score) for mark in marks},
             }
             results.setdefault(name, []).append({**load_metrics(run)[split], **times})
-        write_atomically(folder / "sweep.md", sweep_table(results, split, marks))
-    return sweep_table(results, split, marks)
+        write_atomically(folder / "sweep.md", sweep_table(results, task, split, marks))
+    return sweep_table(results, task, split, marks)
 
 
 def start(script: Path, *arguments: str) -> None:
@@ -57,29 +63,29 @@ def start(script: Path, *arguments: str) -> None:
         raise ChildProcessError(f"{command} failed; fix the cause, then rerun the sweep to resume")
 
 
-def seconds_to(mark: float, history: Sequence[dict]) -> float | None:
-    """Return the seconds of training until val's accuracy reached `mark`, or None.
+def seconds_to(mark: float, history: Sequence[dict], score: str) -> float | None:
+    """Return the seconds of training until the metric `score` of val reached `mark`, or None.
 
-    Compilation and evaluation are not counted.
+    Set-up, compilation and evaluation are not counted.
     """
-    evaluations = (record for record in history if "val/accuracy" in record)
-    return next((record["train_seconds"] for record in evaluations if record["val/accuracy"] >= mark), None)
+    evaluations = (record for record in history if f"val/{score}" in record)
+    return next((record["train_seconds"] for record in evaluations if record[f"val/{score}"] >= mark), None)
 
 
-def sweep_table(results: Mapping[str, Sequence[dict]], split: str, marks: Sequence[float] = ()) -> str:
+def sweep_table(
+    results: Mapping[str, Sequence[dict]], task: type[Task], split: str, marks: Sequence[float] = ()
+) -> str:
     """Return a Markdown table with a row per run: mean and sample standard deviation over its seeds.
 
     With `marks` it also has the seconds of training to each, over the seeds that reached it, and the longest
     compilation time, because later runs find the compiled step in the cache.
     """
-    headings = ["run", "seeds", f"{split} accuracy, %", "macro-F1, %", "NLL", "minutes"]
+    headings = ["run", "seeds", *(f"{split} {label}, %" for label in task.progress_metrics.values()), "minutes"]
     headings += [f"s to {100 * mark:g} % on val" for mark in marks] + ["compilation, s"] * bool(marks)
     lines = [f"| {' | '.join(headings)} |", "| --- " * len(headings) + "|"]
     for name, metrics in results.items():
         cells = [
-            mean_and_spread([100 * one["accuracy"] for one in metrics], 2),
-            mean_and_spread([100 * one["macro_f1"] for one in metrics], 2),
-            mean_and_spread([one["nll"] for one in metrics], 3),
+            *(mean_and_spread([100 * one[name] for one in metrics], 2) for name in task.progress_metrics),
             mean_and_spread([one["minutes"] for one in metrics], 1),
         ]
         for mark in marks:

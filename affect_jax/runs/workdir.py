@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -160,7 +161,7 @@ def environment() -> dict[str, str]:
     devices = jax.devices()
     packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
     return {
-        "command": " ".join(["python", *sys.argv]),
+        "command": shlex.join(["python", *sys.argv]),
         "commit": _commit(),
         "devices": f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform}), {_processor()}",
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
@@ -198,7 +199,7 @@ def tuples(value):
 
 
 def _commit() -> str:
-    """Return the commit of the source tree, with "+changes" if files differ, or "unknown" outside a repository."""
+    """Return the commit of the source tree, with "+changes" if files differ, or "unknown" outside its repository."""
     folder = Path(__file__).parent
 
     def git(*arguments: str) -> str:
@@ -207,6 +208,7 @@ def _commit() -> str:
         ).stdout.strip()
 
     try:
+        git("ls-files", "--error-unmatch", Path(__file__).name)  # the environment may be inside of another repository
         return git("rev-parse", "--short=12", "HEAD") + ("+changes" if git("status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"

@@ -43,13 +43,14 @@ from affect_jax.tasks.interface import (
     Teacher,
     TrainingData,
     check_same_split,
+    spread_indices,
 )
 
 VAL_METRICS = ("accuracy", "macro_f1", "ece", "ccc_valence", "ccc_arousal", "rmse_valence", "rmse_arousal")
 SAMPLES_SHOWN, DRAWS_SHOWN = 4, 7
 """Images, and augmented versions of each, on the report page."""
 STEPS_PER_DISPATCH = 32
-"""Default on accelerators, where a dispatch costs as much as a small step."""
+"""Default for resident data on accelerators, where a dispatch costs as much as a small step."""
 READING = ThreadPoolExecutor(max_workers=1, thread_name_prefix="read")
 """Reads the training split while the training step is compiled."""
 
@@ -85,13 +86,17 @@ class Classification(Task):
         return jax.ShapeDtypeStruct((1, *data.image_shape), jnp.float32)
 
     def normalized_images(self, split, count: int) -> jax.Array:
-        """Return the first `count` images as the network's inputs [B, H, W, C]."""
-        images = split.read(np.arange(min(count, len(split))))["image"]
+        """Return `count` images from all parts of the split as the network's inputs [B, H, W, C]."""
+        images = split.read(spread_indices(len(split), count))["image"]
         return normalize(jnp.asarray(images), self.config.preprocess.mean, self.config.preprocess.std)
 
-    def steps_per_dispatch(self) -> int:
-        """Return the config's number; by default one on CPU, where the body of a loop runs on one core."""
-        return self.config.steps_per_dispatch or (1 if jax.default_backend() == "cpu" else STEPS_PER_DISPATCH)
+    def steps_per_dispatch(self, split) -> int:
+        """Return the config's number.
+
+        The default is one on CPU, where the body of a loop runs on one core, and for streamed images, which are large.
+        """
+        several = jax.default_backend() != "cpu" and is_resident(self.config, split)
+        return self.config.steps_per_dispatch or (STEPS_PER_DISPATCH if several else 1)
 
     def training_data(self, split, total_steps: int, process_index: int, process_count: int) -> TrainingData:
         """Return the batches of a run; ValueError if the split lacks the targets of the loss."""
@@ -139,11 +144,13 @@ class Classification(Task):
         """
         name = split_name if tta == "none" else f"{split_name}_tta_{tta}"
         split = pipeline.InMemorySplit(self.open_split(split_name, data_dir), split_name)
-        return Evaluation(name, {"split": split_name, "tta": tta}, split, {"tta": tta}, identify(split))
+        return Evaluation(name, {"split": split_name, "tta": tta}, split, {"tta": tta}, identify(split), data_dir)
 
-    def evaluation_batches(self, evaluation: Evaluation, rows: slice = slice(None)) -> Iterator[HostBatch]:
+    def evaluation_batches(
+        self, evaluation: Evaluation, batch_size: int, rows: slice = slice(None)
+    ) -> Iterator[HostBatch]:
         """Yield image uint8 [B, H, W, C], index int32 [B] and mask float32 [B] in the order of the split."""
-        for batch in pipeline.padded_batches(evaluation.split, self.config.eval_batch_size):
+        for batch in pipeline.padded_batches(evaluation.split, batch_size):
             yield {name: batch[name][rows] for name in ("image", "index", "mask")}
 
     def predictions(self, outputs: Mapping[str, np.ndarray], evaluation: Evaluation) -> dict[str, np.ndarray]:
@@ -189,8 +196,8 @@ class Classification(Task):
         return paired_test(*correct)
 
     def augmented_samples(self, split, count: int, draws: int) -> np.ndarray:
-        """Return the first `count` images, each followed by `draws` augmented versions."""
-        images = split.read(np.arange(min(count, len(split))))["image"]
+        """Return `count` images from all parts of the split, each followed by `draws` augmented versions."""
+        images = split.read(spread_indices(len(split), count))["image"]
         return augmented_images(images, draws, self.config.augment.to_dict(), self.config.seed)
 
     @staticmethod
@@ -203,7 +210,7 @@ class Classification(Task):
     ) -> list[Section]:
         """Return the sections of the report page: see classification_report.sections."""
         images, labels = (evaluation.split.arrays[name] for name in ("image", "label"))
-        samples = self.augmented_samples(self.open_split("train"), SAMPLES_SHOWN, DRAWS_SHOWN)
+        samples = self.augmented_samples(self.open_split("train", evaluation.data_dir), SAMPLES_SHOWN, DRAWS_SHOWN)
         return classification_report.sections(
             evaluations, evaluation.name, images, labels, predictions["probs"], samples
         )
@@ -265,6 +272,7 @@ def make_loss_fn(
         if mixup_alpha > 0:
             images, mixed = mixup(mixup_key, images, jnp.concatenate([probs, valence_arousal], -1), mixup_alpha)
             probs, valence_arousal = mixed[:, :num_classes], mixed[:, num_classes:]
+        wanted = jnp.argmax(probs, -1)
         if label_smoothing > 0:
             probs = smooth_labels(probs, label_smoothing)
         if teachers:
@@ -277,7 +285,7 @@ def make_loss_fn(
         loss = classification_loss(logits, probs, mask)
         if valence_arousal_weight > 0:
             loss += valence_arousal_weight * concordance_loss(predicted_valence_arousal, valence_arousal)
-        correct = jnp.argmax(logits, -1) == jnp.argmax(probs, -1)
+        correct = jnp.argmax(logits, -1) == wanted
         sums = {"count": jnp.sum(mask), "accuracy": jnp.sum(correct.astype(jnp.float32))}
         return loss, (batch_stats, sums)
 

@@ -41,6 +41,7 @@ from affect_jax.tasks.interface import (
     Task,
     TrainingData,
     check_same_split,
+    spread_indices,
 )
 
 NETWORK_INPUTS = ("image", "image_size", "boxes", "label", "box_mask", "ignore")
@@ -95,13 +96,15 @@ class Detection(Task):
         return {"image": image, "image_size": jax.ShapeDtypeStruct((1, 2), jnp.int32)}
 
     def normalized_images(self, split, count: int) -> dict[str, jax.Array]:
-        """Return the first images, resized to the first bucket, as the network's inputs.
+        """Return images from all parts of the split, resized to the first bucket, as the network's inputs.
 
         There are `count` or, if the memory of their feature maps would be large, as many as have MOST_PIXELS.
         """
         height, width = self.config.data.buckets[0]
-        count = min(count, len(split), max(1, MOST_PIXELS // (height * width)))
-        indices, bucket = np.arange(count), (height, width)
+        indices, bucket = (
+            spread_indices(len(split), min(count, max(1, MOST_PIXELS // (height * width)))),
+            (height, width),
+        )
         rngs = [np.random.default_rng(int(index)) for index in indices]
         settings = self._exposure()
         batch = boxes_pipeline.read_batch(split, indices, bucket, rngs, max_boxes=1, max_ignored=1, settings=settings)
@@ -118,7 +121,7 @@ class Detection(Task):
         limits = self.config.data.epoch_limits
         return boxes_pipeline.find_limited(split.places(np.arange(len(split))), limits) if limits else ()
 
-    def steps_per_dispatch(self) -> int:
+    def steps_per_dispatch(self, split) -> int:
         """Return 1: batches differ in size."""
         return 1
 
@@ -132,12 +135,16 @@ class Detection(Task):
             source,
             split,
             max_boxes=data.max_boxes,
-            settings=self.config.transform.to_dict() | self._exposure(),
+            settings=self.training_settings(),
             num_workers=data.num_workers,
             process_index=process_index,
             process_count=process_count,
         )
         return TrainingData(None, None, batches)
+
+    def training_settings(self) -> dict[str, Any]:
+        """Return the settings of data.transforms.transform in training."""
+        return self.config.transform.to_dict() | self._exposure()
 
     def _exposure(self) -> dict[str, float]:
         """Return the setting of data.transforms.transform that prepares dark images."""
@@ -189,12 +196,14 @@ class Detection(Task):
             identity,
         )
 
-    def evaluation_batches(self, evaluation: Evaluation, rows: slice = slice(None)) -> Iterator[HostBatch]:
+    def evaluation_batches(
+        self, evaluation: Evaluation, batch_size: int, rows: slice = slice(None)
+    ) -> Iterator[HostBatch]:
         """Yield the batches of boxes_pipeline.padded_box_batches, bucket by bucket."""
         data = self.config.data
         batches = boxes_pipeline.padded_box_batches(
             evaluation.split,
-            self.config.eval_batch_size,
+            batch_size,
             evaluation.options["buckets"] or data.eval_buckets or data.buckets,
             data.max_boxes,
             self._exposure() | evaluation.options["transform"],
@@ -260,17 +269,17 @@ class Detection(Task):
         return paired_bootstrap(truths, found_a, found_b)
 
     def augmented_samples(self, split, count: int, draws: int) -> np.ndarray:
-        """Return the first `count` images in the first bucket, each followed by `draws` transformed versions.
+        """Return `count` images from all parts of the split in the first bucket, each followed by `draws` versions.
 
         Boxes are drawn, those that training ignores in yellow.
         """
         bucket, seed = tuple(self.config.data.buckets[0]), self.config.seed
         rows = []
-        for index in range(min(count, len(split))):
+        for index in map(int, spread_indices(len(split), count)):
             example = split.read_image(index)
             rows.append([])
             for draw in range(1 + draws):
-                settings = self.config.transform.to_dict() if draw else {}
+                settings = self.training_settings() if draw else {}
                 rng = np.random.default_rng((seed, index, draw))
                 seen = transform(**example, bucket=bucket, rng=rng, **settings)
                 boxes, ignore = seen["boxes"], seen["ignore"]

@@ -69,6 +69,8 @@ class Evaluation(NamedTuple):
     options: Mapping[str, Any]
     of_run: SplitIdentity | None = None
     """Identity of the whole split if it is of the run's own data set."""
+    data_dir: str | Path = ""
+    """Folder of the data set if it is not the config's."""
 
 
 def check_same_split(path_a: Path, path_b: Path) -> None:
@@ -79,6 +81,11 @@ def check_same_split(path_a: Path, path_b: Path) -> None:
             identities += [from_text(str(stored["split"]))] if "split" in stored else []
     if len(identities) == 2 and (both := difference(*identities)):
         raise ValueError(f"the images are not the same: they have {both}")
+
+
+def spread_indices(length: int, count: int) -> np.ndarray:
+    """Return up to `count` indices, int [N], evenly from all parts of a split: neighbours may have the same class."""
+    return np.linspace(0, length - 1, min(count, length)).astype(int)
 
 
 class Task(ABC):
@@ -124,15 +131,15 @@ class Task(ABC):
 
     @abstractmethod
     def normalized_images(self, split: Any, count: int) -> jax.Array:
-        """Return the first `count` images as the network's inputs, to measure BatchNorm statistics on."""
+        """Return `count` images from all parts of the split as the network's inputs, for BatchNorm's statistics."""
 
     def examples_per_epoch(self, split: Any) -> int:
         """Return the number of examples of an epoch of training on `split`."""
         return len(split)
 
     @abstractmethod
-    def steps_per_dispatch(self) -> int:
-        """Return the number of training steps per call to the device."""
+    def steps_per_dispatch(self, split: Any) -> int:
+        """Return the number of training steps on `split` per call to the device."""
 
     @abstractmethod
     def training_data(self, split: Any, total_steps: int, process_index: int, process_count: int) -> TrainingData:
@@ -151,8 +158,10 @@ class Task(ABC):
         """Return an evaluation of a split; `options` are the task's own."""
 
     @abstractmethod
-    def evaluation_batches(self, evaluation: Evaluation, rows: slice = ...) -> Iterator[HostBatch]:
-        """Yield every example of the split once, `rows` of each batch.
+    def evaluation_batches(
+        self, evaluation: Evaluation, batch_size: int, rows: slice = slice(None)
+    ) -> Iterator[HostBatch]:
+        """Yield every example of the split once, `rows` of each batch of `batch_size`.
 
         All batches have the same number of rows; `mask` is 0 for padding and `index` is the position in the split.
         """
@@ -183,7 +192,7 @@ class Task(ABC):
 
     @abstractmethod
     def augmented_samples(self, split: Any, count: int, draws: int) -> np.ndarray:
-        """Return the first `count` images, each followed by `draws` augmented versions.
+        """Return `count` images from all parts of the split, each followed by `draws` augmented versions.
 
         uint8 [count, 1 + draws, H, W, C]; a detector's images have their boxes drawn.
         """

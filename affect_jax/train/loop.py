@@ -21,7 +21,7 @@ from affect_jax.names import Selects, check_patterns, selects
 from affect_jax.tasks.interface import Batch, Task
 from affect_jax.train import builders
 from affect_jax.train.checkpoint import Checkpoints
-from affect_jax.train.mesh import data_mesh, process_rows, replicated, split_over_devices, to_devices
+from affect_jax.train.mesh import data_mesh, replicated, split_over_devices, to_devices
 from affect_jax.train.prediction import compile_predict, predict_split
 from affect_jax.train.progress import Clock, RunLog
 from affect_jax.train.signals import Interrupted, stop_request
@@ -59,7 +59,7 @@ class Trainer:
 
     def __init__(self, config: ConfigDict, task: Task, pretrained: Pretrained | None = None):
         self.config, self.task, self.mesh = config, task, data_mesh()
-        check_batch_sizes(config, self.mesh.size)
+        check_batch_size(config, self.mesh.size)
         train_split = task.open_split("train")
         self.data = task.data_facts(train_split)
         self.validation = task.evaluation("val")
@@ -98,7 +98,7 @@ class Trainer:
         self.programs = {}
         self.predict = compile_predict(task.predict_fn(make_apply(self.model), self.data), self.mesh)
 
-        self.steps_per_dispatch = task.steps_per_dispatch()
+        self.steps_per_dispatch = task.steps_per_dispatch(train_split)
         processes = jax.process_index(), jax.process_count()
         self._reading, shapes, self.batches = task.training_data(train_split, self.total_steps, *processes)
         self.example_shapes = jax.tree.map(lambda x: x.update(sharding=replicated(self.mesh)), shapes)
@@ -144,6 +144,7 @@ class Trainer:
         a signal, with everything saved, FloatingPointError if loss, gradient or weights are not finite, and OSError if
         something cannot be read or written.
         """
+        self.clock.begin()
         running: list[Dispatch] = []  # dispatched since the last log line
         due: list[Dispatch] = []  # logged after the next dispatch, so that the device never waits for the log
         with stop_request() as stop:
@@ -185,7 +186,9 @@ class Trainer:
             with self.clock.compiling():
                 self.programs[program] = train_steps.lower(self.state, self.example_shapes, *rest).compile()
             log.say(f"compiled (or loaded from cache) in {self.clock.seconds['compile_seconds']:.1f} s")
-        self.state, sums = self.programs[program](self.state, self.examples, *rest)
+        with self.clock.paused():
+            examples = self.examples
+        self.state, sums = self.programs[program](self.state, examples, *rest)
         dispatch = Dispatch(self.step, indices, sums)
         self.step += count
         return dispatch
@@ -224,23 +227,21 @@ class Trainer:
 
     def predict_val(self, variables: dict):
         """Return the predictions on val."""
-        rows = process_rows(self.config.eval_batch_size)
-        batches = self.task.evaluation_batches(self.validation, rows)
-        outputs = predict_split(self.predict, variables, batches, len(self.validation.split), self.mesh)
-        return self.task.predictions(outputs, self.validation)
+        return predict_split(self.predict, variables, self.task, self.validation, self.mesh)
 
     def close(self) -> None:
         """Stop reading batches."""
         self.batches.close()
 
 
-def check_batch_sizes(config: ConfigDict, num_devices: int) -> None:
+def check_batch_size(config: ConfigDict, num_devices: int) -> None:
     """Raise ValueError if a batch cannot be split evenly over the devices."""
-    for name in ("batch_size", "eval_batch_size"):
-        if config[name] % num_devices:
-            raise ValueError(
-                f"{name} is {config[name]}, not a multiple of the {num_devices} devices; change one of them"
-            )
+    if config.batch_size % (config.accumulate_steps * num_devices):
+        parts = f" in {config.accumulate_steps} parts" if config.accumulate_steps > 1 else ""
+        raise ValueError(
+            f"batch_size is {config.batch_size}, which cannot be split evenly over {num_devices} devices{parts};"
+            " change one of them"
+        )
 
 
 def evaluation_steps(config: ConfigDict, num_examples: int, total_steps: int) -> set[int]:
@@ -261,8 +262,8 @@ def take_batches(
         batches = list(itertools.islice(iterator, count))
     except RuntimeError as error:  # raised by grain if a worker was killed
         raise ChildProcessError(
-            f"the next batch could not be read: {error} The system kills processes when memory is short; use fewer"
-            " data.num_workers. Rerun the command to resume from the newest checkpoint."
+            f"the next batch could not be read: {error} The system kills processes when memory is short: free memory,"
+            " then rerun the command to resume from the newest checkpoint. A new run can use fewer data.num_workers."
         ) from error
     indices = np.stack([batch["index"] for batch in batches])
     batches += [batches[-1]] * (capacity - count)

@@ -1,15 +1,14 @@
 """Predictions on the devices of a mesh. B batch, N examples of a split."""
 
 from collections import deque
-from collections.abc import Iterable
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from affect_jax.tasks.interface import Batch, HostBatch, PredictFn
-from affect_jax.train.mesh import replicated, split_over_devices, to_devices
+from affect_jax.tasks.interface import Batch, Evaluation, HostBatch, PredictFn, Task
+from affect_jax.train.mesh import process_rows, replicated, split_over_devices, to_devices
 
 BATCHES_IN_FLIGHT = 2
 """Batches on the devices at a time: one is computed while the next is transferred."""
@@ -20,15 +19,16 @@ def compile_predict(predict: PredictFn, mesh: Mesh) -> PredictFn:
     return jax.jit(predict, out_shardings=replicated(mesh))
 
 
-def predict_split(
-    predict: PredictFn, variables: dict, batches: Iterable[HostBatch], num_examples: int, mesh: Mesh
-) -> dict[str, Any]:
-    """Return the outputs of `predict` as NumPy arrays [N, ...] in the order of the split.
+def predict_split(predict: PredictFn, variables: dict, task: Task, evaluation: Evaluation, mesh: Mesh) -> Any:
+    """Return the task's predictions of all examples of an evaluation, in the order of the split.
 
-    `batches` are this process's rows of Task.evaluation_batches. RuntimeError unless every example occurs once.
+    Batches have the config's size, rounded up to a multiple of the devices. RuntimeError unless every example occurs
+    once.
     """
+    batch_size = -(-task.config.eval_batch_size // mesh.size) * mesh.size
+    num_examples = len(evaluation.split)
     pending, fetched = deque(), []
-    for batch in batches:
+    for batch in task.evaluation_batches(evaluation, batch_size, process_rows(batch_size)):
         pending.append(_dispatch(predict, variables, batch, mesh))
         if len(pending) == BATCHES_IN_FLIGHT:
             fetched.append(_fetch(*pending.popleft()))
@@ -39,7 +39,8 @@ def predict_split(
         raise RuntimeError(
             f"{len(index)} predictions of {len(np.unique(index))} examples; the split has {num_examples}"
         )
-    return jax.tree.map(lambda *parts: np.concatenate(parts)[order], *[outputs for _, outputs in fetched])
+    outputs = jax.tree.map(lambda *parts: np.concatenate(parts)[order], *[outputs for _, outputs in fetched])
+    return task.predictions(outputs, evaluation)
 
 
 def _dispatch(predict: PredictFn, variables: dict, batch: HostBatch, mesh: Mesh) -> tuple[dict[str, Any], Batch]:

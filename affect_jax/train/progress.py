@@ -15,10 +15,10 @@ def duration(seconds: float) -> str:
 
 
 class Clock:
-    """Wall time of a run, with training time kept apart from compilation, evaluation and saving.
+    """Wall time of a run, with training time kept apart from set-up, compilation, evaluation and saving.
 
-    Evaluation and saving run within `paused`, compilation within `compiling`. `before` are the `seconds` of the clock
-    at the checkpoint that the run resumes from.
+    Set-up ends with `begin`. Evaluation and saving run within `paused`, compilation within `compiling`. `before` are
+    the `seconds` of the clock at the checkpoint that the run resumes from.
     """
 
     def __init__(self, before: Mapping[str, float]):
@@ -33,6 +33,10 @@ class Clock:
         total = time.perf_counter() - self._started
         now = {"seconds": total, "train_seconds": total - self._paused, "compile_seconds": self._compiling}
         return {name: value + self._before.get(name, 0.0) for name, value in now.items()}
+
+    def begin(self) -> None:
+        """Exclude all time up to now from the training time."""
+        self._paused = time.perf_counter() - self._started
 
     def lap(self) -> float:
         """Return the seconds of training since the previous call, or since the start."""

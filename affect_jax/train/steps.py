@@ -50,7 +50,9 @@ def make_train_step(
     unroll = jax.default_backend() == "cpu"  # there XLA runs the body of a loop on one core
 
     def accumulated_gradient(state: TrainState, batch: Batch, key: jax.Array):
-        parts = jax.tree.map(lambda x: x.reshape(accumulate_steps, -1, *x.shape[1:]), batch)
+        # Every part has rows of all devices. In parts of neighbouring rows, each would be on some devices only, and XLA
+        # would copy it to all of them.
+        parts = jax.tree.map(lambda x: x.reshape(-1, accumulate_steps, *x.shape[1:]).swapaxes(0, 1), batch)
 
         def add_part(carry, part):
             batch_stats, totals = carry

@@ -106,6 +106,18 @@ def test_named_splits_are_kept_and_a_missing_val_is_drawn_from_train(tmp_path, f
     assert all(place.startswith("testing/") for place in places)
 
 
+def test_persons_in_two_named_splits_are_reported(tmp_path, folder):
+    named = tmp_path / "named"
+    for split, persons in (("train", (0, 1, 2)), ("val", (2, 3)), ("test", (4,))):
+        for name in ("calm", "excited"):
+            (named / split / name).mkdir(parents=True)
+            for person in persons:
+                for path in (folder / name).glob(f"person{person:02d}_*"):
+                    shutil.copy(path, named / split / name / path.name)
+    done = Folder.prepare(tmp_path / "data", source=named, identity=r"(person\d+)")
+    assert any("1 persons are in two or more splits, for example person02" in remark for remark in done.remarks)
+
+
 def test_color_and_size_follow_the_options(tmp_path, folder):
     color = np.zeros((60, 50, 3), np.uint8)
     color[..., 2] = 250  # red, in OpenCV's order

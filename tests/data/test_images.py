@@ -245,6 +245,14 @@ def test_crop_of_a_box_is_a_square_around_it_and_repeats_the_border():
     corner = crop_box(image, (0, 0, 4, 4), 0.5)
     assert corner.shape[:2] == (8, 8)
     assert (corner[:3, :3] == image[0, 0]).all()
+    padded = np.pad(image, ((40, 40), (40, 40), (0, 0)), "edge")
+    rng = np.random.default_rng(0)
+    for x1, y1, width, height in rng.uniform((-9, -9, 0.1, 0.1), (29, 19, 40, 40), (300, 4)):
+        if x1 + width > 0 and y1 + height > 0:
+            crop = crop_box(image, (x1, y1, x1 + width, y1 + height), 0.0)
+            side = max(1, round(max(width, height)))
+            left, top = (round(start + (size - side) / 2) + 40 for start, size in ((x1, width), (y1, height)))
+            np.testing.assert_array_equal(crop, padded[top : top + side, left : left + side])
 
 
 @pytest.mark.parametrize("box", [(5, 5, 5, 9), (40, 0, 50, 9), (-9, 0, 0, 5)])

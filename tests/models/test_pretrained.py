@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 
 from affect_jax.models import build_model
 from affect_jax.models.mobilenet import MobileNetV2Backbone
-from affect_jax.models.pretrained import check_options, load_pretrained, merge, named_weights
+from affect_jax.models.pretrained import check_options, load_pretrained, merge, named_weights, trained_with
 from affect_jax.models.resnet import ResNetBackbone
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -142,6 +142,15 @@ def test_network_with_other_fields_than_the_weights_is_refused():
     with pytest.raises(ValueError, match=r"bn_epsilon is 1e-05, must be 1.001e-05") as error:
         check_options(build_model("resnet50", num_classes=7), pretrained)
     assert "stride_in_1x1 is False, must be True" in str(error.value)
+
+
+def test_weights_of_another_run_need_the_fields_that_its_config_leaves_at_their_defaults():
+    config = {"model": {"name": "mobilenet_v2"}, "preprocess": {"mean": [0.5], "std": [0.5]}}
+    pretrained = trained_with(config, {}, "runs/other")
+    check_options(build_model("mobilenet_v2", num_classes=7), pretrained)
+    keras = build_model("mobilenet_v2", num_classes=7, padding="SAME", bn_epsilon=1e-3)
+    with pytest.raises(ValueError, match=r"runs/other needs .* padding is SAME, must be .*; bn_epsilon is 0.001"):
+        check_options(keras, pretrained)
 
 
 def test_float16_weights_of_resnet_are_loaded_as_float32(tmp_path):

@@ -70,7 +70,9 @@ def test_each_face_has_the_probabilities_of_its_crop_at_any_batch_size(classifie
 
 
 @pytest.mark.parametrize(("proposal_weight", "exposure_level", "enlarge"), [(0.0, 0.0, 1.0), (0.7, 150.0, 1.5)])
-def test_detector_returns_the_detections_of_the_evaluation(detector, proposal_weight, exposure_level, enlarge):
+def test_detector_returns_the_detections_of_the_evaluation(
+    detector, proposal_weight, exposure_level, enlarge, monkeypatch
+):
     detector.config.model.box.proposal_weight = proposal_weight
     detector.config.preprocess.exposure_level = exposure_level
     options = {"num_examples": {"train": 1, "val": 5, "test": 1}, "image_size": (192, 256)}
@@ -80,11 +82,12 @@ def test_detector_returns_the_detections_of_the_evaluation(detector, proposal_we
 
     def detect(search):
         evaluation = task.evaluation("val", enlarge=search.scale)
-        batches = task.evaluation_batches(evaluation)
         if search.mirrored:
+            batches = list(task.evaluation_batches(evaluation, detector.config.eval_batch_size))
             batches = [{**batch, "image": mirrored(batch["image"], batch["image_size"])} for batch in batches]
-        outputs = predict_split(compiled_predict(detector), detector.variables, batches, 5, data_mesh())
-        found = task.predictions(outputs, evaluation)["detections"]
+            monkeypatch.setattr(task, "evaluation_batches", lambda *arguments: batches)
+        predict = compiled_predict(detector)
+        found = predict_split(predict, detector.variables, task, evaluation, data_mesh())["detections"]
         return [{**one, "boxes": flip_boxes(one["boxes"], 256)} for one in found] if search.mirrored else found
 
     def mirrored(images, sizes):

@@ -69,6 +69,17 @@ def test_another_data_set_is_refused_and_the_first_one_prepared_again_is_accepte
     assert evaluate_run(tmp_path / "run", "val")["accuracy"] == json.loads(before)["val"]["accuracy"]
 
 
+def test_a_run_is_evaluated_and_reported_on_its_data_in_another_folder(trained):
+    tmp_path, _ = trained
+    (tmp_path / "data").rename(tmp_path / "moved")
+    try:
+        metrics = evaluate_run(tmp_path / "run", "test", data_dir=tmp_path / "moved")
+    finally:
+        (tmp_path / "moved").rename(tmp_path / "data")
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["test"] == metrics
+    assert (tmp_path / "run" / "report.html").stat().st_mtime >= (tmp_path / "run" / "metrics.json").stat().st_mtime
+
+
 def test_a_run_of_an_older_version_is_checked_by_its_class_names_and_says_so(trained, capsys):
     tmp_path, _ = trained
     file = tmp_path / "run" / "config.json"

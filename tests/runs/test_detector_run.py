@@ -12,9 +12,11 @@ from processes import config_of, ended, start_processes
 from run_records import assert_same_bits, history, saved_state, stop_after
 from run_script import fork
 
+from affect_jax.runs.best_checkpoint import load_best_checkpoint
 from affect_jax.runs.comparison import compare_runs
-from affect_jax.runs.evaluation import evaluate_function
+from affect_jax.runs.evaluation import evaluate_function, predictions_of
 from affect_jax.runs.training import train_and_evaluate
+from affect_jax.runs.workdir import Workdir
 from affect_jax.tasks import build_task
 from affect_jax.train.signals import Interrupted
 
@@ -147,11 +149,20 @@ def test_two_processes_evaluate_a_detector_like_one(finished_run, tmp_path):
     np.testing.assert_allclose(two["scores"], one["scores"], atol=1e-4)
 
 
+def test_evaluation_on_other_classes_is_refused_and_a_single_class_may_have_another_name(finished_run):
+    best = load_best_checkpoint(Workdir(finished_run[0]))
+    evaluation = best.task.evaluation("val")
+    two, other = (best.data._replace(class_names=names) for names in (("car", "face"), ("head",)))
+    with pytest.raises(ValueError, match="the network was trained for car, face; the data has face"):
+        predictions_of(best.task, two, best.apply, best.variables, evaluation)
+    assert predictions_of(best.task, other, best.apply, best.variables, evaluation)["detections"]
+
+
 def test_function_that_finds_every_face_has_perfect_metrics_on_the_same_images(finished_run, tiny_detector_config):
     """The boxes are mapped back to their images through the order, scaling and padding of evaluation."""
     task = build_task(tiny_detector_config)
     known = {}
-    for batch in task.evaluation_batches(task.evaluation("val")):
+    for batch in task.evaluation_batches(task.evaluation("val"), 2):
         for image, (height, width), boxes, mask in zip(
             *(batch[name] for name in ("image", "image_size", "boxes", "box_mask")), strict=True
         ):

@@ -162,9 +162,13 @@ def test_step_that_is_not_finite_ends_the_run_with_its_loss_and_examples(config,
     assert not any(path.name.isdigit() for path in (tmp_path / "checkpoints").iterdir())
 
 
-def test_batch_size_must_be_a_multiple_of_the_devices(config):
-    with pytest.raises(ValueError, match="batch_size is 16, not a multiple of the 3 devices"):
-        loop.check_batch_sizes(config, 3)
+def test_batch_must_split_evenly_over_devices_and_parts(config):
+    with pytest.raises(ValueError, match="batch_size is 16, which cannot be split evenly over 3 devices; change"):
+        loop.check_batch_size(config, 3)
+    config.accumulate_steps = 8
+    with pytest.raises(ValueError, match="over 4 devices in 8 parts"):
+        loop.check_batch_size(config, 4)
+    loop.check_batch_size(config, 2)
 
 
 def test_valence_arousal_head_learns_and_is_reported(config, tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 import pytest
 
 from affect_jax.runs.sweep import mean_and_spread, run_sweep, seconds_to, sweep_table
+from affect_jax.tasks import TASKS
 
 
 def test_sweep_stops_at_a_run_that_fails(tmp_path):
@@ -11,13 +12,17 @@ def test_sweep_stops_at_a_run_that_fails(tmp_path):
 
 def test_table_shows_mean_and_sample_deviation_over_seeds():
     results = {
-        "a": [{"accuracy": accuracy, "macro_f1": 0.5, "nll": 1.0, "minutes": 2.0} for accuracy in (0.61, 0.63, 0.65)],
-        "b": [{"accuracy": 0.7, "macro_f1": 0.65, "nll": 0.9, "minutes": 3.0}],
+        "a": [{"accuracy": accuracy, "macro_f1": 0.5, "minutes": 2.0} for accuracy in (0.61, 0.63, 0.65)],
+        "b": [{"accuracy": 0.7, "macro_f1": 0.65, "minutes": 3.0}],
     }
-    header, _, first, second = sweep_table(results, "val").splitlines()
-    assert "val accuracy" in header
-    assert first == "| a | 3 | 63.00 ± 2.00 | 50.00 ± 0.00 | 1.000 ± 0.000 | 2.0 ± 0.0 |"
-    assert second == "| b | 1 | 70.00 | 65.00 | 0.900 | 3.0 |"
+    header, _, first, second = sweep_table(results, TASKS["classification"], "val").splitlines()
+    assert header == "| run | seeds | val accuracy, % | val macro-F1, % | minutes |"
+    assert first == "| a | 3 | 63.00 ± 2.00 | 50.00 ± 0.00 | 2.0 ± 0.0 |"
+    assert second == "| b | 1 | 70.00 | 65.00 | 3.0 |"
+    detectors = {"c": [{"ap50": 0.5, "recall": 0.25, "precision": 1.0, "minutes": 1.0}]}
+    header, _, only = sweep_table(detectors, TASKS["detection"], "val").splitlines()
+    assert header == "| run | seeds | val AP50, % | val recall, % | val precision, % | minutes |"
+    assert only == "| c | 1 | 50.00 | 25.00 | 100.00 | 1.0 |"
     assert mean_and_spread([1.0, 2.0], 1) == "1.5 ± 0.7"
 
 
@@ -27,8 +32,8 @@ def test_time_to_an_accuracy_is_that_of_training_before_the_first_evaluation_tha
         {"val/accuracy": accuracy, "train_seconds": at, "seconds": at + 60} for at, accuracy in accuracies.items()
     ]
     history.insert(1, {"train/accuracy": 0.9, "train_seconds": 1.5, "seconds": 61.5})
-    assert [seconds_to(mark, history) for mark in (0.4, 0.7, 0.72, 0.73)] == [1.0, 2.0, 5.0, None]
-    metrics = {"accuracy": 0.7, "macro_f1": 0.6, "nll": 1.0, "minutes": 1.0}
+    assert [seconds_to(mark, history, "accuracy") for mark in (0.4, 0.7, 0.72, 0.73)] == [1.0, 2.0, 5.0, None]
+    metrics = {"accuracy": 0.7, "macro_f1": 0.6, "minutes": 1.0}
     results = {
         "a": [
             {**metrics, "compile_seconds": 30.2, "seconds_to": {0.68: 4.0, 0.7: 9.0}},
@@ -36,7 +41,7 @@ def test_time_to_an_accuracy_is_that_of_training_before_the_first_evaluation_tha
         ],
         "b": [{**metrics, "compile_seconds": 2.0, "seconds_to": {0.68: None, 0.7: None}}],
     }
-    header, _, first, second = sweep_table(results, "val", (0.68, 0.7)).splitlines()
+    header, _, first, second = sweep_table(results, TASKS["classification"], "val", (0.68, 0.7)).splitlines()
     assert header.endswith("| s to 68 % on val | s to 70 % on val | compilation, s |")
     assert first.endswith("| 5.0 ± 1.4 (2 of 2) | 9.0 (1 of 2) | 30 |")
     assert second.endswith("| 0 of 1 | 0 of 1 | 2 |")

@@ -159,6 +159,13 @@ one, sums = jax.jit(step(augmentation))(fresh(), jax.device_put(batch, jax.devic
 eight, sums_of_eight = jax.jit(step(augmentation), **on_mesh)(fresh(), batch, key)
 compare("mesh", (one, sums), (eight, sums_of_eight))
 
+def flop(accumulate_steps):
+    loss_fn = make_loss_fn(make_apply(build_model("vgg_fer", **options)), 7, (0.5,), (0.25,))
+    train_step = make_train_step(loss_fn, tx, accumulate_steps, 0.5)
+    return jax.jit(train_step, **on_mesh).lower(fresh(), batch, key).compile().cost_analysis()["flops"]
+
+assert flop(4) < 1.5 * flop(1), "the parts of a step are not split over the devices"
+
 plain, sums = jax.jit(step())(fresh(), jax.device_put(batch, jax.devices()[0]), key)
 by_device = jax.tree.map(lambda x: x.reshape(8, -1, *x.shape[1:]), batch)
 states = jax.tree.map(lambda x: jnp.stack([x] * 8), fresh())
@@ -171,7 +178,7 @@ compare("pmap", (plain, sums), jax.tree.map(lambda x: x[0], (mapped, mapped_sums
 
 
 @pytest.mark.slow
-def test_step_is_the_same_on_one_device_on_a_mesh_of_eight_and_under_pmap():
+def test_step_is_the_same_on_one_device_on_a_mesh_of_eight_and_under_pmap_and_its_parts_are_split():
     """XLA makes all optimizations, as in the programs of users."""
     settings = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}
     subprocess.run([sys.executable, "-c", textwrap.dedent(PROGRAM)], check=True, env={**os.environ, **settings})
