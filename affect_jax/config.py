@@ -190,7 +190,7 @@ def _common_config() -> ConfigDict:
                 "freeze_epochs": 0.0,  # epochs for which they are frozen, at least 0; 0: the whole run
             },
             "ema_decay": 0.0,  # decay of the weight average that evaluation uses, 0 to 0.99999; 0: no average
-            "steps_per_dispatch": 0,  # steps per call to the device, at least 0; 0: 1 on CPU and of a detector, else 32
+            "steps_per_dispatch": 0,  # steps per call to the device; 0: 32 for resident data on accelerators, else 1
             "log_every_steps": 50,  # at least 1
             "eval_every_epochs": 1.0,  # epochs between evaluations on val, each with a checkpoint, above 0
             "eval_batch_size": 64,  # at least 1; larger batches are slower on CPU
