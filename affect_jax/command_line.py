@@ -38,9 +38,17 @@ def exit_on_interrupt(line: str = "interrupted") -> None:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Raise KeyboardInterrupt on Ctrl-C in the block, so that it can remove its temporary files."""
-    with handling_interrupts(signal.default_int_handler):
-        yield
+    """Raise KeyboardInterrupt on Ctrl-C, and SystemExit on SIGTERM, in the block, so that it can remove its files."""
+
+    def leave(number, frame):
+        sys.exit(128 + number)
+
+    previous = signal.signal(signal.SIGTERM, leave)
+    try:
+        with handling_interrupts(signal.default_int_handler):
+            yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 @contextmanager
@@ -71,6 +79,10 @@ def one_line_errors() -> Iterator[None]:
         sys.exit(CLOSED_PIPE)
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
+    except RuntimeError as error:  # libraries raise it instead of an OSError
+        if "No space left on device" not in str(error):
+            raise
+        sys.exit(f"OSError: the disk is full; free space, then run the command again ({error})")
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
@@ -129,6 +141,9 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     """Run `main` with absl's app.run and one_line_errors; `--help` exits with status 0."""
     from absl import app
 
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed, as by the shell's >&-
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
 
     def complete(argv: Sequence[str]) -> None:

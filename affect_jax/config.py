@@ -446,8 +446,19 @@ def _step_rules(optim: ConfigDict) -> Iterator[str]:
         yield f"optim.step_epochs is {epochs}; the first must not be below optim.warmup_epochs {optim.warmup_epochs}"
 
 
+NETWORK_CHECKS = {
+    "model.dropout": between(0, 0.99),
+    "model.widths": each(at_least(1), count=1),
+    "model.dense": each(at_least(1)),
+}
+"""Checks of fields that only some classifiers have."""
+
+
 def _classification_rules(config: ConfigDict) -> Iterator[str]:
     yield from _common_rules(config)
+    yield from _problems(
+        {field: check for field, check in NETWORK_CHECKS.items() if field.partition(".")[2] in config.model}, config
+    )
     if config.data.input == "resident" and config.data.num_workers:
         yield "data.num_workers is set but data.input is resident, which reads the data set once; use stream"
     if config.valence_arousal_weight and config.accumulate_steps != 1:
@@ -503,5 +514,14 @@ def validate_for_use(config: ConfigDict) -> None:
 
 def _problems(checks: dict[str, Check], config: ConfigDict) -> list[str]:
     return [
-        f"{field} is {config[field]!r}; {words}" for field, (holds, words) in checks.items() if not holds(config[field])
+        f"{field} is {config[field]!r}; {check.words}"
+        for field, check in checks.items()
+        if not _holds(check, config[field])
     ]
+
+
+def _holds(check: Check, value: Any) -> bool:
+    try:
+        return bool(check.holds(value))
+    except TypeError:  # parts of another type, such as text in place of a number
+        return False

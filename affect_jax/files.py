@@ -44,11 +44,17 @@ def raise_error(error: OSError) -> None:
     raise error
 
 
+def contains(folder: str | Path, path: str | Path) -> bool:
+    """Return True if a path is a folder or below it, after links are followed."""
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+
+
 def files_below(folder: str | Path, on_error: Callable[[OSError], None] = raise_error) -> list[Path]:
     """Return everything but folders in a folder and its subfolders, sorted, without what is_hidden.
 
-    Linked folders are searched too. A folder that can be reached in several ways is searched once, if possible by a
-    path without links. `on_error` is called with the error of a folder that cannot be listed.
+    Linked folders are searched too, unless they contain the folder itself. A folder that can be reached in several ways
+    is searched once, if possible by a path without links. `on_error` is called with the error of a folder that cannot
+    be listed.
     """
     waiting, searched, found = deque([Path(folder)]), set(), []
     while waiting:
@@ -63,7 +69,8 @@ def files_below(folder: str | Path, on_error: Callable[[OSError], None] = raise_
             on_error(error)
             continue
         found += [current / entry.name for entry in entries if not is_folder(entry)]
-        waiting.extend(current / entry.name for entry in entries if is_folder(entry) and entry.is_symlink())
+        links = [entry for entry in entries if entry.is_symlink() and is_folder(entry)]
+        waiting.extend(current / link.name for link in links if not contains(link.path, folder))
         waiting.extendleft(current / entry.name for entry in entries if is_folder(entry) and not entry.is_symlink())
     return sorted(found)
 

@@ -6,6 +6,7 @@ import importlib.util
 import mmap
 import os
 import platform
+import signal
 from pathlib import Path
 
 import jax
@@ -148,5 +149,11 @@ def join_processes(
     elif None in arguments:
         raise ValueError("--coordinator_address, --num_processes and --process_id go together: give all three or none")
     else:
+        host, _, port = coordinator_address.rpartition(":")
+        if not (host and port.isdecimal()):
+            raise ValueError(f"--coordinator_address={coordinator_address}; it must be HOST:PORT")
+        print(f"process {process_id} of {num_processes}: waiting for the others at {coordinator_address}", flush=True)
+        previous = signal.signal(signal.SIGINT, signal.SIG_DFL)  # the wait is not in Python, which could not end it
         jax.distributed.initialize(*arguments, **options)
+        signal.signal(signal.SIGINT, previous)
     multihost_utils.sync_global_devices("all processes are running")  # a later first meeting on CPU waits only 30 s

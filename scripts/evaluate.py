@@ -13,6 +13,8 @@ from affect_jax import command_line
 
 command_line.exit_on_interrupt()  # before the slow imports
 
+import os
+
 import jax
 from absl import app, flags, logging
 
@@ -85,6 +87,8 @@ def main(argv):
     if (peers or as_predicted) and jax.process_count() > 1:
         raise ValueError("--peer and --as_predicted need a single process")
     run = Workdir(WORKDIR.value)
+    if not os.access(run.path, os.W_OK):
+        raise ValueError(f"the result cannot be recorded: {run.path} is not writable; copy the run to a folder that is")
     metrics = evaluate_run(run.path, SPLIT.value, **options)
     if jax.process_index() > 0:
         return

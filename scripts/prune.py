@@ -26,7 +26,14 @@ def main(argv):
         raise app.UsageError(f"unknown argument {argv[1]!r}")
     logging.set_verbosity(logging.ERROR)  # orbax logs each step of reading a checkpoint
     jax.config.update("jax_platforms", "cpu")
-    widths, dense = (tuple(int(size) for size in flag.value) for flag in (WIDTHS, DENSE))
+    if not OUT.value.endswith(".safetensors"):
+        raise ValueError(f"--out={OUT.value}; the name of a model file ends in .safetensors")
+    for flag in (WIDTHS, DENSE):
+        if not all(size.strip().isdecimal() and int(size) > 0 for size in flag.value):
+            raise ValueError(
+                f"--{flag.name}={','.join(flag.value)}; give numbers above 0, such as {','.join(flag.default)}"
+            )
+    widths, dense = (tuple(map(int, flag.value)) for flag in (WIDTHS, DENSE))
     config, data, variables, about = read(MODEL.value)
     if config.model.name != "vgg_fer":
         raise ValueError(f"{MODEL.value} is a {config.model.name}; only vgg_fer can be pruned")

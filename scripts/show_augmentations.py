@@ -31,6 +31,8 @@ def main(argv):
     from affect_jax.config import validate
     from affect_jax.tasks import build_task
 
+    if not OUT.value.lower().endswith((".png", ".jpg", ".jpeg")):
+        raise ValueError(f"--out={OUT.value}; the name must end in .png or .jpg")
     logging.set_verbosity(logging.ERROR)  # tfds logs every file
     validate(CONFIG.value)
     task = build_task(CONFIG.value)
@@ -42,8 +44,8 @@ def main(argv):
     sheet = cv2.resize(sheet, None, fx=scale, fy=scale, interpolation=interpolation)
     sheet = sheet.reshape(*sheet.shape[:2], rows.shape[-1])  # OpenCV drops a single channel
     if not cv2.imwrite(OUT.value, sheet if sheet.shape[-1] == 1 else sheet[..., ::-1]):
-        sys.exit(f"{OUT.value}: could not be written; the folder must exist and the name must end in .png or .jpg")
-    print(f"{OUT.value}: {IMAGES.value} images, each original followed by {DRAWS.value} augmented versions")
+        sys.exit(f"{OUT.value}: could not be written; the folder must exist")
+    print(f"{OUT.value}: {len(rows)} images, each original followed by {DRAWS.value} augmented versions")
 
 
 if __name__ == "__main__":

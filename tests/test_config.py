@@ -380,6 +380,9 @@ def set_fields(config: ConfigDict, **fields) -> ConfigDict:
         ({"valence_arousal_weight": -1.0}, "valence_arousal_weight is -1.0; must be at least 0 (0 is no head"),
         ({"preprocess__std": (0.0,)}, "each must be above 0"),
         ({"preprocess__std": (0.5, 0.5)}, "one value per channel"),
+        ({"model": {"name": "vgg_fer", "dropout": 1.5}}, "model.dropout is 1.5; must be between 0 and 0.99"),
+        ({"model": {"name": "vgg_fer", "widths": (8, 0)}}, "model.widths is (8, 0); needs 1 or more values; each must"),
+        ({"optim__multipliers": (("a", "b"),)}, "optim.multipliers is (('a', 'b'),); each must be (regex, factor)"),
     ],
 )
 def test_invalid_field_of_a_classifier_is_named_with_its_limits(fields, message):

@@ -24,6 +24,7 @@ def test_files_below_a_folder_are_found_once_through_links_without_loops(tmp_pat
     (folder / "1_link").symlink_to(folder / "deep")  # the path without a link is used
     (folder / "2_link").symlink_to(elsewhere)  # searched already
     (folder / "deep" / "loop").symlink_to(folder)
+    (folder / "3_parent").symlink_to(tmp_path)  # contains the folder itself
     (folder / "itself.jpg").symlink_to(folder / "itself.jpg")
     (folder / "broken.jpg").symlink_to(folder / "absent.jpg")
     found = [path.relative_to(folder).as_posix() for path in files_below(folder)]

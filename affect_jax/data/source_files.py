@@ -15,7 +15,7 @@ from typing import BinaryIO, NamedTuple, TextIO
 
 from affect_jax.data.images import SUFFIXES, read_image_size
 from affect_jax.data.source import BadInput, BadRows
-from affect_jax.files import files_below, is_hidden, printable
+from affect_jax.files import contains, files_below, is_hidden, printable
 
 COMPRESSED = ("", ".gz", ".zip")
 MAX_LINE = 1 << 20
@@ -57,8 +57,10 @@ def describe_others(source: Path, others: dict[Path, str]) -> list[str]:
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """Return the folders in a folder, sorted, without hidden folders."""
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name))
+    """Return the folders in a folder, sorted, without hidden ones and links to the folder or one that contains it."""
+    return sorted(
+        path for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name) and not contains(path, folder)
+    )
 
 
 def find_csv(folder: Path, names: Sequence[str]) -> Path | None:

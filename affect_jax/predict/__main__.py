@@ -3,8 +3,8 @@
 INPUT is an image, a video, a folder, a glob or camera:0. DIR gets predictions.jsonl and predictions.csv, one line per
 face, and drawn/, the images and videos with the faces marked; each line has the path of its drawing. Results of an
 earlier call with the same DIR are replaced, its drawings included. Ctrl-C ends a camera or a long video and keeps the
-results so far. Files that cannot be read, or not completely, are listed with the reason, and the exit status is then 1.
-An expression is what a face shows, not what a person feels.
+results so far; of several files the exit status is then 130. Files that cannot be read, or not completely, are listed
+with the reason, and the exit status is then 1. An expression is what a face shows, not what a person feels.
 """
 
 from affect_jax import command_line
@@ -51,7 +51,7 @@ MAX_FRAMES = flags.DEFINE_integer("max_frames", None, "Stop after this number of
 def write_predictions(inputs: Inputs, read_faces: reader.FaceReader) -> Report:
     """Write the faces of the inputs to --out; return the report on the files that were read and skipped."""
     print("compiling the networks for the first frame; later calls load them from a cache", flush=True)
-    num_frames, num_faces = 0, 0
+    num_faces, interrupted = 0, False
     with Output(OUT.value, read_faces.classifier.class_names, DRAW.value, MIN_SCORE.value) as output:
         for given, reason in inputs.problems.items():
             output.report.skip(given, reason)
@@ -62,13 +62,20 @@ def write_predictions(inputs: Inputs, read_faces: reader.FaceReader) -> Report:
                 output.write(frame, faces)
                 if remark := read_faces.remark(frame.image.shape[:2]):
                     output.report.note(frame.file, remark)
-                num_frames, num_faces = num_frames + 1, num_faces + len(faces)
+                num_faces += len(faces)
         except KeyboardInterrupt:
-            print("interrupted; the results so far are kept")
-    drawn = f" and {OUT.value}/{DRAWN}/" if DRAW.value else ""
-    faces, frames = plural(num_faces, "face"), plural(num_frames, "frame")
-    print(f"{faces} in {frames}: {OUT.value}/predictions.jsonl, predictions.csv{drawn}")
+            interrupted = True
+    faces, frames = plural(num_faces, "face"), plural(output.num_frames, "frame")
+    if output.kept_earlier:
+        print(f"no frame was read; the results of an earlier call in {output.folder} are kept")
+    else:
+        drawn = f" and {output.folder / DRAWN}/" if DRAW.value else ""
+        print(f"{faces} in {frames}: {output.folder / 'predictions.jsonl'}, predictions.csv{drawn}")
     print(output.report.summary())
+    if interrupted:
+        print("interrupted; the results so far are kept")
+        if len(inputs.sources) > 1:
+            raise KeyboardInterrupt
     return output.report
 
 

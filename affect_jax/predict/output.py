@@ -37,8 +37,9 @@ class Output:
     """Context manager that writes predictions.jsonl, predictions.csv and the drawn images and videos.
 
     The lines of a frame are on disk before the next frame. The files and the folder drawn/ have the suffix ".partial"
-    until the context ends without an error; then they replace the results of an earlier call. A frame without a face,
-    and a file that cannot be read, have a line with a "reason". `report` records problems of reading and of drawing.
+    until the context ends without an error; then they replace the results of an earlier call, unless no frame was
+    written: `kept_earlier` is then True. A frame without a face, and a file that cannot be read, have a line with a
+    "reason". `report` records problems of reading and of drawing.
     Raises ValueError if another process writes to the folder.
     """
 
@@ -49,11 +50,14 @@ class Output:
         self._drawn = self.folder / (DRAWN + PARTIAL)
         self._opened, self._names, self._undrawable = ExitStack(), set(), set()
         self._video, self._video_file, self._video_name = None, "", ""
+        self.num_frames, self.kept_earlier = 0, False
 
     def __enter__(self) -> "Output":
         self.folder.mkdir(parents=True, exist_ok=True)
         self._opened.enter_context(locked(self.folder / LOCK, "wait until it ends, or use another --out"))
         shutil.rmtree(self._drawn, ignore_errors=True)
+        others = {path.name for path in (self.folder / DRAWN).glob("*")} - earlier_drawings(self.folder / LINES[0])
+        self._names = {name.lower() for name in others}  # files of the user
         self._jsonl, self._csv_file = (
             self._opened.enter_context((self.folder / (name + PARTIAL)).open("w", encoding="utf-8", newline=""))
             for name in LINES
@@ -69,7 +73,11 @@ class Output:
             if kind is None:
                 self._jsonl.close()
                 self._csv_file.close()
-                self._replace_earlier_results()
+                self.kept_earlier = not self.num_frames and (self.folder / LINES[0]).exists()
+                if self.kept_earlier:
+                    self._discard()
+                else:
+                    self._replace_earlier_results()
 
     def write(self, frame: Frame, faces: Sequence[Face]) -> None:
         """Write a frame and its faces; a drawing that cannot be written is reported, unless the disk is full."""
@@ -79,6 +87,7 @@ class Output:
         if not faces:
             self._write_line(frame, drawing, reason=self.no_face)
         self._flush()
+        self.num_frames += 1
 
     def _write_problem(self, file: str, reason: str) -> None:
         """Write the line of a file that cannot be read, or not completely."""
@@ -181,6 +190,12 @@ class Output:
         for name in LINES:
             (self.folder / (name + PARTIAL)).replace(self.folder / name)
 
+    def _discard(self) -> None:
+        """Remove the files of this call."""
+        shutil.rmtree(self._drawn, ignore_errors=True)
+        for name in LINES:
+            (self.folder / (name + PARTIAL)).unlink()
+
 
 def earlier_drawings(lines: Path) -> set[str]:
     """Return the names of the drawings that an earlier predictions.jsonl lists."""
@@ -193,6 +208,6 @@ def earlier_drawings(lines: Path) -> set[str]:
 
 def is_result(path: Path, folder: Path) -> bool:
     """Return True for a file that Output writes to a folder, also through links."""
-    folder, path = folder.resolve(), path.resolve()
+    folder, path = (Path(os.path.realpath(each)) for each in (folder, path))  # resolve() refuses links in a circle
     names = {name + suffix for name in (*LINES, DRAWN) for suffix in ("", PARTIAL)}
     return folder in path.parents and path.relative_to(folder).parts[0] in names

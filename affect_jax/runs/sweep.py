@@ -1,12 +1,13 @@
 """A sweep: several runs with several seeds each, one after another, and a table of their results."""
 
+import signal
 import statistics
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from affect_jax.command_line import INTERRUPTED, handling_interrupts
+from affect_jax.command_line import handling_interrupts
 from affect_jax.files import write_atomically
 from affect_jax.runs.workdir import Workdir, load_config, load_history, load_metrics
 from affect_jax.tasks import TASKS
@@ -25,18 +26,24 @@ def run_sweep(
 
     `runs` maps names to the arguments of train.py, which is in the folder `scripts`. Finished runs are skipped and
     stopped runs resumed. The table also has the training time until val's accuracy (a detector's AP50) reached each of
-    `marks`. ChildProcessError if a run fails, ValueError if runs have different tasks; the runs before it are kept.
+    `marks`. A run that fails does not stop the others; after the last one, ChildProcessError names those that failed.
+    ValueError if runs have different tasks.
     """
     folder = Path(folder)
-    results, tasks = {}, set()
+    results, tasks, failed = {}, set(), []
     for name, arguments in runs.items():
         for seed in seeds:
             run = Workdir(folder / name / f"seed{seed}")
             print(f"== {name}, seed {seed}: {run.path}", flush=True)
-            # Also for a finished run: train.py then checks that the config is that of the folder.
-            start(scripts / "train.py", *arguments, f"--config.seed={seed}", f"--workdir={run.path}")
-            if split not in load_metrics(run):
-                start(scripts / "evaluate.py", f"--workdir={run.path}", f"--split={split}")
+            try:
+                # Also for a finished run: train.py then checks that the config is that of the folder.
+                start(scripts / "train.py", *arguments, f"--config.seed={seed}", f"--workdir={run.path}")
+                if split not in load_metrics(run):
+                    start(scripts / "evaluate.py", f"--workdir={run.path}", f"--split={split}")
+            except ChildProcessError as error:
+                print(f"== {name}, seed {seed} failed: {error}", flush=True)
+                failed.append(f"{name}, seed {seed}")
+                continue
             tasks.add(TASKS[load_config(run).task])
             if len(tasks) > 1:
                 raise ValueError("a sweep compares classifiers or detectors, not both; use two sweeps")
@@ -49,18 +56,30 @@ def run_sweep(
             }
             results.setdefault(name, []).append({**load_metrics(run)[split], **times})
         write_atomically(folder / "sweep.md", sweep_table(results, task, split, marks))
+    if failed:
+        raise ChildProcessError(f"{'; '.join(failed)} failed; fix the cause, then rerun the sweep to resume")
     return sweep_table(results, task, split, marks)
 
 
 def start(script: Path, *arguments: str) -> None:
-    """Run a script; ChildProcessError if it fails. Ctrl-C is left to the script, which saves its work."""
-    with handling_interrupts(lambda number, frame: None):
-        status = subprocess.run([sys.executable, str(script), *arguments]).returncode
-    if status == INTERRUPTED:
-        raise KeyboardInterrupt
+    """Run a script; ChildProcessError if it fails. Ctrl-C and SIGTERM are left to the script, which saves its work."""
+    child = subprocess.Popen([sys.executable, str(script), *arguments])
+    received = []
+
+    def pass_on(number: int, frame) -> None:
+        received.append(number)
+        child.send_signal(number)
+
+    previous = signal.signal(signal.SIGTERM, pass_on)
+    try:
+        with handling_interrupts(lambda number, frame: received.append(number)):  # a terminal sends it to both
+            status = child.wait()
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    if received:
+        sys.exit(128 + received[0])
     if status:
-        command = " ".join([script.name, *arguments])
-        raise ChildProcessError(f"{command} failed; fix the cause, then rerun the sweep to resume")
+        raise ChildProcessError(f"{script.name} ended with status {status}")
 
 
 def seconds_to(mark: float, history: Sequence[dict], score: str) -> float | None:

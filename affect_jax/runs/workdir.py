@@ -19,6 +19,7 @@ from affect_jax import files
 from affect_jax.config import default_config, validate_for_use
 from affect_jax.data.identity import SplitIdentity, difference
 from affect_jax.tasks.interface import DataFacts
+from affect_jax.train.writers import read_records
 
 
 class Workdir:
@@ -146,9 +147,7 @@ def load_environment(workdir: Workdir) -> dict[str, str]:
 
 def load_history(workdir: Workdir) -> list[dict]:
     """Load the complete records of metrics.jsonl; empty before the first one."""
-    lines = workdir.history.read_text().splitlines(keepends=True) if workdir.history.exists() else []
-    with files.explained(workdir.history):
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+    return read_records(workdir.history)
 
 
 def load_metrics(workdir: Workdir) -> dict[str, dict]:

@@ -100,7 +100,8 @@ class Checkpoints:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise OSError(
                 f"checkpoint {self._saving} was not saved in {self._directory}: {reason}. Earlier checkpoints are"
-                " intact: make the folder writable, then rerun the command to resume from the newest one."
+                " intact: free disk space or make the folder writable, then rerun the command to resume from the newest"
+                " one."
             ) from error
 
     def _remove_partial(self) -> None:

@@ -9,6 +9,10 @@ CHECKSUMS = "sha256sums.txt"
 """File in a checkpoint's folder, in the format of `sha256sum --check`."""
 
 
+ITEMS = ("clock", "data", "state")
+"""Folders of a checkpoint."""
+
+
 def write_checksums(folder: Path) -> None:
     """Write the checksums of all files in the subfolders of `folder`: the whole checkpoint except orbax's notes."""
     lines = [f"{_sha256(folder / name)}  {name}\n" for name in sorted(_files(folder))]
@@ -18,10 +22,11 @@ def write_checksums(folder: Path) -> None:
 def find_damage(folder: Path, item: str = "") -> str | None:
     """Return a description of the first damage in `folder`, or in one `item` of it, or None.
 
-    None is also returned for a folder without checksums, which an older version wrote.
+    Of a folder without checksums, which an older version wrote, only the folders of the items are checked.
     """
     if not (folder / CHECKSUMS).exists():
-        return None
+        missing = [name for name in ITEMS if name.startswith(item) and not (folder / name).is_dir()]
+        return f"{missing[0]} is missing, and so is {CHECKSUMS}" if missing else None
     try:
         lines = (folder / CHECKSUMS).read_text(errors="replace").splitlines()
         wanted = {name: checksum for checksum, _, name in (line.partition("  ") for line in lines)}

@@ -277,6 +277,11 @@ def check_finite(dispatch: Dispatch, sums: dict[str, np.ndarray]) -> None:
         return
     at = int(sums["steps"]) - 1
     indices = np.ravel(multihost_utils.process_allgather(dispatch.indices[at]))
+    if np.isfinite(sums["loss"]) and np.isfinite(sums["grad_norm"]):
+        raise FloatingPointError(
+            f"the weights after step {dispatch.first_step + at + 1} are not finite, although its loss and its gradient"
+            f" (norm {sums['grad_norm']}) are: lower optim.learning_rate or set optim.clip_norm"
+        )
     losses = ", ".join(f"{name} {sums[name]}" for name in sorted(sums) if name.startswith("loss"))
     raise FloatingPointError(
         f"step {dispatch.first_step + at + 1} is not finite: {losses} (summed over {int(sums['count'])} examples),"

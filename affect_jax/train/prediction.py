@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh
+from tqdm import tqdm
 
 from affect_jax.tasks.interface import Batch, Evaluation, HostBatch, PredictFn, Task
 from affect_jax.train.mesh import process_rows, replicated, split_over_devices, to_devices
@@ -28,7 +29,9 @@ def predict_split(predict: PredictFn, variables: dict, task: Task, evaluation: E
     batch_size = -(-task.config.eval_batch_size // mesh.size) * mesh.size
     num_examples = len(evaluation.split)
     pending, fetched = deque(), []
-    for batch in task.evaluation_batches(evaluation, batch_size, process_rows(batch_size)):
+    batches = task.evaluation_batches(evaluation, batch_size, process_rows(batch_size))
+    total = -(-num_examples // batch_size)
+    for batch in tqdm(batches, f"evaluating {evaluation.name}", total, delay=2, leave=False, disable=None):
         pending.append(_dispatch(predict, variables, batch, mesh))
         if len(pending) == BATCHES_IN_FLIGHT:
             fetched.append(_fetch(*pending.popleft()))

@@ -29,6 +29,21 @@ class MetricWriter(Protocol):
         """Finish writing."""
 
 
+def read_records(path: Path) -> list[dict]:
+    """Return the complete records of a file of JsonlWriter; ValueError that names a damaged line."""
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True) if path.exists() else []
+    records = []
+    for number, line in enumerate(lines, start=1):
+        if line.endswith("\n"):  # the last one may have been cut off by the end of the process
+            try:
+                record = json.loads(line)
+                record["step"] + 0
+            except (ValueError, TypeError, KeyError):
+                raise ValueError(f"{path}, line {number} is damaged; restore or remove this line") from None
+            records.append(record)
+    return records
+
+
 class JsonlWriter:
     """Writes one JSON object per line, {"step": ..., name: value, ...}.
 
@@ -36,9 +51,9 @@ class JsonlWriter:
     """
 
     def __init__(self, path: Path, first_step: int):
-        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= first_step]
-        if kept != lines:
+        found = read_records(path)
+        kept = [json.dumps(record) + "\n" for record in found if record["step"] <= first_step]
+        if path.exists() and path.read_text() != "".join(kept):
             write_atomically(path, "".join(kept))
         self._file = path.open("ab", buffering=0)
 

@@ -106,6 +106,13 @@ def test_named_splits_are_kept_and_a_missing_val_is_drawn_from_train(tmp_path, f
     assert all(place.startswith("testing/") for place in places)
 
 
+def test_links_to_the_source_are_not_followed(tmp_path, folder):
+    (folder / "calm" / "loop").symlink_to("..")
+    (folder / "again").symlink_to(".")
+    done = Folder.prepare(tmp_path / "data", source=folder)
+    assert done.counts["train"] == {"calm": 42, "excited": 42}
+
+
 def test_persons_in_two_named_splits_are_reported(tmp_path, folder):
     named = tmp_path / "named"
     for split, persons in (("train", (0, 1, 2)), ("val", (2, 3)), ("test", (4,))):

@@ -194,9 +194,20 @@ def test_second_call_replaces_the_drawings_of_the_first_and_no_other_files(tmp_p
         )
         (tmp_path / "drawn" / "own.jpg").write_text("a file of the user")
     assert {path.name for path in (tmp_path / "drawn").iterdir()} == {"x.jpg", "z.jpg", "own.jpg"}
-    with Output(tmp_path, ("happy", "sad"), False, 0.5):
-        pass
-    assert {path.name for path in (tmp_path / "drawn").iterdir()} == {"own.jpg"}
+    with Output(tmp_path, ("happy", "sad"), True, 0.5) as output:
+        output.write(Frame("own.png", 0, None, photo()), [])
+    assert {path.name for path in (tmp_path / "drawn").iterdir()} == {"own.jpg", "own_2.jpg"}
+    assert (tmp_path / "drawn" / "own.jpg").read_text() == "a file of the user"
+
+
+def test_call_that_reads_no_frame_keeps_the_results_of_the_earlier_call(tmp_path):
+    with Output(tmp_path, ("happy", "sad"), True, 0.5) as output:
+        output.write(Frame("x.png", 0, None, photo()), [HAPPY])
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("**/*") if path.is_file()}
+    with Output(tmp_path, ("happy", "sad"), True, 0.5) as output:
+        output.report.skip("bad.png", "not a readable image")
+    assert output.kept_earlier
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("**/*") if path.is_file()} == before
 
 
 def test_earlier_lines_of_a_stranger_delete_nothing_outside_the_folder(tmp_path):

@@ -4,10 +4,11 @@ from affect_jax.runs.sweep import mean_and_spread, run_sweep, seconds_to, sweep_
 from affect_jax.tasks import TASKS
 
 
-def test_sweep_stops_at_a_run_that_fails(tmp_path):
+def test_sweep_goes_on_after_a_run_that_fails_and_names_it_at_the_end(tmp_path, capsys):
     (tmp_path / "train.py").write_text("raise SystemExit(1)")
-    with pytest.raises(ChildProcessError, match=r"^train\.py --config=a --config\.seed=0 .* failed; fix the cause"):
+    with pytest.raises(ChildProcessError, match=r"^a, seed 0; a, seed 1; b, seed 0; b, seed 1 failed; fix the cause"):
         run_sweep({"a": ["--config=a"], "b": []}, (0, 1), tmp_path / "runs", "val", tmp_path)
+    assert capsys.readouterr().out.count("train.py ended with status 1") == 4
 
 
 def test_table_shows_mean_and_sample_deviation_over_seeds():

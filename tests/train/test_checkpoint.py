@@ -120,6 +120,15 @@ def test_any_damage_to_any_file_is_detected_and_named(tmp_path):
         assert find_damage(folder)
 
 
+def test_checkpoint_without_checksums_is_damaged_if_a_folder_is_missing(tmp_path):
+    assert find_damage(tmp_path) == f"clock is missing, and so is {CHECKSUMS}"
+    for name in ("clock", "data"):
+        (tmp_path / name).mkdir()
+    assert find_damage(tmp_path) == f"state is missing, and so is {CHECKSUMS}"
+    (tmp_path / "state").mkdir()
+    assert find_damage(tmp_path) is None
+
+
 def test_sha256sum_verifies_the_checksums(tmp_path):
     if not shutil.which("sha256sum"):
         pytest.skip("no sha256sum here")

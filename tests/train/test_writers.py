@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from affect_jax.train.writers import JsonlWriter, MetricWriter, TensorBoardWriter
+from affect_jax.train.writers import JsonlWriter, MetricWriter, TensorBoardWriter, read_records
 
 
 def clu_interface() -> dict[str, list[str]]:
@@ -34,6 +34,16 @@ def test_tensorboard_reads_the_scalars_that_were_written(tmp_path):
     events = EventAccumulator(str(tmp_path)).Reload()
     (scalar,) = events.Scalars("train/loss")
     assert (scalar.step, scalar.value) == (3, 0.5)
+
+
+@pytest.mark.parametrize("line", [b"garbage\n", b"5\n", b'{"loss": 1}\n', b"\xff\xfe\n"])
+def test_damaged_line_of_a_record_is_named(tmp_path, line):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1}\n' + line + b'{"step": 2}\n{"st')
+    with pytest.raises(ValueError, match=r"metrics.jsonl, line 2 is damaged; restore or remove this line"):
+        JsonlWriter(path, first_step=1)
+    path.write_bytes(b'{"step": 1}\n{"step": 2}\n{"st')
+    assert read_records(path) == [{"step": 1}, {"step": 2}]
 
 
 def test_record_continues_after_the_first_step_and_drops_an_incomplete_line(tmp_path):
