@@ -67,8 +67,8 @@ def handling_interrupts(handler: Callable) -> Iterator[None]:
 def one_line_errors() -> Iterator[None]:
     """End the process with one line and no traceback on an error that a user can cause.
 
-    These are wrong values, problems with files, missing packages and Ctrl-C. If the reader of the output has closed it
-    (`| head`), the process ends silently with status 141.
+    These are wrong values, problems with files, missing packages and Ctrl-C, after which no exit handlers run. If the
+    reader of the output has closed it (`| head`), the process ends silently with status 141.
     """
     try:
         yield
@@ -84,8 +84,10 @@ def one_line_errors() -> Iterator[None]:
             raise
         sys.exit(f"OSError: the disk is full; free space, then run the command again ({error})")
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+        print("interrupted", file=sys.stderr, flush=True)
+        with suppress(Exception):
+            sys.stdout.flush()
+        os._exit(INTERRUPTED)  # while XLA compiles in a thread, Python's own end would crash
 
 
 def output_is_closed() -> bool:

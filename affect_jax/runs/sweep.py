@@ -30,7 +30,7 @@ def run_sweep(
     ValueError if runs have different tasks.
     """
     folder = Path(folder)
-    results, tasks, failed = {}, set(), []
+    results, task, failed = {}, None, []
     for name, arguments in runs.items():
         for seed in seeds:
             run = Workdir(folder / name / f"seed{seed}")
@@ -44,21 +44,27 @@ def run_sweep(
                 print(f"== {name}, seed {seed} failed: {error}", flush=True)
                 failed.append(f"{name}, seed {seed}")
                 continue
-            tasks.add(TASKS[load_config(run).task])
-            if len(tasks) > 1:
+            of_run = TASKS[load_config(run).task]
+            if task not in (None, of_run):
                 raise ValueError("a sweep compares classifiers or detectors, not both; use two sweeps")
-            (task,) = tasks
-            history = load_history(run)
-            times = {
-                "minutes": history[-1]["seconds"] / 60,
-                "compile_seconds": history[-1].get("compile_seconds"),
-                "seconds_to": {mark: seconds_to(mark, history, task.presentation.score) for mark in marks},
-            }
-            results.setdefault(name, []).append({**load_metrics(run)[split], **times})
-        write_atomically(folder / "sweep.md", sweep_table(results, task, split, marks))
+            task = of_run
+            results.setdefault(name, []).append(run_result(run, task, split, marks))
+        if results:
+            write_atomically(folder / "sweep.md", sweep_table(results, task, split, marks))
     if failed:
         raise ChildProcessError(f"{'; '.join(failed)} failed; fix the cause, then rerun the sweep to resume")
     return sweep_table(results, task, split, marks)
+
+
+def run_result(run: Workdir, task: type[Task], split: str, marks: Sequence[float]) -> dict:
+    """Return the metrics of a finished run on `split`, and its times."""
+    history = load_history(run)
+    return {
+        **load_metrics(run)[split],
+        "minutes": history[-1]["seconds"] / 60,
+        "compile_seconds": history[-1].get("compile_seconds"),
+        "seconds_to": {mark: seconds_to(mark, history, task.presentation.score) for mark in marks},
+    }
 
 
 def start(script: Path, *arguments: str) -> None:
