@@ -75,6 +75,8 @@ def write_predictions(inputs: Inputs, read_faces: reader.FaceReader) -> Report:
     if interrupted:
         print("interrupted; the results so far are kept")
         if len(inputs.sources) > 1:
+            unread = len(inputs.sources) - output.report.read - len(output.report.skipped)
+            print(f"{unread} of {len(inputs.sources)} files were not read")
             raise KeyboardInterrupt
     return output.report
 
