@@ -81,10 +81,14 @@ def open_wider_lists(file: Path):
         ("train", (DEMO, "--config.model.name=vgg"), "unknown model 'vgg'; known are"),
         ("evaluate", ("--workdir=/nowhere",), "/nowhere is not the folder of a run"),
         ("evaluate", ("--model=/nowhere",), "/nowhere: neither a model file nor the folder of a run"),
-        ("prune", ("--model=/nowhere", "--out=/nowhere"), "/nowhere: neither a model file nor the folder of a run"),
         (
             "prune",
-            ("--model=affect_jax/predict/weights/widerface_yunet.safetensors", "--out=/nowhere"),
+            ("--model=/nowhere", "--out=/nowhere.safetensors"),
+            "/nowhere: neither a model file nor the folder of a run",
+        ),
+        (
+            "prune",
+            ("--model=affect_jax/predict/weights/widerface_yunet.safetensors", "--out=/nowhere.safetensors"),
             "is a faster_rcnn; only vgg_fer can be pruned",
         ),
         (
@@ -96,7 +100,7 @@ def open_wider_lists(file: Path):
         ("audit_data", ("drawn_faces", "--num_examples=9", "--out=/nowhere/a.json"), "No such file or directory"),
         ("show_anchors", ("--config=configs/widerface_rcnn.py", "--config.data.data_dir=/nowhere"), "prepare_data.py"),
         ("show_augmentations", (DEMO, "--config.data.name=ferr"), "unknown data set 'ferr'; known are"),
-        ("sweep", ("--run=a = nowhere.py", "--seeds=zero", "--workdir=/nowhere"), "invalid literal for int()"),
+        ("sweep", ("--run=a = nowhere.py", "--seeds=zero", "--workdir=/nowhere"), "--seeds=zero; give whole numbers"),
     ],
 )
 def test_wrong_use_is_an_error_without_a_traceback(tmp_path, name, arguments, message):

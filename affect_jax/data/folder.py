@@ -167,8 +167,8 @@ class Folder(PreparedBuilder):
             )
         elif repeated := sorted(person for person, splits in self.splits_of_person.items() if len(splits) > 1):
             remarks.append(
-                f"{len(repeated)} persons are in two or more splits, for example {printable(repeated[0])}, because the"
-                " folders name the splits; results will be too high"
+                f"persons in two or more splits, because the folders name the splits: {len(repeated)}, for example"
+                f" {printable(repeated[0])}; results will be too high"
             )
         return remarks
 

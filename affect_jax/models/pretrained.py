@@ -76,7 +76,7 @@ def load_pretrained(reference: str | Path) -> Pretrained:
 def trained_with(config: Mapping, values: Mapping[str, np.ndarray], source: str) -> Pretrained:
     """Return weights under our names with the input and the network of the config that they were trained with."""
     fields = {name: _as_tuples(value) for name, value in config["model"].items()}
-    model = build_model(fields.pop("name"), num_classes=1, **fields)
+    model = build_model(fields.pop("name"), num_classes=1, dtype=np.float32, **fields)
     options = {
         name: _as_tuples(getattr(model, name))
         for name in ("padding", "bn_epsilon", "stride_in_1x1")

@@ -122,7 +122,7 @@ def test_persons_in_two_named_splits_are_reported(tmp_path, folder):
                 for path in (folder / name).glob(f"person{person:02d}_*"):
                     shutil.copy(path, named / split / name / path.name)
     done = Folder.prepare(tmp_path / "data", source=named, identity=r"(person\d+)")
-    assert any("1 persons are in two or more splits, for example person02" in remark for remark in done.remarks)
+    assert any("the folders name the splits: 1, for example person02; results" in remark for remark in done.remarks)
 
 
 def test_color_and_size_follow_the_options(tmp_path, folder):
