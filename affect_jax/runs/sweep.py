@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from affect_jax.command_line import handling_interrupts
+from affect_jax.command_line import INTERRUPTED, handling_interrupts
 from affect_jax.files import write_atomically
 from affect_jax.runs.workdir import Workdir, load_config, load_history, load_metrics
 from affect_jax.tasks import TASKS
@@ -82,8 +82,8 @@ def start(script: Path, *arguments: str) -> None:
             status = child.wait()
     finally:
         signal.signal(signal.SIGTERM, previous)
-    if received:
-        sys.exit(128 + received[0])
+    if received or status == INTERRUPTED:
+        sys.exit(128 + received[0] if received else status)
     if status:
         raise ChildProcessError(f"{script.name} ended with status {status}")
 
