@@ -15,7 +15,7 @@ from affect_jax.data.images import fit, read_image, to_channels
 from affect_jax.data.prepared import Option, PreparedBuilder
 from affect_jax.data.source import BadInput, BadRows
 from affect_jax.data.source_files import describe_others, list_images, subfolders
-from affect_jax.files import printable
+from affect_jax.files import is_hidden, printable
 
 SPLIT_FOLDERS = {
     **{"train": "train", "training": "train"},
@@ -105,7 +105,12 @@ class Folder(PreparedBuilder):
 
     def read_source(self, bad_rows: BadRows) -> Iterator[dict]:
         """Read every image, by split folder, class and name."""
-        self.others = {}
+        self.others = {
+            path: "not in a class folder"
+            for folder in sorted({Path(self.source), *self.split_of_folder})
+            for path in sorted(folder.iterdir())
+            if path.is_file() and not is_hidden(path.name)
+        }
         self.splits_of_person = defaultdict(set)
         found = list(self._images(bad_rows))
         drawn = self._draw_splits(found)

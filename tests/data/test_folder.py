@@ -106,6 +106,12 @@ def test_named_splits_are_kept_and_a_missing_val_is_drawn_from_train(tmp_path, f
     assert all(place.startswith("testing/") for place in places)
 
 
+def test_images_beside_the_class_folders_are_reported(tmp_path, folder):
+    shutil.copy(next((folder / "calm").iterdir()), folder / "loose.png")
+    done = Folder.prepare(tmp_path / "data", source=folder)
+    assert "files left out: 1 (loose.png: not in a class folder)" in done.remarks
+
+
 def test_links_to_the_source_are_not_followed(tmp_path, folder):
     (folder / "calm" / "loop").symlink_to("..")
     (folder / "again").symlink_to(".")
