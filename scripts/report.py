@@ -13,6 +13,8 @@ from affect_jax import command_line
 
 command_line.exit_on_interrupt()  # before the slow imports
 
+import sys
+
 from absl import app, flags
 
 OUT = flags.DEFINE_string("out", "runs/comparison.html", "Path of the page.")
@@ -39,13 +41,18 @@ def main(argv):
         raise app.UsageError("no runs given. Example: python scripts/report.py runs/fer_vgg runs/fer_mobilenet")
     if not OUT.value.endswith(".html"):
         raise ValueError(f"--out={OUT.value}; the name of the page ends in .html")
-    from affect_jax.runs.comparison import write_runs
+    from affect_jax.runs.comparison import readable_runs, write_runs
 
-    comparisons = write_runs(OUT.value, argv[1:])
+    runs, problems = readable_runs(argv[1:])
+    if not runs:
+        raise ValueError("\n".join(problems))
+    comparisons = write_runs(OUT.value, runs)
     for comparison in comparisons:
         for evaluation in comparison.evaluations:
             print_evaluation(evaluation, comparison.presentation.columns)
     print(OUT.value)
+    if problems:
+        sys.exit("not on the page:\n" + "\n".join(f"  {problem}" for problem in problems))
 
 
 if __name__ == "__main__":

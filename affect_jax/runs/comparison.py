@@ -35,6 +35,18 @@ def compare(folders: Sequence[str | Path]) -> list[Comparison]:
     return [_compare([run for run in runs if run.task == task], paths) for task in tasks]
 
 
+def readable_runs(folders: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the folders with a run whose records can be read, and the reason for each other folder."""
+    readable, problems = [], []
+    for folder in folders:
+        try:
+            load_run(folder, folder)
+            readable.append(folder)
+        except (ValueError, OSError) as error:
+            problems.append(str(error))
+    return readable, problems
+
+
 def _compare(runs: Sequence[Run], paths: Mapping[str, Path]) -> Comparison:
     presentation, evaluations = TASKS[runs[0].task].presentation, []
     for name, shown, metrics in same_images(runs, presentation):

@@ -1,12 +1,13 @@
 """Comparison of runs from the files in their folders. The page of a comparison is tested with the reports."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from affect_jax.config import classification_config, detection_config
-from affect_jax.runs.comparison import compare_runs, differing, short_names
+from affect_jax.runs.comparison import compare_runs, differing, readable_runs, short_names
 from affect_jax.tasks import build_task
 from affect_jax.tasks.interface import Evaluation
 
@@ -16,6 +17,14 @@ def test_runs_get_the_shortest_names_that_differ():
     assert list(short_names(["runs/C3/seed0", "runs/C4/seed0"])) == ["C3/seed0", "C4/seed0"]
     with pytest.raises(ValueError, match="given twice"):
         short_names(["runs/a", "runs/../runs/a"])
+
+
+def test_runs_that_cannot_be_read_are_named_and_the_others_kept(tmp_path):
+    good = str(Path(__file__).parents[2] / "results" / "fer_vgg")
+    (tmp_path / "metrics.jsonl").write_text("garbage\n")
+    readable, problems = readable_runs([str(tmp_path), good, str(tmp_path / "none")])
+    assert readable == [good]
+    assert "metrics.jsonl, line 1 is damaged" in problems[0] and "none is not the folder of a run" in problems[1]
 
 
 def test_fields_that_differ_have_the_value_of_every_run():
