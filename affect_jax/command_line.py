@@ -43,24 +43,22 @@ def interruptible() -> Iterator[None]:
     def leave(number, frame):
         sys.exit(128 + number)
 
-    previous = signal.signal(signal.SIGTERM, leave)
-    try:
-        with handling_interrupts(signal.default_int_handler):
-            yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+    with handling(signal.SIGTERM, leave), handling(signal.SIGINT, signal.default_int_handler):
+        yield
 
 
 @contextmanager
-def handling_interrupts(handler: Callable) -> Iterator[None]:
-    """Handle Ctrl-C with `handler` in the block, unless the process ignores it."""
-    previous = signal.getsignal(signal.SIGINT)
-    if previous is not signal.SIG_IGN:
-        signal.signal(signal.SIGINT, handler)
+def handling(number: int, handler: Callable | signal.Handlers) -> Iterator[None]:
+    """Handle a signal with `handler` in the block, unless the process ignores it or code outside Python handles it."""
+    previous = signal.getsignal(number)
+    if previous in (signal.SIG_IGN, None):
+        yield
+        return
+    signal.signal(number, handler)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, previous)
+        signal.signal(number, previous)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ import jaxlib.version
 from absl import flags
 from jax.experimental import multihost_utils
 
+from affect_jax.command_line import handling
 from affect_jax.files import cache_folder
 
 # option numbers of glibc's malloc.h
@@ -153,7 +154,6 @@ def join_processes(
         if not (host and port.isdecimal()):
             raise ValueError(f"--coordinator_address={coordinator_address}; it must be HOST:PORT")
         print(f"process {process_id} of {num_processes}: waiting for the others at {coordinator_address}", flush=True)
-        previous = signal.signal(signal.SIGINT, signal.SIG_DFL)  # the wait is not in Python, which could not end it
-        jax.distributed.initialize(*arguments, **options)
-        signal.signal(signal.SIGINT, previous)
+        with handling(signal.SIGINT, signal.SIG_DFL):  # the wait is not in Python, which could not end it
+            jax.distributed.initialize(*arguments, **options)
     multihost_utils.sync_global_devices("all processes are running")  # a later first meeting on CPU waits only 30 s

@@ -63,17 +63,18 @@ signal.pause()""",
     assert (done.returncode, done.stdout, done.stderr) == (130, "kept\n", "interrupted\n")
 
 
-def test_an_interruptible_block_cleans_up_and_ends_with_one_line(tmp_path):
+@pytest.mark.parametrize(("name", "status", "line"), [("SIGINT", 130, "interrupted\n"), ("SIGTERM", 143, "")])
+def test_an_interruptible_block_cleans_up_after_a_signal(tmp_path, name, status, line):
     done = run(
         tmp_path,
-        """with command_line.interruptible():
+        f"""with command_line.interruptible():
     try:
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.{name})
         signal.pause()
     finally:
         print('cleaned up')""",
     )
-    assert (done.returncode, done.stdout, done.stderr) == (130, "cleaned up\n", "interrupted\n")
+    assert (done.returncode, done.stdout, done.stderr) == (status, "cleaned up\n", line)
 
 
 def test_workers_ignore_interrupts(tmp_path):

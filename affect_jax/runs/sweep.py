@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from affect_jax.command_line import INTERRUPTED, handling_interrupts
+from affect_jax.command_line import INTERRUPTED, handling
 from affect_jax.files import write_atomically
 from affect_jax.runs.workdir import Workdir, load_config, load_history, load_metrics
 from affect_jax.tasks import TASKS
@@ -76,12 +76,11 @@ def start(script: Path, *arguments: str) -> None:
         received.append(number)
         child.send_signal(number)
 
-    previous = signal.signal(signal.SIGTERM, pass_on)
-    try:
-        with handling_interrupts(lambda number, frame: received.append(number)):  # a terminal sends it to both
-            status = child.wait()
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+    def note(number: int, frame) -> None:  # a terminal sends Ctrl-C to both processes
+        received.append(number)
+
+    with handling(signal.SIGTERM, pass_on), handling(signal.SIGINT, note):
+        status = child.wait()
     if received or status == INTERRUPTED:
         sys.exit(128 + received[0] if received else status)
     if status:
