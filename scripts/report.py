@@ -41,12 +41,9 @@ def main(argv):
         raise app.UsageError("no runs given. Example: python scripts/report.py runs/fer_vgg runs/fer_mobilenet")
     if not OUT.value.endswith(".html"):
         raise ValueError(f"--out={OUT.value}; the name of the page ends in .html")
-    from affect_jax.runs.comparison import readable_runs, write_runs
+    from affect_jax.runs.comparison import write_runs
 
-    runs, problems = readable_runs(argv[1:])
-    if not runs:
-        raise ValueError("\n".join(problems))
-    comparisons = write_runs(OUT.value, runs)
+    comparisons, problems = write_runs(OUT.value, argv[1:])
     for comparison in comparisons:
         for evaluation in comparison.evaluations:
             print_evaluation(evaluation, comparison.presentation.columns)

@@ -16,38 +16,29 @@ FACTS_OF_ENVIRONMENT = ("command", "commit", "devices")
 """Fields of the environment that the page shows elsewhere, not among the fields that differ."""
 
 
-def write_runs(path: str | Path, folders: Sequence[str | Path]) -> list[Comparison]:
-    """Write the page of the runs in `folders`, finished, training or only recorded; return what it shows."""
-    comparisons = compare(folders)
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    write_comparison(path, comparisons)
-    return comparisons
+def write_runs(path: str | Path, folders: Sequence[str | Path]) -> tuple[list[Comparison], list[str]]:
+    """Write the page of the runs in `folders`, finished, training or only recorded.
 
-
-def compare(folders: Sequence[str | Path]) -> list[Comparison]:
-    """Compare the runs of each task, every run with the first that was evaluated on the same images.
-
-    ValueError if a folder is given twice, FileNotFoundError if a folder has no run.
+    Returns what it shows, and the reason for each folder that is left out because it has no run or cannot be read.
+    ValueError if a folder is given twice or no run is left; then nothing is written.
     """
-    paths = short_names(folders)
-    runs = [load_run(path, name) for name, path in paths.items()]
-    tasks = dict.fromkeys(run.task for run in runs)
-    return [_compare([run for run in runs if run.task == task], paths) for task in tasks]
-
-
-def readable_runs(folders: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the folders with a run whose records can be read, and the reason for each other folder."""
-    readable, problems = [], []
-    for folder in folders:
+    paths, runs, problems = short_names(folders), [], []
+    for name, folder in paths.items():
         try:
-            load_run(folder, folder)
-            readable.append(folder)
+            runs.append(load_run(folder, name))
         except (ValueError, OSError) as error:
             problems.append(str(error))
-    return readable, problems
+    if not runs:
+        raise ValueError("; ".join(problems))
+    tasks = dict.fromkeys(run.task for run in runs)
+    comparisons = [_compare([run for run in runs if run.task == task], paths) for task in tasks]
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    write_comparison(path, comparisons)
+    return comparisons, problems
 
 
 def _compare(runs: Sequence[Run], paths: Mapping[str, Path]) -> Comparison:
+    """Compare runs of one task, every run with the first that was evaluated on the same images."""
     presentation, evaluations = TASKS[runs[0].task].presentation, []
     for name, shown, metrics in same_images(runs, presentation):
         first, *others = metrics

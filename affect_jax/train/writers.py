@@ -37,9 +37,10 @@ def read_records(path: Path) -> list[dict]:
         if line.endswith("\n"):  # the last one may have been cut off by the end of the process
             try:
                 record = json.loads(line)
-                record["step"] + 0
-            except (ValueError, TypeError, KeyError):
-                raise ValueError(f"{path}, line {number} is damaged; restore or remove this line") from None
+            except ValueError:
+                record = None
+            if not isinstance(record, dict) or not isinstance(record.get("step"), int):
+                raise ValueError(f"{path}, line {number} is damaged; restore or remove this line")
             records.append(record)
     return records
 

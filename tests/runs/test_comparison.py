@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from affect_jax.config import classification_config, detection_config
-from affect_jax.runs.comparison import compare_runs, differing, readable_runs, short_names
+from affect_jax.runs.comparison import compare_runs, differing, short_names, write_runs
 from affect_jax.tasks import build_task
 from affect_jax.tasks.interface import Evaluation
 
@@ -20,10 +20,13 @@ def test_runs_get_the_shortest_names_that_differ():
 
 
 def test_runs_that_cannot_be_read_are_named_and_the_others_kept(tmp_path):
-    good = str(Path(__file__).parents[2] / "results" / "fer_vgg")
+    good, page = Path(__file__).parents[2] / "results" / "fer_vgg", tmp_path / "page.html"
     (tmp_path / "metrics.jsonl").write_text("garbage\n")
-    readable, problems = readable_runs([str(tmp_path), good, str(tmp_path / "none")])
-    assert readable == [good]
+    with pytest.raises(ValueError, match="line 1 is damaged"):
+        write_runs(page, [tmp_path])
+    assert not page.exists()
+    (comparison,), problems = write_runs(page, [tmp_path, good, tmp_path / "none"])
+    assert [run.name for run in comparison.runs] == ["fer_vgg"] and page.exists()
     assert "metrics.jsonl, line 1 is damaged" in problems[0] and "none is not the folder of a run" in problems[1]
 
 
