@@ -128,7 +128,7 @@ def detection_config() -> ConfigDict:
     config.preprocess = {
         "mean": IMAGENET_MEAN,
         "std": IMAGENET_STD,
-        "exposure_level": 0.0,  # darker images are brightened to this mean, 0 to 255, before all other steps; 0: off
+        "exposure_level": 0.0,  # darker images are brightened to this mean, 0 to 255, after all random changes; 0: off
     }
     config.transform = {
         "scale_range": (),  # (smallest, largest) scale of a random window; 1 fits the whole image; (): the whole image
@@ -399,6 +399,12 @@ CHECKS = {
     },
 }
 """By task, the check of each field."""
+NETWORK_CHECKS = {
+    "model.dropout": between(0, 0.99),
+    "model.widths": each(at_least(1), count=1),
+    "model.dense": each(at_least(1)),
+}
+"""Checks of fields that only some classifiers have."""
 
 
 # ---- Rules across fields: each yields messages ----
@@ -444,14 +450,6 @@ def _step_rules(optim: ConfigDict) -> Iterator[str]:
         yield f"optim.step_epochs is {epochs}; the epochs must increase"
     if len(epochs) > 0 and epochs[0] < optim.warmup_epochs:
         yield f"optim.step_epochs is {epochs}; the first must not be below optim.warmup_epochs {optim.warmup_epochs}"
-
-
-NETWORK_CHECKS = {
-    "model.dropout": between(0, 0.99),
-    "model.widths": each(at_least(1), count=1),
-    "model.dense": each(at_least(1)),
-}
-"""Checks of fields that only some classifiers have."""
 
 
 def _classification_rules(config: ConfigDict) -> Iterator[str]:

@@ -14,7 +14,6 @@ from ml_collections import ConfigDict
 
 from affect_jax.benchmark.timing import Work
 from affect_jax.config import validate
-from affect_jax.names import selects
 from affect_jax.tasks import build_task
 from affect_jax.tasks.interface import Batch, DataFacts
 from affect_jax.train import builders
@@ -44,7 +43,7 @@ def step_work(
     tx = builders.build_optimizer(config, builders.build_schedule(config, len(split)))
     variables = init_variables(model, jax.random.key(0), task.network_inputs(data))
     state = jax.device_put(create_state(variables, tx, config.ema_decay > 0), replicated(mesh))
-    frozen = selects(config.optim.freeze) if config.optim.freeze else None
+    frozen = builders.build_frozen(config)
     loss_fn, key = task.loss_fn(make_apply(model, frozen), data), jax.random.key(1)
     train_step = make_train_step(loss_fn, tx, config.accumulate_steps, config.ema_decay, frozen=frozen)
     batch = to_devices(batch, split_over_devices(mesh))

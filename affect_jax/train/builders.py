@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from affect_jax.config import SELECT_ON, epochs_to_steps
 from affect_jax.models.pretrained import Pretrained, check_options, merge, named_weights
 from affect_jax.models.weight_files import Preprocess
+from affect_jax.names import Selects, selects
 from affect_jax.train.checkpoint import Checkpoints
 from affect_jax.train.optim import make_optimizer, make_schedule
 from affect_jax.train.state import Network, init_some, init_variables, variable_shapes
@@ -30,6 +31,11 @@ def build_schedule(config: ConfigDict, num_examples: int) -> optax.Schedule:
         boundaries=tuple(steps(epochs) for epochs in optim.step_epochs),
         factor=optim.step_factor,
     )
+
+
+def build_frozen(config: ConfigDict) -> Selects | None:
+    """Build the selection of the parameters that the config freezes; None if it freezes none."""
+    return selects(config.optim.freeze) if config.optim.freeze else None
 
 
 def build_optimizer(config: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:

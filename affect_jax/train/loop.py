@@ -17,7 +17,7 @@ from affect_jax.config import epochs_to_steps
 from affect_jax.data.pipeline import BatchIterator
 from affect_jax.models.calibration import calibrate_batch_norm
 from affect_jax.models.pretrained import Pretrained, named_weights
-from affect_jax.names import Selects, check_patterns, selects
+from affect_jax.names import Selects, check_patterns
 from affect_jax.tasks.interface import Batch, Task
 from affect_jax.train import builders
 from affect_jax.train.checkpoint import Checkpoints
@@ -93,7 +93,7 @@ class Trainer:
         names = named_weights({"params": variables["params"]}).keys()  # statistics follow their layer's parameters
         check_patterns(config.optim.freeze, names, "optim.freeze")
         check_patterns([pattern for pattern, _ in config.optim.multipliers], names, "optim.multipliers")
-        frozen = selects(config.optim.freeze) if config.optim.freeze else None
+        frozen = builders.build_frozen(config)
         self.steps_frozen, self.steps_free = self.build_train_steps(frozen), self.build_train_steps(None)
         self.programs = {}
         self.predict = compile_predict(task.predict_fn(make_apply(self.model), self.data), self.mesh)
