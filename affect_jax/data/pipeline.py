@@ -203,6 +203,11 @@ def read_all(split, name: str) -> Batch:
     return {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}
 
 
+def spread_indices(length: int, count: int) -> np.ndarray:
+    """Return up to `count` indices, int [N], evenly from all parts of a split: neighbours may have the same class."""
+    return np.linspace(0, length - 1, min(count, length)).astype(int)
+
+
 def size_in_bytes(split) -> int:
     """Return the size of the split's images in memory, in bytes."""
     return len(split) * int(np.prod(split.image_shape))

@@ -43,7 +43,6 @@ from affect_jax.tasks.interface import (
     Teacher,
     TrainingData,
     check_same_split,
-    spread_indices,
 )
 
 VAL_METRICS = ("accuracy", "macro_f1", "ece", "ccc_valence", "ccc_arousal", "rmse_valence", "rmse_arousal")
@@ -87,7 +86,7 @@ class Classification(Task):
 
     def normalized_images(self, split, count: int) -> jax.Array:
         """Return `count` images from all parts of the split as the network's inputs [B, H, W, C]."""
-        images = split.read(spread_indices(len(split), count))["image"]
+        images = split.read(pipeline.spread_indices(len(split), count))["image"]
         return normalize(jnp.asarray(images), self.config.preprocess.mean, self.config.preprocess.std)
 
     def steps_per_dispatch(self, split) -> int:
@@ -197,7 +196,7 @@ class Classification(Task):
 
     def augmented_samples(self, split, count: int, draws: int) -> np.ndarray:
         """Return `count` images from all parts of the split, each followed by `draws` augmented versions."""
-        images = split.read(spread_indices(len(split), count))["image"]
+        images = split.read(pipeline.spread_indices(len(split), count))["image"]
         return augmented_images(images, draws, self.config.augment.to_dict(), self.config.seed)
 
     @staticmethod

@@ -19,6 +19,7 @@ from affect_jax.data import boxes_pipeline, open_split
 from affect_jax.data.box_crops import BoxCrops
 from affect_jax.data.boxes_pipeline import Size
 from affect_jax.data.identity import identify, to_text
+from affect_jax.data.pipeline import spread_indices
 from affect_jax.data.transforms import transform
 from affect_jax.data.windows import fitting_scale
 from affect_jax.evaluate.anchor_coverage import best_anchor_iou, coverage_by_height
@@ -41,7 +42,6 @@ from affect_jax.tasks.interface import (
     Task,
     TrainingData,
     check_same_split,
-    spread_indices,
 )
 
 NETWORK_INPUTS = ("image", "image_size", "boxes", "label", "box_mask", "ignore")

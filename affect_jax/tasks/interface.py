@@ -83,11 +83,6 @@ def check_same_split(path_a: Path, path_b: Path) -> None:
         raise ValueError(f"the images are not the same: they have {both}")
 
 
-def spread_indices(length: int, count: int) -> np.ndarray:
-    """Return up to `count` indices, int [N], evenly from all parts of a split: neighbours may have the same class."""
-    return np.linspace(0, length - 1, min(count, length)).astype(int)
-
-
 class Task(ABC):
     """All that differs between the kinds of run.
 

@@ -52,10 +52,9 @@ class JsonlWriter:
     """
 
     def __init__(self, path: Path, first_step: int):
-        found = read_records(path)
-        kept = [json.dumps(record) + "\n" for record in found if record["step"] <= first_step]
-        if path.exists() and path.read_text() != "".join(kept):
-            write_atomically(path, "".join(kept))
+        kept = "".join(json.dumps(record) + "\n" for record in read_records(path) if record["step"] <= first_step)
+        if path.exists() and path.read_bytes() != kept.encode():
+            write_atomically(path, kept)
         self._file = path.open("ab", buffering=0)
 
     def write_scalars(self, step: int, scalars: Scalars) -> None:
