@@ -230,6 +230,10 @@ class PreparedBuilder(SourceBuilder, skip_registration=True):
 
     IMAGE_SHAPE: ClassVar[tuple[int, int, int]] = (48, 48, 1)
 
+    def __init__(self, **kwargs):
+        self.labels = defaultdict(list)  # of the examples of each split that were written
+        super().__init__(**kwargs)
+
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(H, W, C) of the prepared images."""
@@ -287,6 +291,16 @@ class PreparedBuilder(SourceBuilder, skip_registration=True):
             image = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
         return {**example, "image": BytesIO(cv2.imencode(".png", image, STORED)[1].tobytes())}
 
+    def _generate_examples(self, examples: list[dict], split: str) -> Iterator[tuple[int, dict]]:
+        for index, example in super()._generate_examples(examples, split):
+            self.labels[split].append(example["label"])
+            yield index, example
+
+    def write_extra_files(self, directory: Path) -> None:
+        """Write the labels again, without the images."""
+        for split, some in self.labels.items():
+            np.save(labels_file(directory, split), np.array(some, np.int32))
+
     @classmethod
     def open_split(cls, split: str, data_dir: str | Path) -> "PreparedSplit":
         """Open a prepared split; FileNotFoundError, with the command to run, if it is not prepared."""
@@ -296,6 +310,11 @@ class PreparedBuilder(SourceBuilder, skip_registration=True):
 def fingerprints_file(directory: Path) -> Path:
     """Return the path of the fingerprints of the splits; sets that an older version prepared have none."""
     return directory / "fingerprints.json"
+
+
+def labels_file(directory: Path, split: str) -> Path:
+    """Return the path of the labels of a split; sets that an older version prepared have none."""
+    return directory / f"labels_{split}.npy"
 
 
 def check_features(features: object, directory: Path) -> None:
@@ -370,6 +389,7 @@ class PreparedSplit:
 
     def __init__(self, directory: str | Path, split: str):
         self._records = Records(directory, split)
+        self._labels_file = labels_file(Path(directory), split)
         features, self.fingerprint = self._records.features, self._records.fingerprint
         self.class_names: tuple[str, ...] = tuple(features["label"].names)
         self.image_shape: tuple[int, int, int] = features["image"].shape
@@ -398,7 +418,11 @@ class PreparedSplit:
         return batch
 
     def labels(self) -> np.ndarray:
-        """Return the label of every example, int32 [N]."""
+        """Return the label of every example, int32 [N]: those of the records if they have no intact file of their own."""
+        with contextlib.suppress(OSError, EOFError, ValueError):
+            labels = np.load(self._labels_file)
+            if labels.shape == (len(self),):
+                return labels
         pieces = np.array_split(np.arange(len(self)), max(1, len(self) // 2048))
         return np.concatenate(
             [

@@ -50,6 +50,18 @@ def test_images_are_read_back_unchanged_with_their_class(tmp_path, folder, faces
             np.testing.assert_array_equal(image, faces.read(np.array([index]))["image"][0])
 
 
+@pytest.mark.parametrize("content", [None, b"", b"damaged"])
+def test_labels_are_read_from_the_records_if_their_own_file_is_lost_or_damaged(tmp_path, folder, content):
+    Folder.prepare(tmp_path / "data", source=folder)
+    intact = open_split("folder", "train", tmp_path / "data").labels()
+    file = tmp_path / "data" / "folder" / "1.0.0" / "labels_train.npy"
+    np.testing.assert_array_equal(np.load(file), intact)
+    file.unlink() if content is None else file.write_bytes(content)
+    labels = open_split("folder", "train", tmp_path / "data").labels()
+    assert labels.dtype == np.int32
+    np.testing.assert_array_equal(labels, intact)
+
+
 def test_preparing_leaves_no_temporary_files(tmp_path, folder, monkeypatch):
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
