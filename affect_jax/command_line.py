@@ -77,10 +77,12 @@ def one_line_errors() -> Iterator[None]:
         sys.exit(CLOSED_PIPE)
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
-    except RuntimeError as error:  # libraries raise it instead of an OSError
-        if "No space left on device" not in str(error):
-            raise
-        sys.exit(f"OSError: the disk is full; free space, then run the command again ({error})")
+    except RuntimeError as error:  # libraries raise it instead of an OSError or a MemoryError
+        if "No space left on device" in str(error):
+            sys.exit(f"OSError: the disk is full; free space, then run the command again ({error})")
+        if "RESOURCE_EXHAUSTED" in str(error):
+            sys.exit(f"MemoryError: the device's memory is too small; use smaller batches or images ({error})")
+        raise
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr, flush=True)
         with suppress(Exception):

@@ -159,7 +159,7 @@ def _common_config() -> ConfigDict:
         {
             "task": "",  # "classification" or "detection"
             "seed": 0,  # 0 to 2**32 - 1
-            "total_epochs": 120.0,  # epochs of the training split, above 0; fractions are allowed, here and below
+            "total_epochs": 120.0,  # of the training split, above 0, at most 100,000; epochs may be fractions
             "batch_size": 64,  # examples per step over all devices, at least 1
             "accumulate_steps": 1,  # equal parts of a batch that is too large for the memory, at least 1
             "dtype": "float32",  # or "bfloat16", of the network's arithmetic; parameters and losses are float32
@@ -192,7 +192,7 @@ def _common_config() -> ConfigDict:
             "ema_decay": 0.0,  # decay of the weight average that evaluation uses, 0 to 0.99999; 0: no average
             "steps_per_dispatch": 0,  # steps per call to the device; 0: 32 for resident data on accelerators, else 1
             "log_every_steps": 50,  # at least 1
-            "eval_every_epochs": 1.0,  # epochs between evaluations on val, each with a checkpoint, above 0
+            "eval_every_epochs": 1.0,  # epochs between evaluations on val, each with a checkpoint, at least 0.001
             "eval_batch_size": 64,  # at least 1; larger batches are slower on CPU
             "keep_checkpoints": 2,  # newest checkpoints that are kept besides the best, at least 1
             "select_on": "val/accuracy",  # metric that chooses the best checkpoint: see SELECT_ON
@@ -287,7 +287,7 @@ EPOCH_LIMIT = Check(lambda pair: len(pair) == 2 and pair[1] >= 1, "must be (rege
 MULTIPLIER = Check(lambda pair: len(pair) == 2 and pair[1] >= 0, "must be (regex, factor), the factor at least 0")
 COMMON_CHECKS = {
     "seed": between(0, 2**32 - 1),
-    "total_epochs": above(0),
+    "total_epochs": Check(lambda epochs: 0 < epochs <= 100_000, "must be above 0 and at most 100,000"),
     "batch_size": at_least(1),
     "accumulate_steps": at_least(1),
     "dtype": one_of("float32", "bfloat16"),
@@ -309,7 +309,7 @@ COMMON_CHECKS = {
     "ema_decay": between(0, 0.99999),
     "steps_per_dispatch": at_least(0, "0 chooses by device"),
     "log_every_steps": at_least(1),
-    "eval_every_epochs": above(0),
+    "eval_every_epochs": at_least(0.001),
     "eval_batch_size": at_least(1),
     "keep_checkpoints": at_least(1),
 }

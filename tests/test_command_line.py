@@ -99,6 +99,12 @@ def test_a_closed_pipe_ends_the_process_silently(tmp_path, body):
     assert (done.returncode, done.stderr) == (141, "")
 
 
+def test_an_array_larger_than_the_memory_is_an_error_without_traceback(tmp_path):
+    done = run(tmp_path, "import jax.numpy as jnp\njnp.zeros((1 << 24, 1 << 24), jnp.int8).block_until_ready()")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("MemoryError: the device's memory is too small; use smaller batches")
+
+
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_help_exits_with_status_0(name):
     done = fork(name, "--help")

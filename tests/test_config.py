@@ -355,6 +355,8 @@ def set_fields(config: ConfigDict, **fields) -> ConfigDict:
         ({"accumulate_steps": 3}, "does not split into accumulate_steps 3"),
         ({"accumulate_steps": 0}, "accumulate_steps is 0; must be at least 1"),
         ({"total_epochs": float("nan")}, "total_epochs is nan"),
+        ({"total_epochs": 1e8}, "total_epochs is 100000000.0; must be above 0 and at most 100,000"),
+        ({"eval_every_epochs": 1e-9}, "eval_every_epochs is 1e-09; must be at least 0.001"),
         ({"select_on": "test/accuracy"}, "select_on is 'test/accuracy'; must be one of val/accuracy"),
         ({"optim__learning_rate": float("inf")}, "optim.learning_rate is inf"),
         ({"optim__momentum": 7.0}, "optim.momentum is 7.0; must be between 0 and 0.9999"),

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from affect_jax.data.identity import Fingerprint
 from affect_jax.data.source import BadInput, BadRows, MissingSplit, place
-from affect_jax.files import printable, read_json, write_atomically
+from affect_jax.files import explained, printable, read_json, write_atomically
 
 # array_record compresses as well, and better: compressed PNG would take more space in it and longer to read.
 STORED = (cv2.IMWRITE_PNG_COMPRESSION, 0)
@@ -335,12 +335,14 @@ class Records:
 
     def __init__(self, directory: str | Path, split: str):
         check_features(read_json(Path(directory) / "features.json"), Path(directory))
-        builder = tfds.builder_from_directory(directory)
+        with explained(directory):
+            builder = tfds.builder_from_directory(directory)
         if split not in builder.info.splits:
             raise MissingSplit(f"{directory} has no split {split}; it has {', '.join(builder.info.splits)}")
         self.features = builder.info.features
         file = fingerprints_file(Path(directory))
-        self.fingerprint: str = read_json(file)[split] if file.exists() else ""
+        with explained(file):
+            self.fingerprint: str = read_json(file)[split] if file.exists() else ""
         self._files = [str(file) for file in builder.info.splits[split].filepaths]
         self._ends = np.cumsum(builder.info.splits[split].shard_lengths)
         # decoding by tfds, one example at a time, was four times slower; this source is pickled without its builder
@@ -418,7 +420,7 @@ class PreparedSplit:
         return batch
 
     def labels(self) -> np.ndarray:
-        """Return the label of every example, int32 [N]: those of the records if they have no intact file of their own."""
+        """Return the label of every example, int32 [N], from the records if the file of labels is not intact."""
         with contextlib.suppress(OSError, EOFError, ValueError):
             labels = np.load(self._labels_file)
             if labels.shape == (len(self),):

@@ -1,5 +1,6 @@
 import gzip
 import pickle
+import re
 import tarfile
 import zipfile
 from collections import Counter
@@ -346,6 +347,17 @@ def test_a_failure_while_writing_leaves_no_files(sheet, write_csv, tmp_path, mon
     with pytest.raises(OSError, match="No space left on device"):
         prepare(path, tmp_path / "data")
     assert list((tmp_path / "data").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["dataset_info.json", "features.json", "fingerprints.json"])
+@pytest.mark.parametrize("content", ["{}", "[]", "damaged"])
+def test_a_damaged_description_of_a_prepared_set_is_an_error_that_names_its_folder(
+    sheet, write_csv, tmp_path, name, content
+):
+    prepare(write_csv(sheet.rows()), tmp_path)
+    (Fer2013.directory(tmp_path) / name).write_text(content)
+    with pytest.raises(ValueError, match=re.escape(str(Fer2013.directory(tmp_path)))):
+        open_split("fer2013", "train", tmp_path)
 
 
 def test_errors_on_unknown_and_unprepared_data_sets_say_what_to_do(tmp_path):
