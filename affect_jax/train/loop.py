@@ -3,6 +3,7 @@
 import itertools
 from bisect import bisect_right
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -24,7 +25,7 @@ from affect_jax.train.checkpoint import Checkpoints
 from affect_jax.train.mesh import data_mesh, replicated, split_over_devices, to_devices
 from affect_jax.train.prediction import compile_predict, predict_split
 from affect_jax.train.progress import Clock, RunLog
-from affect_jax.train.signals import Interrupted, stop_request
+from affect_jax.train.signals import Interrupted, ended_by_signals, stop_request
 from affect_jax.train.state import create_state, describe_parameters, make_apply, run_once
 from affect_jax.train.steps import make_train_step, make_train_steps
 
@@ -182,8 +183,9 @@ class Trainer:
         program = train_steps, tuple((name, array.shape) for name, array in batches.items())
         if program not in self.programs:
             jax.block_until_ready(self.state)  # steps that still run count as training, not as compilation
-            log.say("compiling the training step")
-            with self.clock.compiling():
+            nothing_to_save = not self.programs
+            with self.clock.compiling(), ended_by_signals() if nothing_to_save else nullcontext():
+                log.say("compiling the training step")
                 self.programs[program] = train_steps.lower(self.state, self.example_shapes, *rest).compile()
             log.say(f"compiled (or loaded from cache) in {self.clock.seconds['compile_seconds']:.1f} s")
         with self.clock.paused():

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 import jax
 from jax.experimental import multihost_utils
 
+from affect_jax.command_line import handling
+
 
 class Interrupted(Exception):
     """The run stopped on request, with everything saved; `signal` is the number of the signal."""
@@ -77,3 +79,17 @@ def stop_request():
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def ended_by_signals():
+    """End the process at once on SIGTERM or Ctrl-C in the block, while it computes outside of Python too.
+
+    Python's own handlers wait until the computation ends, which takes up to a minute while XLA compiles. Use it where
+    nothing can be lost. With several processes the block is unchanged, because they must end together.
+    """
+    if jax.process_count() > 1 or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    with handling(signal.SIGTERM, signal.SIG_DFL), handling(signal.SIGINT, signal.SIG_DFL):
+        yield

@@ -69,6 +69,21 @@ def test_run_stopped_by_sigterm_and_resumed_equals_an_uninterrupted_run_bit_for_
     assert [record["step"] for record in history(tmp_path) if "train/loss" in record] == list(range(1, STEPS + 1))
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
+def test_signal_during_the_first_compilation_ends_the_run_at_once(tmp_path, number):
+    settings = {**AS_USERS, "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache")}
+    arguments = ("--config=configs/fer_vgg.py:demo", f"--workdir={tmp_path / 'run'}")
+    with subprocess.Popen(
+        command("train", *arguments), cwd=ROOT, stdout=subprocess.PIPE, text=True, env={**os.environ, **settings}
+    ) as process:
+        for line in process.stdout:
+            if line.startswith("compiling"):
+                process.send_signal(number)
+                break
+        assert process.stdout.read() == ""
+    assert process.returncode == -number
+
+
 def test_checkpoint_is_evaluated_with_and_without_test_time_augmentation(straight_run):
     path, *_ = straight_run
     plain = fork("evaluate", f"--workdir={path}", "--split=test")
