@@ -4,6 +4,7 @@ This module imports nothing slow, so that a script can call exit_on_interrupt be
 """
 
 import os
+import re
 import select
 import signal
 import sys
@@ -14,6 +15,8 @@ from multiprocessing import current_process
 HELP = {"help", "h", "helpshort", "helpfull"}
 INTERRUPTED, CLOSED_PIPE = 128 + signal.SIGINT, 128 + signal.SIGPIPE
 """Exit statuses, as shells name them."""
+HOME = re.compile(r"^(--?[\w.]+=)(~(?=/|$))")
+"""A flag whose value begins with the home folder."""
 
 
 def exit_on_interrupt(line: str = "interrupted") -> None:
@@ -110,7 +113,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     from absl import flags
 
     try:
-        arguments = flags.FLAGS(argv)
+        arguments = flags.FLAGS([HOME.sub(expand_home, argument) for argument in argv])
         for value in flags.FLAGS.flag_values_dict().values():
             getattr(value, "keys", None)  # raises the error of a config file that could not be read
         return arguments
@@ -126,6 +129,11 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     except Exception as error:
         reason = f"{type(error).__name__}: {str(error).strip().splitlines()[-1].strip()}"
     sys.exit(f"{reason}; --help lists the flags")
+
+
+def expand_home(match: re.Match) -> str:
+    """Return the flag and the home folder of a value that begins with it, which shells do not expand after "="."""
+    return match[1] + os.path.expanduser(match[2])
 
 
 def last_error(text: str) -> str:

@@ -8,6 +8,7 @@ from affect_jax import command_line
 command_line.exit_on_interrupt()  # before the slow imports
 
 import runpy
+import shlex
 import sys
 from collections import defaultdict
 from inspect import signature
@@ -93,7 +94,9 @@ def train_command(dataset: str, config: str) -> str:
     """Return the command that trains `config` on the data set; fields are set where the config has other values."""
     data = runpy.run_path(str(CONFIGS / f"{config}.py"))["get_config"]().data
     wanted = {"name": dataset, "data_dir": DATA_DIR.value}
-    fields = "".join(f"--config.data.{field}={value} " for field, value in wanted.items() if data[field] != value)
+    fields = "".join(
+        f"--config.data.{field}={shlex.quote(value)} " for field, value in wanted.items() if data[field] != value
+    )
     model = config.split("_")[1]
     return f"python scripts/train.py --config=configs/{config}.py {fields}--workdir=runs/{dataset}_{model}"
 

@@ -8,6 +8,8 @@ from affect_jax import command_line
 
 command_line.exit_on_interrupt()  # before the slow imports
 
+from pathlib import Path
+
 import jax
 import numpy as np
 from absl import app, flags, logging
@@ -28,6 +30,8 @@ def main(argv):
     jax.config.update("jax_platforms", "cpu")
     if not OUT.value.endswith(".safetensors"):
         raise ValueError(f"--out={OUT.value}; the name of a model file ends in .safetensors")
+    if Path(OUT.value).exists():
+        raise FileExistsError(f"{OUT.value} exists; remove it, or choose another --out")
     for flag in (WIDTHS, DENSE):
         if not all(size.strip().isdecimal() and int(size) > 0 for size in flag.value):
             raise ValueError(

@@ -44,10 +44,15 @@ def main(argv):
     runs = [parse_run(text) for text in RUN.value]
     if len({name for name, _ in runs}) < len(runs):
         raise app.UsageError("two runs have the same name")
-    if not all(seed.strip().isdecimal() for seed in SEEDS.value):
+    if not SEEDS.value or not all(seed.strip().isdecimal() for seed in SEEDS.value):
         raise ValueError(f"--seeds={','.join(SEEDS.value)}; give whole numbers, such as 0,1,2")
     seeds = [int(seed) for seed in SEEDS.value]
-    marks = [float(mark) / 100 for mark in MARKS.value]
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"--seeds={','.join(SEEDS.value)} has a seed twice")
+    try:
+        marks = [float(mark) / 100 for mark in MARKS.value]
+    except ValueError:
+        raise ValueError(f"--marks={','.join(MARKS.value)}; give percentages, such as 68,70") from None
     print(run_sweep(dict(runs), seeds, WORKDIR.value, SPLIT.value, Path(__file__).parent, marks))
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from run_script import ROOT, fork
 
+from affect_jax import command_line
+
 SCRIPTS = sorted(path.stem for path in (ROOT / "scripts").glob("*.py"))
 # A test run in the background of a shell ignores SIGINT, and its children inherit that.
 RESTORE = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
@@ -103,6 +105,22 @@ def test_an_array_larger_than_the_memory_is_an_error_without_traceback(tmp_path)
     done = run(tmp_path, "import jax.numpy as jnp\njnp.zeros((1 << 24, 1 << 24), jnp.int8).block_until_ready()")
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert done.stderr.splitlines()[-1].startswith("MemoryError: the device's memory is too small; use smaller batches")
+
+
+@pytest.mark.parametrize(
+    ("argument", "expanded"),
+    [
+        ("--out=~", "--out=/home/me"),
+        ("--out=~/found", "--out=/home/me/found"),
+        ("-config.init_from=~/w.h5", "-config.init_from=/home/me/w.h5"),
+        ("--out=~found", "--out=~found"),
+        ("~/photo.jpg", "~/photo.jpg"),
+        ("--run=a = ~/b", "--run=a = ~/b"),
+    ],
+)
+def test_a_flag_may_begin_with_the_home_folder(monkeypatch, argument, expanded):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert command_line.HOME.sub(command_line.expand_home, argument) == expanded
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

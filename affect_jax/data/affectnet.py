@@ -52,6 +52,7 @@ class Affectnet(PreparedBuilder):
         Option("val_per_class", int, "images of each class moved from training to val"),
     )
     DESCRIPTION = "AffectNet, faces in eight or seven classes with valence and arousal (Mollahosseini et al., 2017)."
+    CONFIG = "affectnet_mobilenet"
     LICENCE = "AffectNet: for research only, under an agreement with its publishers"
 
     def __init__(
@@ -65,6 +66,12 @@ class Affectnet(PreparedBuilder):
     ):
         if num_classes not in (7, 8):
             raise ValueError(f"num_classes is {num_classes}; AffectNet has 8, or 7 without contempt")
+        if image_size < 8:
+            raise ValueError(f"image_size is {image_size}; a face needs at least 8 pixels")
+        if not 0 <= margin <= 1:
+            raise ValueError(f"margin is {margin}; must be between 0 and 1")
+        if val_per_class < 1:
+            raise ValueError(f"val_per_class is {val_per_class}; must be at least 1")
         self.size, self.margin, self.val_per_class = image_size, margin, val_per_class
         self.names = labels.AFFECTNET[:num_classes]
         super().__init__(**kwargs)

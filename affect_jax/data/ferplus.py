@@ -100,6 +100,7 @@ class Ferplus(PreparedBuilder):
     DESCRIPTION = (
         "FER+, eight classes by majority of ten votes (Barsoum et al., 2016); val PublicTest, test PrivateTest."
     )
+    CONFIG = "ferplus_vgg"
     LICENCE = "FER+: labels under MIT; the faces are FER2013's: no open licence, for research"
 
     def __init__(self, *, votes: str | Path | None = None, **kwargs):

@@ -77,6 +77,8 @@ class Folder(PreparedBuilder):
             raise ValueError(f"channels is {channels}; it can be 1 (gray) or 3 (color)")
         if image_size < 8:
             raise ValueError(f"image_size is {image_size}; a face needs at least 8 pixels")
+        if split_seed < 0:
+            raise ValueError(f"split_seed is {split_seed}; must be at least 0")
         if not (val_share > 0 and test_share >= 0 and val_share + test_share < 1):
             raise ValueError(f"val_share {val_share} and test_share {test_share} leave no images for training")
         try:
@@ -136,7 +138,7 @@ class Folder(PreparedBuilder):
                 for path in listing.images:
                     relative = path.relative_to(self.source).as_posix()
                     match = self.identity.search(relative) if self.identity else None
-                    if self.identity and not match:
+                    if self.identity and not (match and match.group(1)):
                         bad_rows.report(path, None, f"its path does not match identity {self.identity.pattern!r}")
                         continue
                     yield split, label, path, match.group(1) if match else relative

@@ -199,16 +199,18 @@ class SourceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             raise FileExistsError(f"{target}: already prepared; replace it with --overwrite")
         temporary = target.with_name(f".{cls.name}.{os.getpid()}")
         builder = cls(data_dir=temporary, **options)
-        _ = builder.examples  # checks the source before the first folder is made
+        with builder.bad_rows.named_in_errors():
+            _ = builder.examples  # checks the source before the first folder is made
         tfds.disable_progress_bar()
         try:
-            with contextlib.redirect_stdout(None):  # tfds prints the temporary folder
-                builder.download_and_prepare(
-                    download_dir=temporary / "downloads",
-                    download_config=tfds.download.DownloadConfig(try_download_gcs=False),
-                    file_format="array_record",
-                )
-            remarks = [*builder.remarks, *builder.check_classes()]  # unreadable images are no longer counted
+            with builder.bad_rows.named_in_errors():
+                with contextlib.redirect_stdout(None):  # tfds prints the temporary folder
+                    builder.download_and_prepare(
+                        download_dir=temporary / "downloads",
+                        download_config=tfds.download.DownloadConfig(try_download_gcs=False),
+                        file_format="array_record",
+                    )
+                remarks = [*builder.remarks, *builder.check_classes()]  # unreadable images are no longer counted
             builder.write_extra_files(cls.directory(temporary))
             fingerprints = {split: fingerprint.text() for split, fingerprint in builder.fingerprints.items()}
             write_atomically(fingerprints_file(cls.directory(temporary)), json.dumps(fingerprints))

@@ -17,7 +17,7 @@ from absl import logging
 from affect_jax.data.images import decode_image, read_encoded, read_image_size
 from affect_jax.data.prepared import Records, SourceBuilder
 from affect_jax.data.source import BadInput, BadRows, place
-from affect_jax.files import printable
+from affect_jax.files import explained, printable
 
 
 class Entry(NamedTuple):
@@ -194,7 +194,10 @@ class PreparedBoxesSplit:
         self._records = Records(directory, split)
         self.fingerprint = self._records.fingerprint
         self.class_names: tuple[str, ...] = tuple(self._records.features["label"].feature.names)
-        with np.load(index_file(Path(directory), split)) as index:
+        file = index_file(Path(directory), split)
+        if not file.exists():
+            raise FileNotFoundError(f"{file} is missing; prepare the data set again with --overwrite")
+        with explained(file), np.load(file) as index:
             self._index = dict(index)
         self._ends = np.cumsum(self._index["num_boxes"])
 

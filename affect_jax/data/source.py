@@ -1,7 +1,8 @@
 """Errors in input files: where an input is wrong, and what to do with bad rows."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from affect_jax.files import printable
@@ -11,7 +12,7 @@ class BadInput(ValueError):
     """An unusable input: `FILE, row N: reason; what to do`. Rows are lines of the file, counted from 1."""
 
     def __init__(self, file: str | Path, row: int | None, reason: str, remedy: str):
-        self.file, self.row, self.reason = str(file), row, reason
+        self.file, self.row, self.reason, self.remedy = str(file), row, reason, remedy
         super().__init__(f"{place(file, row)}: {reason}; {remedy}")
 
 
@@ -39,6 +40,19 @@ class BadRows:
         if self.policy == "fail":
             raise error
         self.skipped.append(error)
+
+    @contextmanager
+    def named_in_errors(self) -> Iterator[None]:
+        """Add the first skipped row to a BadInput of the block, which may be caused by skipped rows."""
+        try:
+            yield
+        except BadInput as error:
+            if not self.skipped:
+                raise
+            first = self.skipped[0]
+            count = f"{len(self.skipped):,} bad rows were skipped" if len(self.skipped) > 1 else "a bad row was skipped"
+            remedy = f"{error.remedy} ({count} before: {place(first.file, first.row)}: {first.reason})"
+            raise BadInput(error.file, error.row, error.reason, remedy) from None
 
 
 def check_counts(

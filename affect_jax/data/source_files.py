@@ -75,7 +75,7 @@ def find_csv(folder: Path, names: Sequence[str]) -> Path | None:
 
 @contextmanager
 def open_text(path: Path, names: Sequence[str]) -> Iterator[TextIO]:
-    """Open a UTF-8 text file that is plain, or compressed as .gz, .zip or .tar.gz, which its first bytes show.
+    """Open a UTF-8 text file that is plain or in a .gz, .zip, .tar or .tar.gz file, which its first bytes show.
 
     In an archive it is the only file, or the file with one of `names`. Nothing is unpacked to disk. BadInput if the
     file cannot be decompressed.
@@ -90,7 +90,7 @@ def open_text(path: Path, names: Sequence[str]) -> Iterator[TextIO]:
 
 
 def _open_content(path: Path, names: Sequence[str], opened: ExitStack) -> BinaryIO:
-    """Open the bytes of a text file that may be compressed."""
+    """Open the bytes of a text file that may be compressed or in an archive."""
     file = opened.enter_context(path.open("rb"))
     start = file.read(4)
     file.seek(0)
@@ -101,9 +101,7 @@ def _open_content(path: Path, names: Sequence[str], opened: ExitStack) -> Binary
             return opened.enter_context(archive.open(member))
         except (RuntimeError, NotImplementedError) as reason:  # encrypted, or an unknown method
             raise BadInput(path, None, f"cannot be decompressed ({reason})", "unpack it, then give the file") from None
-    if start[:2] != b"\x1f\x8b":
-        return file
-    content = opened.enter_context(gzip.GzipFile(fileobj=file))
+    content = opened.enter_context(gzip.GzipFile(fileobj=file)) if start[:2] == b"\x1f\x8b" else file
     is_tar = content.read(262)[257:] == b"ustar"
     content.seek(0)
     if not is_tar:
@@ -140,6 +138,9 @@ def read_rows(
             raise BadInput(path, 1, str(reason), remedy) from None
         if not header:
             raise BadInput(path, 1, "the file is empty", remedy)
+        if not "".join(header).isprintable():
+            remedy = "unpack it, then give the file; only .gz, .zip, .tar and .tar.gz are read as they are"
+            raise BadInput(path, 1, "the first line is not text", remedy)
         if any(header.count(name) != 1 for name in columns):
             raise BadInput(path, 1, f"the header is {', '.join(header)[:200]!r}", remedy)
         places = [header.index(name) for name in columns]

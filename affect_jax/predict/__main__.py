@@ -74,10 +74,11 @@ def write_predictions(inputs: Inputs, read_faces: reader.FaceReader) -> Report:
     print(output.report.summary())
     if interrupted:
         print("interrupted; the results so far are kept")
-        if len(inputs.sources) > 1:
-            unread = len(inputs.sources) - output.report.read - len(output.report.skipped)
-            print(f"{unread} of {len(inputs.sources)} files were not read")
-            raise KeyboardInterrupt
+    if unread := len(inputs.sources) - output.report.begun:
+        limit = "" if interrupted else f"stopped after --max_frames={MAX_FRAMES.value}: "
+        print(f"{limit}{unread} of {len(inputs.sources)} files were not read")
+    if interrupted and len(inputs.sources) > 1:
+        raise KeyboardInterrupt
     return output.report
 
 

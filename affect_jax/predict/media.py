@@ -56,6 +56,8 @@ class Report:
 
     def __init__(self, write: Callable[[str, str], None] = lambda file, reason: None):
         self._write = write
+        self.begun = 0
+        """Number of files that were opened, or that could not be opened."""
         self.read = 0
         """Number of files of which at least one frame was read."""
         self.skipped: dict[str, str] = {}
@@ -143,7 +145,7 @@ def expand(given: str, problems: dict[str, str]) -> list[Source]:
     """Return the files of an input; ValueError if it names none. Folders that cannot be listed go to `problems`."""
     if ADDRESS.match(given):
         raise ValueError("addresses are not read; download the file and give its name")
-    paths = [Path(given)] if exists(given) else [Path(path) for path in sorted(glob.glob(given))]
+    paths = [Path(given)] if exists(given) else [Path(path) for path in sorted(glob.glob(given, recursive=True))]
     if not paths:
         raise ValueError("no file matches" if glob.has_magic(given) else "no such file")
     sources = []
@@ -173,6 +175,7 @@ def read_frames(sources: Iterable[Source], report: Report) -> Iterator[Frame]:
     """Yield the frames of the sources in order; files that cannot be read, or not completely, are reported."""
     for source in sources:
         number = 0
+        report.begun += 1
         try:
             for seconds, image in read_file(source.file, lambda remark, file=source.file: report.note(file, remark)):
                 report.read += number == 0
@@ -207,7 +210,7 @@ def read_file(file: str, note: images.Note) -> Iterator[tuple[float | None, np.n
 
 
 def read_camera(number: int) -> Iterator[tuple[float, np.ndarray]]:
-    """Yield (seconds from the first frame, image) of a camera, through OpenCV; ValueError without this camera."""
+    """Yield (seconds from the first frame, image) of a camera, through OpenCV; ValueError when it gives no frame."""
     capture = cv2.VideoCapture(number)
     try:
         if not capture.isOpened():
@@ -216,6 +219,7 @@ def read_camera(number: int) -> Iterator[tuple[float, np.ndarray]]:
         while (frame := capture.read())[0]:
             started = started or time.monotonic()  # the camera's clock may start anywhere or stand still
             yield time.monotonic() - started, cv2.cvtColor(frame[1], cv2.COLOR_BGR2RGB)
+        raise ValueError("the camera gives no more frames" if started else "the camera gives no frames")
     finally:
         capture.release()
 

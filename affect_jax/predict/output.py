@@ -125,7 +125,7 @@ class Output:
             self._drawn.mkdir(exist_ok=True)
             drawn = draw_faces(frame.image, faces)
             name = self._draw_image(frame.file, drawn) if frame.time is None else self._draw_frame(frame, drawn)
-            return f"{DRAWN}/{printable(name)}"
+            return f"{DRAWN}/{name}"
         except Exception as error:  # Pillow, OpenCV and PyAV have their own errors
             self._report_undrawable(frame.file, error)
             return None
@@ -168,8 +168,8 @@ class Output:
 
     def _free_name(self, file: str, suffix: str) -> str:
         """Return NAME and suffix, with a number appended if another drawing has the same name."""
-        stem = Path(file).stem if not CAMERA.fullmatch(file) else file.replace(":", "")
-        stem = os.fsdecode(os.fsencode(stem)[:MAX_NAME_BYTES])
+        stem = printable(Path(file).stem) if not CAMERA.fullmatch(file) else file.replace(":", "")
+        stem = stem.encode()[:MAX_NAME_BYTES].decode(errors="ignore")
         name, number = stem + suffix, 1
         while name.lower() in self._names:
             number += 1

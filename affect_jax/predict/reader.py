@@ -187,6 +187,8 @@ class Detector:
 
     def __init__(self, trained: Trained, batch_size: int, min_score: float, most_pixels: int = MOST_PIXELS):
         check_task(trained, "detection")
+        if len(classes := trained.data.class_names) > 1:
+            raise ValueError(f"the detector finds {', '.join(classes)}; give one that finds faces alone")
         self._batch_size, self._min_score, self._most_pixels = batch_size, min_score, most_pixels
         self._min_score_of_search = CANDIDATE_SCORE * min_score
         self._exposure_level = trained.config.preprocess.exposure_level

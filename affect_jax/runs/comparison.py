@@ -75,9 +75,11 @@ def load_run(path: str | Path, name: str) -> Run:
                 f"{path} is not the folder of a run: it has neither {run.config.name} nor {run.history.name}"
             )
         task = task_of_history(history)
+        check_evaluations(run, evaluations, task)
         facts = dict.fromkeys(FACTS, "") | {"Epochs": epochs, "Minutes": minutes}
         return Run(name, task, TASKS[task].presentation.score, facts, "", history, evaluations)
     config, environment = workdir.load_config(run), workdir.load_environment(run)
+    check_evaluations(run, evaluations, config.task)
     with explained(run.config):
         values = (
             f"{config.model.name} on {config.data.name}",
@@ -93,6 +95,16 @@ def load_run(path: str | Path, name: str) -> Run:
         score = selected if selected in presentation.score_titles else presentation.score
         facts = dict(zip(FACTS, values, strict=True))
         return Run(name, config.task, score, facts, environment["command"], history, evaluations)
+
+
+def check_evaluations(run: workdir.Workdir, evaluations: dict, task: str) -> None:
+    """Raise ValueError if an evaluation lacks what the page shows of it."""
+    presentation = TASKS[task].presentation
+    with explained(run.metrics):
+        for metrics in evaluations.values():
+            presentation.images(metrics)
+            for column in presentation.columns:
+                column.text(metrics)
 
 
 def task_of_history(history: Sequence[dict]) -> str:

@@ -149,5 +149,5 @@ def protocol(config: ConfigDict, history: list[dict], environment: dict[str, str
         "command": environment["command"],
         "commit": environment["commit"],
         "hardware": environment["devices"],
-        "wall time": f"{history[-1]['seconds'] / 60:.1f} minutes",
+        "wall time": f"{history[-1]['seconds'] / 60:.1f} minutes" if history else "unknown",
     }

@@ -51,9 +51,11 @@ def run_sweep(
             results.setdefault(name, []).append(run_result(run, task, split, marks))
         if results:
             write_atomically(folder / "sweep.md", sweep_table(results, task, split, marks))
+    table = sweep_table(results, task, split, marks) if results else ""
     if failed:
+        print(table, flush=True)
         raise ChildProcessError(f"{'; '.join(failed)} failed; fix the cause, then rerun the sweep to resume")
-    return sweep_table(results, task, split, marks)
+    return table
 
 
 def run_result(run: Workdir, task: type[Task], split: str, marks: Sequence[float]) -> dict:

@@ -143,6 +143,20 @@ def test_the_error_for_an_unknown_layout_names_the_known_layouts(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_classes": 6}, "num_classes is 6"),
+        ({"image_size": 0}, "image_size is 0"),
+        ({"margin": -3.0}, "margin is -3.0; must be between 0 and 1"),
+        ({"val_per_class": 0}, "val_per_class is 0; must be at least 1"),
+    ],
+)
+def test_wrong_options_are_errors(tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        prepare(tmp_path, tmp_path, **options)
+
+
+@pytest.mark.parametrize(
     ("values", "message"),
     [
         (("x", "0", "0"), "expression is 'x'"),

@@ -1,3 +1,4 @@
+import bz2
 import gzip
 import pickle
 import re
@@ -118,11 +119,17 @@ def tarred(path):
     return path.parent
 
 
+def tarred_alone(path):
+    with tarfile.open(path.with_name("fer2013.tar"), "w") as archive:
+        archive.add(path, "fer2013.csv")
+    return path.with_name("fer2013.tar")
+
+
 def only_the_folder(path):
     return path.parent
 
 
-@pytest.mark.parametrize("change", [gzipped, zipped, tarred, only_the_folder])
+@pytest.mark.parametrize("change", [gzipped, zipped, tarred, tarred_alone, only_the_folder])
 def test_compressed_files_and_their_folder_give_the_same_data(sheet, write_csv, tmp_path, change):
     prepare(change(write_csv(sheet.rows())), tmp_path / "data")
     assert_is_sheet(tmp_path / "data", sheet)
@@ -280,12 +287,16 @@ def test_a_file_truncated_in_its_last_row_is_an_error_with_that_row(sheet, write
 
 @pytest.mark.parametrize(
     ("content", "reason"),
-    [(b"", "row 1: the file is empty"), (b"0,1 2 3,Training\n", "row 1: the header is '0, 1 2 3, Training'")],
+    [
+        (b"", "row 1: the file is empty; the first line must name the columns emotion, pixels, Usage"),
+        (b"0,1 2 3,Training\n", "row 1: the header is '0, 1 2 3, Training'; the first line must name the columns"),
+        (bz2.compress(b"emotion,pixels,Usage\n"), "row 1: the first line is not text; unpack it, then give the file"),
+    ],
 )
 def test_an_empty_file_and_a_file_without_header_are_errors(tmp_path, content, reason):
     path = tmp_path / "fer2013.csv"
     path.write_bytes(content)
-    with pytest.raises(BadInput, match=f"{reason}; the first line must name the columns emotion, pixels, Usage"):
+    with pytest.raises(BadInput, match=reason):
         prepare(path, tmp_path / "data", on_bad_row="skip")
     assert not (tmp_path / "data").exists()
 

@@ -175,14 +175,26 @@ def test_unreadable_images_stop_the_preparation_or_are_skipped_and_counted(tmp_p
     assert sum(written.values()) == PERSONS * EACH * 2 - 1
 
 
+def test_an_error_after_skipped_images_names_the_first(tmp_path, folder):
+    for image in (folder / "calm").iterdir():
+        image.write_bytes(b"")
+    message = (
+        rf"no readable image of class calm; .* \({PERSONS * EACH} bad rows were skipped before: .*: an empty file\)"
+    )
+    with pytest.raises(BadInput, match=message):
+        Folder.prepare(tmp_path / "data", source=folder, on_bad_row="skip")
+
+
 @pytest.mark.parametrize(
     ("change", "options", "message"),
     [
         (lambda root: (root / "train").mkdir(), {}, "there are other folders next to the split folders"),
         (lambda root: None, {"identity": r"(nobody\d+)"}, "does not match identity"),
+        (lambda root: None, {"identity": r"(nobody\d+)?"}, "does not match identity"),
         (lambda root: None, {"identity": "person"}, "has no group"),
         (lambda root: None, {"identity": "(person"}, "is not a valid regular expression"),
         (lambda root: None, {"channels": 2}, "channels is 2"),
+        (lambda root: None, {"split_seed": -1}, "split_seed is -1; must be at least 0"),
         (lambda root: None, {"val_share": 0.6, "test_share": 0.5}, "leave no images for training"),
         (
             lambda root: (root / "calm").rename(root.parent / "calm"),

@@ -101,6 +101,15 @@ def test_boxes_without_area_are_left_out_and_counted(tmp_path, source):
     assert open_split("widerface", "train", tmp_path / "data").box_counts().tolist() == [1, 0, 0]
 
 
+@pytest.mark.parametrize("content", [None, b"", b"PK\3\4damaged"])
+def test_a_missing_or_damaged_index_is_an_error_that_names_it(tmp_path, source, content):
+    prepared = Widerface.prepare(tmp_path / "data", source=source)
+    index = prepared.directory / "boxes_train.npz"
+    index.unlink() if content is None else index.write_bytes(content)
+    with pytest.raises((OSError, ValueError), match=f"{index} (is missing|cannot be used)"):
+        open_split("widerface", "train", tmp_path / "data")
+
+
 def test_a_wrong_folder_has_a_clear_error(tmp_path):
     with pytest.raises(BadInput, match=r"no wider_face_split/.*give a folder with WIDER_train/images"):
         Widerface.prepare(tmp_path / "data", source=tmp_path)

@@ -83,3 +83,5 @@ def test_script_writes_a_model_file_of_the_pruned_network(narrow, tmp_path):
     assert pruned.about["licence"] == "CC0"
     check_weights(pruned)
     jax.tree.map(np.testing.assert_array_equal, pruned.variables, narrow.variables)
+    again = fork("prune", f"--model={out}", "--widths=4,8", "--dense=8", f"--out={out}")
+    assert again.returncode == 1 and f"{out} exists; remove it, or choose another --out" in again.stderr

@@ -2,6 +2,7 @@ import math
 import os
 import shutil
 import time
+import zipfile
 from pathlib import Path
 
 import cv2
@@ -56,6 +57,9 @@ def test_every_file_is_read_or_named_and_counted(tmp_path):
     (tmp_path / "d.png").write_bytes((tmp_path / "a.png").read_bytes()[:60])
     (tmp_path / "e.mp4").write_text("no video")
     (tmp_path / "f.txt").write_text("notes")
+    with zipfile.ZipFile(tmp_path / "faces.zip", "w") as archive:  # FFmpeg finds the images in it
+        for name in ("1.jpg", "2.jpg"):
+            archive.writestr(name, cv2.imencode(".jpg", np.full((64, 64, 3), 90, np.uint8))[1].tobytes())
     (tmp_path / "g.jpg").symlink_to(tmp_path / "absent.jpg")
     os.mkfifo(tmp_path / "h.jpg")
     (tmp_path / "i.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(50))
@@ -73,9 +77,9 @@ def test_every_file_is_read_or_named_and_counted(tmp_path):
     expected |= {300 * "x": "File name too long", "none.jpg": "no such file", "no*.jpg": "no file"}
     assert reasons.keys() == expected.keys()
     assert all(reasons[name].startswith(reason) for name, reason in expected.items())
-    assert [Path(file).name for file in report.others] == ["f.txt"]
-    assert report.summary().startswith("14 files: 1 read, 13 skipped (3 times not a readable image or video; ")
-    assert f"neither images nor videos: {tmp_path}/f.txt" in report.summary()
+    assert [Path(file).name for file in report.others] == ["f.txt", "faces.zip"]
+    assert report.summary().startswith("15 files: 1 read, 14 skipped (4 times not a readable image or video; ")
+    assert f"neither images nor videos: {tmp_path}/f.txt, {tmp_path}/faces.zip" in report.summary()
     assert len(report.problems()) == 12
 
 
@@ -115,6 +119,7 @@ def test_folders_links_globs_and_files_are_found_in_order_and_once(tmp_path):
         "in/b.jpg",
         "in/a.PNG",
     ]
+    assert found(f"{tmp_path}/**/y.png") == ["elsewhere/y.png", "in/link/y.png"]
     assert found(f"{tmp_path}/in/d*") == ["in/deep/z.png", "in/dir.jpg/z.png"]
     assert found(tmp_path / "in", left_out=lambda path: path.parent.name == "deep") == [
         e for e in everything if "deep" not in e
@@ -158,12 +163,12 @@ def test_folder_without_files_or_permission_is_named(tmp_path, monkeypatch):
     }
 
 
-def test_time_of_a_camera_starts_with_its_first_frame(tmp_path, monkeypatch):
-    """The driver may count from the start of the computer, or not at all."""
+def use_camera(monkeypatch, num_frames: int) -> None:
+    """Replace OpenCV's cameras by one that gives a number of frames."""
 
     class Camera:
         def __init__(self, number):
-            self.images = gray_frames(range(0, 200, 5))
+            self.images = gray_frames(range(num_frames))
 
         def isOpened(self):
             return True
@@ -175,12 +180,25 @@ def test_time_of_a_camera_starts_with_its_first_frame(tmp_path, monkeypatch):
             pass
 
     monkeypatch.setattr(cv2, "VideoCapture", Camera)
-    times = []
-    for frame in read_frames([Source("camera:0")], Report()):
+
+
+def test_time_of_a_camera_starts_with_its_first_frame(monkeypatch):
+    """The driver may count from the start of the computer, or not at all."""
+    use_camera(monkeypatch, 40)
+    times, report = [], Report()
+    for frame in read_frames([Source("camera:0")], report):
         times.append(frame.time)
         time.sleep(0.002)
     assert times[0] == 0 and len(times) == 40
     assert 0.07 < times[-1] < 3 and math.isclose(times[-1], max(times))
+    assert report.problems() == ["camera:0: the camera gives no more frames"]
+
+
+def test_camera_without_frames_is_a_problem(monkeypatch):
+    use_camera(monkeypatch, 0)
+    report = Report()
+    assert not list(read_frames([Source("camera:0")], report))
+    assert report.problems() == ["camera:0: the camera gives no frames"]
 
 
 def test_number_of_frames_is_estimated_without_decoding(tmp_path):

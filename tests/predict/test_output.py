@@ -249,8 +249,11 @@ def test_names_of_drawings_are_short_enough_and_text(tmp_path):
     short = 200 * "x"
     assert found[0][1] == f"drawn/{short}.jpg" and found[1][1] == f"drawn/{short}_2.jpg"
     assert found[2] == ("caf\\xe9.png", "drawn/caf\\xe9.jpg")
-    assert (tmp_path / "drawn" / os.fsdecode(b"caf\xe9.jpg")).exists()
+    assert (tmp_path / "drawn" / "caf\\xe9.jpg").exists()
     (tmp_path / "predictions.csv").read_text(encoding="utf-8")
+    with Output(tmp_path, ("happy", "sad"), True, 0.5) as output:
+        output.write(Frame(strange, 0, None, photo()), [HAPPY])
+    assert os.listdir(tmp_path / "drawn") == ["caf\\xe9.jpg"]
 
 
 def test_frame_without_a_face_has_a_line_with_the_reason(tmp_path):

@@ -168,6 +168,12 @@ def test_model_of_the_other_task_is_an_error(classifier, detector):
         Detector(classifier, 1, 0.5)
 
 
+def test_detector_of_several_classes_is_an_error(detector):
+    animals = detector._replace(data=detector.data._replace(class_names=("cat", "face")))
+    with pytest.raises(ValueError, match="the detector finds cat, face; give one that finds faces alone"):
+        Detector(animals, 1, 0.5)
+
+
 def test_reduced_images_have_a_remark_on_the_smallest_face():
     detector = SimpleNamespace(smallest_face=smallest_face)
     reader = FaceReader(None, detector, 1, 0.1, 0.0, 1.5)

@@ -1,6 +1,7 @@
 """Comparison of runs from the files in their folders. The page of a comparison is tested with the reports."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,16 @@ def test_runs_that_cannot_be_read_are_named_and_the_others_kept(tmp_path):
     (comparison,), problems = write_runs(page, [tmp_path, good, tmp_path / "none"])
     assert [run.name for run in comparison.runs] == ["fer_vgg"] and page.exists()
     assert "metrics.jsonl, line 1 is damaged" in problems[0] and "none is not the folder of a run" in problems[1]
+
+
+@pytest.mark.parametrize("content", ["[]", '{"val": {"accuracy": 0.5}}', '{"val": 1}'])
+def test_a_run_with_other_metrics_is_named_and_the_others_kept(tmp_path, content):
+    good = Path(__file__).parents[2] / "results" / "fer_vgg"
+    other = shutil.copytree(good, tmp_path / "other")
+    (other / "metrics.json").write_text(content)
+    (comparison,), problems = write_runs(tmp_path / "page.html", [other, good])
+    assert [run.name for run in comparison.runs] == ["fer_vgg"]
+    assert str(other / "metrics.json") in problems[0]
 
 
 def test_fields_that_differ_have_the_value_of_every_run():

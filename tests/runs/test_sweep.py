@@ -1,4 +1,5 @@
 import pytest
+from run_script import fork
 
 from affect_jax.runs.sweep import mean_and_spread, run_sweep, seconds_to, sweep_table
 from affect_jax.tasks import TASKS
@@ -9,6 +10,19 @@ def test_sweep_goes_on_after_a_run_that_fails_and_names_it_at_the_end(tmp_path, 
     with pytest.raises(ChildProcessError, match=r"^a, seed 0; a, seed 1; b, seed 0; b, seed 1 failed; fix the cause"):
         run_sweep({"a": ["--config=a"], "b": []}, (0, 1), tmp_path / "runs", "val", tmp_path)
     assert capsys.readouterr().out.count("train.py ended with status 1") == 4
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--seeds=", "--seeds=; give whole numbers"),
+        ("--seeds=0,1,0", "--seeds=0,1,0 has a seed twice"),
+        ("--marks=high", "--marks=high; give percentages, such as 68,70"),
+    ],
+)
+def test_wrong_flags_of_the_script_are_one_line(tmp_path, flag, message):
+    done = fork("sweep", f"--workdir={tmp_path}", "--run=a = configs/fer_vgg.py:demo", flag)
+    assert done.returncode == 1 and message in done.stderr and done.stderr.count("\n") == 1
 
 
 def test_table_shows_mean_and_sample_deviation_over_seeds():
