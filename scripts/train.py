@@ -29,10 +29,10 @@ WORKDIR = flags.DEFINE_string(
 DETERMINISTIC = flags.DEFINE_bool("deterministic", False, "On a GPU, compute the same bits in every run; slower.")
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 PROCESSES = define_process_flags()
-AFTER_DEMO = """Next, on your own data:
+AFTER_DEMO = """Next, on FER2013:
   python scripts/prepare_data.py fer2013 --source=PATH/fer2013.csv
   python scripts/train.py --config=configs/fer_vgg.py
-or, for a detector:
+or, for a detector, on WIDER FACE:
   python scripts/prepare_data.py widerface --source=PATH
   python scripts/train.py --config=configs/widerface_rcnn.py:two_cores"""
 
