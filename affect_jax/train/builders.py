@@ -38,8 +38,8 @@ def build_frozen(config: ConfigDict) -> Selects | None:
     return selects(config.optim.freeze) if config.optim.freeze else None
 
 
-def build_optimizer(config: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """Build the config's optimizer."""
+def build_optimizer(config: ConfigDict, schedule: optax.Schedule, thaw_step: int = 0) -> optax.GradientTransformation:
+    """Build the config's optimizer; its frozen parameters are held before `thaw_step`."""
     optim = config.optim
     return make_optimizer(
         optim.name,
@@ -49,6 +49,8 @@ def build_optimizer(config: ConfigDict, schedule: optax.Schedule) -> optax.Gradi
         optim.weight_decay,
         optim.clip_norm,
         optim.multipliers,
+        build_frozen(config),
+        thaw_step,
     )
 
 

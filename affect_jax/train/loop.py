@@ -85,7 +85,7 @@ class Trainer:
             images = task.normalized_images(train_split, CALIBRATION_IMAGES)
             variables = calibrate_batch_norm(self.model, variables, images, pretrained.values)
         self.schedule = builders.build_schedule(config, num_examples)
-        self.optimizer = builders.build_optimizer(config, self.schedule)
+        self.optimizer = builders.build_optimizer(config, self.schedule, self.thaw_step)
         # in one program: outside of one, every shape of a parameter would be compiled by itself
         state = run_once(lambda variables: create_state(variables, self.optimizer, config.ema_decay > 0), variables)
         self.state = jax.device_put(state, replicated(self.mesh))

@@ -57,6 +57,34 @@ def multiply_rates(multipliers: Sequence[tuple[str, float]]) -> optax.GradientTr
     )
 
 
+ADAM_DECAYS = (0.9, 0.999)
+"""Decays of Adam's moments."""
+
+
+def scale_by_adam(frozen: Selects | None = None, thaw_step: int = 0) -> optax.GradientTransformation:
+    """Return optax.scale_by_adam for parameters of which the `frozen` ones are held (hold_frozen) before `thaw_step`.
+
+    Their moments begin with zeros at the thaw, so the bias correction of their updates counts steps from there.
+    """
+    rule = optax.scale_by_adam(*ADAM_DECAYS)
+    if frozen is None:
+        return rule
+
+    def correction(steps):
+        first, second = (1.0 - decay**steps for decay in ADAM_DECAYS)
+        return jnp.sqrt(second) / first
+
+    def update(gradients, state, params=None):
+        updates, state = rule.update(gradients, state, params)
+        factor = correction(jnp.maximum(state.count - thaw_step, 1)) / correction(state.count)
+        return (
+            jax.tree_util.tree_map_with_path(lambda path, u: u * factor if frozen(path_name(path)) else u, updates),
+            state,
+        )
+
+    return optax.GradientTransformation(rule.init, update)
+
+
 def make_optimizer(
     name: str,
     schedule: optax.Schedule,
@@ -65,20 +93,22 @@ def make_optimizer(
     weight_decay: float = 0.0,
     clip_norm: float = 0.0,
     multipliers: Sequence[tuple[str, float]] = (),
+    frozen: Selects | None = None,
+    thaw_step: int = 0,
 ) -> optax.GradientTransformation:
     """Return the optimizer called `name`.
 
     "sgd" has `momentum`, Nesterov's if `nesterov`, and adds weight_decay * kernel to the gradient. "adamw" decouples
     weight decay from the gradient (Loshchilov and Hutter 2019, arXiv 1711.05101). "adam" has no weight decay.
     clip_norm limits the global norm of the gradient first; 0 is no limit. `multipliers` scale the learning rates of
-    single parameters: see multiply_rates.
+    single parameters: see multiply_rates. `frozen` and `thaw_step` are for parameters that are held at first: see
+    scale_by_adam.
     """
+    rate, decay = optax.scale_by_learning_rate(schedule), optax.add_decayed_weights(weight_decay, mask=decays)
     rule = {
-        "adam": lambda: optax.adam(schedule),
-        "adamw": lambda: optax.adamw(schedule, weight_decay=weight_decay, mask=decays),
-        "sgd": lambda: optax.chain(
-            optax.add_decayed_weights(weight_decay, mask=decays), optax.sgd(schedule, momentum, nesterov)
-        ),
+        "adam": lambda: optax.chain(scale_by_adam(frozen, thaw_step), rate),
+        "adamw": lambda: optax.chain(scale_by_adam(frozen, thaw_step), decay, rate),
+        "sgd": lambda: optax.chain(decay, optax.sgd(schedule, momentum, nesterov)),
     }[name]()
     clip = [optax.clip_by_global_norm(clip_norm)] if clip_norm > 0 else []
     scale = [multiply_rates(multipliers)] if multipliers else []
