@@ -24,32 +24,39 @@ class Clock:
     def __init__(self, before: Mapping[str, float]):
         # Checkpoints of older versions have the total alone.
         self._before = {"train_seconds": before.get("seconds", 0.0), **before}
-        self._started = time.perf_counter()
-        self._paused = self._compiling = self._last_lap = 0.0
+        self._started = self._continued = time.perf_counter()
+        self._trained = self._compiling = self._last_lap = 0.0
+        self._pauses = 0  # that are open: they may be nested
 
     @property
     def seconds(self) -> dict[str, float]:
         """Wall seconds of the run, including those before it was resumed: total, training and compilation."""
         total = time.perf_counter() - self._started
-        now = {"seconds": total, "train_seconds": total - self._paused, "compile_seconds": self._compiling}
+        now = {"seconds": total, "train_seconds": self._training(), "compile_seconds": self._compiling}
         return {name: value + self._before.get(name, 0.0) for name, value in now.items()}
+
+    def _training(self) -> float:
+        """Return the seconds of training since the start, up to now or to the beginning of an open pause."""
+        return self._trained + (0.0 if self._pauses else time.perf_counter() - self._continued)
 
     def begin(self) -> None:
         """Exclude all time up to now from the training time."""
-        self._paused = time.perf_counter() - self._started
+        self._trained, self._continued = 0.0, time.perf_counter()
 
     def lap(self) -> float:
         """Return the seconds of training since the previous call, or since the start."""
-        training = time.perf_counter() - self._started - self._paused
+        training = self._training()
         lap, self._last_lap = training - self._last_lap, training
         return lap
 
     @contextmanager
     def paused(self):
         """Exclude the block from the training time."""
-        start = time.perf_counter()
+        self._trained = self._training()
+        self._pauses += 1
         yield
-        self._paused += time.perf_counter() - start
+        self._pauses -= 1
+        self._continued = time.perf_counter()
 
     @contextmanager
     def compiling(self):

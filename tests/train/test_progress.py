@@ -22,12 +22,17 @@ def test_training_time_excludes_compilation_and_pauses_and_continues_after_a_res
     time.now += 5
     with clock.paused():
         time.now += 4
+        assert clock.seconds == {"seconds": 41, "train_seconds": 7, "compile_seconds": 30}  # also in the pause
+        with clock.paused():
+            time.now += 6
+        time.now += 1
+        assert clock.seconds["train_seconds"] == 7
     assert clock.lap() == 7
-    assert clock.seconds == {"seconds": 41, "train_seconds": 7, "compile_seconds": 30}
+    assert clock.seconds == {"seconds": 48, "train_seconds": 7, "compile_seconds": 30}
     clock = progress.Clock(clock.seconds)
     time.now += 3
     assert clock.lap() == 3
-    assert clock.seconds == {"seconds": 44, "train_seconds": 10, "compile_seconds": 30}
+    assert clock.seconds == {"seconds": 51, "train_seconds": 10, "compile_seconds": 30}
 
 
 def test_lap_is_the_training_time_since_the_previous_lap(time):
