@@ -18,8 +18,7 @@ def smooth_labels(targets: jax.Array, smoothing: float) -> jax.Array:
 
 def softmax_cross_entropy(logits: jax.Array, targets: jax.Array, mask: jax.Array) -> jax.Array:
     """Sum the cross-entropy of logits [B, K] with the distributions targets [B, K] over rows where mask [B] is 1."""
-    log_probs = jax.nn.log_softmax(logits.astype(jnp.float32))
-    # where, not a product: a padded row may be infinite, and 0 * inf is NaN
+    log_probs = _log_probs(logits, mask)
     return jnp.sum(jnp.where(mask > 0, -jnp.sum(targets * log_probs, axis=-1), 0.0))
 
 
@@ -29,9 +28,17 @@ def focal_loss(logits: jax.Array, targets: jax.Array, mask: jax.Array, gamma: fl
     Cross-entropy of logits [B, K] with the distributions targets [B, K], each class weighted by (1 - p) ** gamma, so
     that examples which the network already classifies well count less.
     """
-    log_probs = jax.nn.log_softmax(logits.astype(jnp.float32))
+    log_probs = _log_probs(logits, mask)
     terms = targets * (1.0 - jnp.exp(log_probs)) ** gamma * log_probs
     return jnp.sum(jnp.where(mask > 0, -jnp.sum(terms, axis=-1), 0.0))
+
+
+def _log_probs(logits: jax.Array, mask: jax.Array) -> jax.Array:
+    """Return the log-probabilities of logits [B, K], those of zeros in rows where mask [B] is 0.
+
+    Such rows may be infinite. If only the loss left them out, its gradient would be 0 * inf, which is NaN.
+    """
+    return jax.nn.log_softmax(jnp.where(mask[:, None] > 0, logits.astype(jnp.float32), 0.0))
 
 
 CLASSIFICATION_LOSSES = {"cross_entropy": softmax_cross_entropy, "focal": focal_loss}

@@ -38,6 +38,9 @@ def test_masked_rows_do_not_count_even_if_nan(loss):
     whole = loss(logits[:9], eye[labels[:9]], jnp.ones(9))
     with_nan = np.where(mask[:, None], logits, np.nan)
     np.testing.assert_allclose(loss(with_nan, eye[labels], mask.astype(np.float32)), whole, rtol=1e-6)
+    gradient = jax.grad(loss)(with_nan, eye[labels], mask.astype(np.float32))
+    np.testing.assert_allclose(gradient[:9], jax.grad(loss)(logits[:9], eye[labels[:9]], jnp.ones(9)), rtol=1e-5)
+    assert not gradient[9:].any()
 
 
 def test_focal_loss_weights_the_cross_entropy_of_each_example_by_its_difficulty():

@@ -35,7 +35,8 @@ class Conv(nn.Module):
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
         y = conv2d(x.astype(self.dtype), kernel.astype(self.dtype), self.strides, self.padding, self.groups)
         if self.use_bias:
-            y = y + self.param("bias", self.bias_init, (self.features,), jnp.float32).astype(self.dtype)
+            # added in float32: its gradient is a sum over all pixels, which bfloat16 cannot add
+            y = (y + self.param("bias", self.bias_init, (self.features,), jnp.float32)).astype(self.dtype)
         return y
 
 

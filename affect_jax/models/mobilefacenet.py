@@ -30,7 +30,8 @@ class PReLU(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Return the activation of x [..., C]."""
         slope = self.param("negative_slope", nn.initializers.constant(0.25), (x.shape[-1],), jnp.float32)
-        return jnp.where(x >= 0, x, slope.astype(x.dtype) * x)
+        # multiplied in float32: its gradient is a sum over all pixels, which bfloat16 cannot add
+        return jnp.where(x >= 0, x, (slope * x).astype(x.dtype))
 
 
 class Bottleneck(nn.Module):

@@ -42,15 +42,15 @@ class Pretrained:
 def load_pretrained(reference: str | Path) -> Pretrained:
     """Load the weights of a file or of a repository on the Hugging Face hub.
 
-    `reference` is a local file (.safetensors; .pth or .pt if torch is installed; .h5 if h5py is installed), a file of a
-    repository, "hf://org/repo/path/to/file", or a timm model, "hf-hub:org/repo". "@revision" after the repository
+    `reference` is a local file (.safetensors; .pth or .pt if torch, .h5 if h5py, .onnx if onnx is installed), a file of
+    a repository, "hf://org/repo/path/to/file", or a timm model, "hf-hub:org/repo". "@revision" after the repository
     selects a revision.
 
     The weights are those of MobileNetV2 or a ResNet under the names of torchvision, timm or, for MobileNetV2 in a .h5
     file, keras.applications; of torchvision's Faster R-CNN with a feature pyramid (its weights COCO_V1 need bn_epsilon
     0); of MobileNetV1 with BatchNorm folded, or MobileFaceNet with BatchNorm or with BatchNorm folded (names as
-    `blocks.0.depthwise.conv.weight`); or of one of our model files, see predict.model_file. Raises ValueError for a
-    wrong reference or file, ImportError for a missing package.
+    `blocks.0.depthwise.conv.weight`); of YuNet-n (.onnx); or of one of our model files, see predict.model_file. Raises
+    ValueError for a wrong reference or file, ImportError for a missing package.
     """
     reference = str(reference)
     path, preprocess = fetch(reference)

@@ -45,14 +45,14 @@ def roi_align(
     """
     batch, rois_each, channels = *rois.shape[:2], features[0].shape[-1]
     rois = lax.stop_gradient(rois)
-    table = jnp.concatenate([level.reshape(-1, channels) for level in features])
+    # float32: the gradient by a cell is a sum over many samples, which bfloat16 cannot add
+    tables = jnp.concatenate([level.reshape(batch, -1, channels) for level in features], axis=1).astype(jnp.float32)
     sizes = jnp.array([level.shape[1:3] for level in features])[levels]  # [B, R, 2]
     scales = 1.0 / jnp.array(strides, jnp.float32)[levels]
-    cells = [level.shape[0] * level.shape[1] * level.shape[2] for level in features]
+    cells = [level.shape[1] * level.shape[2] for level in features]
     starts = jnp.array([sum(cells[:i]) for i in range(len(cells))])[levels]
-    starts += jnp.arange(batch)[:, None] * sizes[..., 0] * sizes[..., 1]
 
-    def align(roi_and_map):
+    def align(table, roi_and_map):
         roi, scale, size, start = roi_and_map
         rows, row_weights = _samples(roi, scale, size, 1, output_size, sampling_ratio, aligned)
         columns, column_weights = _samples(roi, scale, size, 0, output_size, sampling_ratio, aligned)
@@ -62,14 +62,20 @@ def roi_align(
         weights = weights.transpose(0, 2, 1, 3).reshape(output_size**2, 1, -1)
         return (weights @ gathered).reshape(output_size, output_size, channels)
 
-    inputs = jax.tree.map(lambda x: x.reshape(batch * rois_each, *x.shape[2:]), (rois, scales, sizes, starts))
+    def pool(rois_at_once, tables, inputs):
+        def pool_image(table, inputs):
+            return lax.map(partial(align, table), inputs, batch_size=max(1, rois_at_once // batch))
+
+        # Over the images and not over all RoIs: several devices could not split a loop over both.
+        return jax.vmap(pool_image)(tables, inputs)
+
     roi_bytes = 4 * (2 * sampling_ratio * output_size) ** 2 * channels  # float32
-    pooled = lax.platform_dependent(
-        inputs,
-        cpu=jax.vmap(align) if rois_each <= FEW_ROIS else partial(lax.map, align, batch_size=ROIS_AT_ONCE_ON_CPU),
-        default=partial(lax.map, align, batch_size=max(1, GATHERED_BYTES // roi_bytes)),
+    return lax.platform_dependent(
+        tables,
+        (rois, scales, sizes, starts),
+        cpu=partial(pool, batch * rois_each if rois_each <= FEW_ROIS else ROIS_AT_ONCE_ON_CPU),
+        default=partial(pool, GATHERED_BYTES // roi_bytes),
     )
-    return pooled.reshape(batch, rois_each, output_size, output_size, channels)
 
 
 def _samples(roi, scale, size, axis: int, output_size: int, sampling_ratio: int, aligned: bool):

@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -111,6 +115,57 @@ def test_accelerator_branch_bounds_the_memory_of_samples(monkeypatch):
         temporary[limit] = lowered.compile().memory_analysis().temp_size_in_bytes
     all_at_once, in_chunks = temporary.values()
     assert all_at_once > samples_of_all and in_chunks < samples_of_all / 2
+
+
+@pytest.mark.parametrize("branch", ["cpu", "accelerator"])
+def test_gradient_of_bfloat16_features_is_near_that_of_float32(branch, request):
+    """All RoIs are pooled from the same few cells."""
+    if branch == "accelerator":
+        request.getfixturevalue("accelerator_branch")
+    rng = np.random.default_rng(0)
+    features = [jnp.asarray(rng.standard_normal((1, 16, 16, 4)), dtype) for dtype in (jnp.float32, jnp.bfloat16)]
+    rois = jnp.asarray(rng.normal((20, 20, 40, 40), 1, (1, 512, 4)), jnp.float32)
+    weights = rng.uniform(0.5, 1.5, (1, 512, 7, 7, 4)).astype(np.float32)
+
+    def total(features):
+        return (roi_align([features], (4,), rois, jnp.zeros((1, 512), int)) * weights).sum()
+
+    exact, rounded = (np.asarray(jax.grad(total)(of_type), np.float32) for of_type in features)
+    np.testing.assert_allclose(rounded, exact, rtol=0.01, atol=0.01 * exact.max())
+
+
+ON_FOUR_DEVICES = """
+import sys
+import jax, jax.numpy as jnp, numpy as np
+from jax import lax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from affect_jax.ops.roi_align import roi_align
+
+if sys.argv[1] == "accelerator":
+    lax.platform_dependent = lambda *inputs, cpu, default: default(*inputs)
+mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
+split = NamedSharding(mesh, PartitionSpec("data"))
+
+def split_array(shape, dtype=jnp.float32):
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=split)
+
+features = [split_array((8, 24, 32, 3)), split_array((8, 12, 16, 3))]
+rois, levels = split_array((8, 40, 4)), split_array((8, 40), jnp.int32)
+pool = lambda features, rois, levels: (roi_align(features, (4, 8), rois, levels) ** 2).sum((1, 2, 3, 4))
+gradient = jax.grad(lambda *inputs: pool(*inputs).sum())
+for function in (pool, gradient):
+    text = jax.jit(function, out_shardings=split).lower(features, rois, levels).compile().as_text()
+    assert not [word for word in ("all-gather", "all-reduce", "all-to-all", "collective-permute") if word in text]
+"""
+
+
+@pytest.mark.parametrize("branch", ["cpu", "accelerator"])
+def test_images_on_several_devices_are_pooled_without_communication(branch):
+    xla_flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4"
+    environment = os.environ | {"XLA_FLAGS": xla_flags, "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", ON_FOUR_DEVICES, branch]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_levels_follow_equation_1_of_the_paper():
