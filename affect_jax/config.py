@@ -278,7 +278,7 @@ def increasing(pair: tuple[float, ...]) -> bool:
 
 FRACTION = between(0, 1)
 IMAGE_SIZE = Check(
-    lambda size: len(size) == 2 and all(side > 0 and side % 32 == 0 for side in size),
+    lambda size: len(size) == 2 and all(type(side) is int and side > 0 and side % 32 == 0 for side in size),
     "must be (height, width), multiples of 32",
 )
 FILE = Check(lambda path: not path or Path(path).is_file(), "must be empty or a file that exists")
@@ -403,6 +403,8 @@ NETWORK_CHECKS = {
     "model.dropout": between(0, 0.99),
     "model.widths": each(at_least(1), count=1),
     "model.dense": each(at_least(1)),
+    "model.convs_per_block": at_least(1),
+    "model.width_multiplier": above(0),
 }
 """Checks of fields that only some classifiers have."""
 
@@ -425,6 +427,10 @@ def _common_rules(config: ConfigDict) -> Iterator[str]:
         yield f"optim.nesterov is set but {optim.name} has none; use sgd or clear it"
     if optim.warmup_epochs >= config.total_epochs:
         yield f"optim.warmup_epochs {optim.warmup_epochs} must be below total_epochs {config.total_epochs}"
+    if optim.final_fraction and optim.schedule in ("constant", "step"):
+        yield f"optim.final_fraction is set but the schedule {optim.schedule} has none; use cosine or linear"
+    if optim.freeze_epochs >= config.total_epochs:
+        yield f"optim.freeze_epochs {optim.freeze_epochs} must be below total_epochs {config.total_epochs}"
     if optim.freeze_epochs and not optim.freeze:
         yield "optim.freeze_epochs is set but optim.freeze is empty; name the parameters to freeze"
     if optim.schedule == "step":
@@ -438,7 +444,7 @@ def _regex_rules(field: str, regexes: Sequence[str]) -> Iterator[str]:
     for regex in regexes:
         try:
             re.compile(regex)
-        except re.error as error:
+        except (re.error, TypeError) as error:  # TypeError: not a text
             yield f"{field}: {regex!r} is not a valid regular expression: {error}"
 
 

@@ -370,6 +370,13 @@ def set_fields(config: ConfigDict, **fields) -> ConfigDict:
             "the first must not be below optim.warmup_epochs 4.0",
         ),
         ({"optim__warmup_epochs": 500.0}, "must be below total_epochs"),
+        (
+            {"optim__freeze": ("a",), "optim__freeze_epochs": 200.0},
+            "optim.freeze_epochs 200.0 must be below total_epochs",
+        ),
+        ({"optim__final_fraction": 0.1}, "optim.final_fraction is set but the schedule constant has none"),
+        ({"model__convs_per_block": 0}, "model.convs_per_block is 0; must be at least 1"),
+        ({"optim__freeze": (5,)}, "optim.freeze: 5 is not a valid regular expression"),
         ({"optim__freeze": ("(a",)}, "optim.freeze: '(a' is not a valid regular expression"),
         ({"optim__multipliers": (("a)", 0.1),)}, "optim.multipliers: 'a)' is not a valid regular expression"),
         ({"optim__multipliers": ("a",)}, "must be (regex, factor)"),

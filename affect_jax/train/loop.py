@@ -183,11 +183,11 @@ class Trainer:
         program = train_steps, tuple((name, array.shape) for name, array in batches.items())
         if program not in self.programs:
             jax.block_until_ready(self.state)  # steps that still run count as training, not as compilation
-            nothing_to_save = not self.programs
+            nothing_to_save, before = not self.programs, self.clock.seconds["compile_seconds"]
             with self.clock.compiling(), ended_by_signals() if nothing_to_save else nullcontext():
                 log.say("compiling the training step")
                 self.programs[program] = train_steps.lower(self.state, self.example_shapes, *rest).compile()
-            log.say(f"compiled (or loaded from cache) in {self.clock.seconds['compile_seconds']:.1f} s")
+            log.say(f"compiled (or loaded from cache) in {self.clock.seconds['compile_seconds'] - before:.1f} s")
         with self.clock.paused():
             examples = self.examples
         self.state, sums = self.programs[program](self.state, examples, *rest)
