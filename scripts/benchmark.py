@@ -3,7 +3,7 @@
 For a classifier the table has the training step without augmentation, the loop with augmentation and data (resident on
 the device, and streamed), evaluation, and prediction of 1 and of 64 images. For a detector it has the step, detection,
 the streamed loop and, for one image, NMS of 2,000 boxes, ours and OpenCV's, and RoIAlign of 512 regions. The loop is
-interleaved with the step alone, and evaluation with prediction of 64 images alone. --works selects some of them by the
+compared with the step alone, and evaluation with prediction of 64 images alone. --works selects some of them by the
 names in the table. A row is printed when it is measured.
 --compare=torch adds PyTorch (eager, and torch.compile for classifiers) or torchvision, each in its own process; calls
 are interleaved.
@@ -14,9 +14,10 @@ reading an epoch with the set, and prediction of the bundled networks with the f
 --profile shows the layers of the step instead, each compiled alone, and the least time that each needs: its operations
 at the rate of a large matrix product, or its arrays at the bandwidth of the memory.
 
-FLOP are those of plain convolutions and matrix products; a step counts as three forward passes. "of peak" is the
-fraction of the rate of a large matrix product in the config's dtype; on NVIDIA GPUs float32 means TF32, here and in
-PyTorch.
+"ms/call" is the time of one timed call, which has several steps or predictions for fast works. FLOP are those of plain
+convolutions and matrix products; a step counts as three forward passes, also if some of its parameters are frozen. "of
+peak" is the fraction of the rate of a large matrix product in the config's dtype; on NVIDIA GPUs float32 means TF32,
+here and in PyTorch.
 """
 
 from affect_jax import command_line
@@ -45,6 +46,9 @@ def main(argv):
         raise app.UsageError(f"unknown argument {argv[1]!r}; set fields as --config.NAME=VALUE")
     if CONFIG.value is None:
         raise app.UsageError("--config is missing, for example --config=configs/fer_vgg.py")
+    alone = bool(PROFILE.value) + bool(SCALING.value)
+    if alone + bool(COMPARE.value != "none" or WORKS.value) > 1:
+        raise app.UsageError("--profile, --scaling, and --compare with --works, are three measurements; choose one")
     from affect_jax.benchmark.profile import format_profile, profile_rows
     from affect_jax.benchmark.timing import format_header, format_row
     from affect_jax.benchmark.training import benchmark

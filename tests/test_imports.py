@@ -1,4 +1,4 @@
-"""The layers of DESIGN.md, held by reading every import statement."""
+"""The folders of docs/architecture.md, checked by reading every import statement."""
 
 import ast
 import subprocess
@@ -35,6 +35,7 @@ def imports(path: Path) -> set[str]:
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: a relative import"
             names |= {node.module} if node.module != "affect_jax" else {f"affect_jax.{a.name}" for a in node.names}
     return names
 

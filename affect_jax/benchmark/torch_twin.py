@@ -1,6 +1,7 @@
 """Our networks, training steps and predictions in PyTorch, to compare speed; torch is imported only inside functions.
 
-PyTorch runs in a separate process, with its own memory and threads. It uses channels last, autocast for "bfloat16" and,
+PyTorch runs in a separate process, with its own memory and threads, and with the settings of the allocator that our
+process has. It uses channels last, autocast for "bfloat16" and,
 on CUDA, cuDNN's autotuned convolutions and TF32 for float32 products, as XLA does.
 """
 
@@ -13,6 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from affect_jax.models.mobilenet import STAGES
+from affect_jax.process import has_accelerator_plugin, keep_freed_memory
 
 
 class Twin(NamedTuple):
@@ -135,6 +137,8 @@ def start(name: str, make_work: Callable[..., Callable[[], None]], *arguments) -
 
 def _serve(connection, make_work: Callable[..., Callable[[], None]], arguments: tuple) -> None:
     """Run the work for each message and send None or the error message."""
+    if not has_accelerator_plugin():
+        keep_freed_memory()  # as in our own process
     problem = work = None
     try:
         work = make_work(*arguments)

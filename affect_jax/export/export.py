@@ -290,17 +290,24 @@ def probability_differences(expected: Outputs, found: Outputs) -> dict[str, floa
 def detection_differences(expected: Outputs, found: Outputs) -> dict[str, float]:
     """Return the largest differences in "scores" and "overlap" (1 - IoU) between matching detections.
 
-    A clear detection of `expected` (see CLEAR_SCORE) matches the detection of `found` with the largest IoU. Raises
-    ValueError if `expected` has no detection.
+    A clear detection (see CLEAR_SCORE) of either matches the detection of the other with the same label and the largest
+    IoU. Raises ValueError if `expected` has no detection.
     """
-    scores, overlaps = [], []
-    for row, valid in enumerate(expected["valid"]):
-        clear = valid & ((expected["scores"][row] >= CLEAR_SCORE) | (np.arange(len(valid)) == 0))
-        iou = np.asarray(box_iou(expected["boxes"][row], found["boxes"][row])) * found["valid"][row]
-        scores.append(np.abs(expected["scores"][row] - found["scores"][row][iou.argmax(1)])[clear])
-        overlaps.append(1 - iou.max(1)[clear])
-    if not np.concatenate(scores).size:
+    if not expected["valid"].any():
         raise ValueError("the network detects nothing in the images used for the comparison; train it first")
+    both = [_unmatched(expected, found), _unmatched(found, expected)]
+    return {name: max(one[name] for one in both) for name in both[0]}
+
+
+def _unmatched(detections: Outputs, others: Outputs) -> dict[str, float]:
+    """Return the largest differences of the clear detections from their matches among the others."""
+    scores, overlaps = [np.zeros(1)], [np.zeros(1)]
+    for row, valid in enumerate(detections["valid"]):
+        clear = valid & ((detections["scores"][row] >= CLEAR_SCORE) | (np.arange(len(valid)) == 0))
+        may_match = others["valid"][row] & (detections["label"][row][:, None] == others["label"][row])
+        iou = np.asarray(box_iou(detections["boxes"][row], others["boxes"][row])) * may_match
+        scores.append(np.abs(detections["scores"][row] - others["scores"][row][iou.argmax(1)])[clear])
+        overlaps.append(1 - iou.max(1)[clear])
     return {"scores": float(np.concatenate(scores).max()), "overlap": float(np.concatenate(overlaps).max())}
 
 

@@ -55,8 +55,9 @@ def main(argv):
         for future in as_completed(compiling):
             pair = compiling[future]
             try:
-                works[pair], seconds = future.result()
-                future.result()[0]()
+                work, seconds = future.result()
+                work()
+                works[pair] = work
                 print(f"{pair[0]} {pair[1]}: compiled in {seconds:.1f} s, a step runs", flush=True)
             except Exception as error:  # of any kind: the other networks are still checked
                 failed += 1

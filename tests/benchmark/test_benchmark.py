@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from affect_jax.benchmark import detector as detector_benchmark
-from affect_jax.benchmark import scaling, torch_twin
+from affect_jax.benchmark import scaling, timing, torch_twin
 from affect_jax.benchmark.classifier import noise_batch
 from affect_jax.benchmark.profile import format_profile, profile_rows
-from affect_jax.benchmark.timing import format_row, forward_flop, interleaved_seconds
+from affect_jax.benchmark.timing import format_row, forward_flop
 from affect_jax.benchmark.training import benchmark
 from affect_jax.data.drawn_faces import DrawnFaces
 from affect_jax.models import build_model
@@ -137,14 +137,44 @@ def test_flop_of_a_detector_grow_with_the_image_and_not_with_the_regions(tiny_de
     assert 1.5 * flop < forward_flop(config) < 2 * flop
 
 
-def test_works_of_a_detector_are_timed(tiny_detector_config):
-    config = tiny_detector_config
-    regions = detector_benchmark.maps_and_regions((96, 128), 2, 5, config.model.fpn_channels)
-    parts = {name: part(config) for name, part in detector_benchmark.PARTS_OF_STEP.items()}
-    works = {**parts, **detector_benchmark.roi_align_works(config, *regions)}
-    seconds = interleaved_seconds(works, rounds=2)
-    assert set(seconds) == {"roi_align", "nms", "forward", "forward_backward"}
-    assert all(len(times) == 2 and min(times) > 0 for times in seconds.values())
+def test_benchmark_of_a_detector_has_a_row_for_each_work(tiny_detector_config, plain_convolutions):
+    rows = list(benchmark(tiny_detector_config, compare_torch=False, rounds=1))
+    alone = {"loop_stream": "step", "nms_2000": "opencv"}
+    works = ("step", "forward", "loop_stream", "roi_align_of_step", "nms_of_step", "nms_2000")
+    expected = [*works, "roi_align_forward", "roi_align_forward_backward"]
+    found = [(row["work"], row["implementation"]) for row in rows]
+    assert found == [(work, name) for work in expected for name in ("affect_jax", alone.get(work)) if name]
+    flop = {row["work"]: row["flop_per_second"] / row["images_per_second"] for row in rows}
+    assert flop["step"] == flop["loop_stream"] == pytest.approx(3 * flop["forward"], rel=0.5)
+
+
+@pytest.mark.parametrize("config", ["tiny_config", "tiny_detector_config"])
+def test_comparison_with_frozen_parameters_is_an_error(config, request, monkeypatch):
+    for package in ("torch", "torchvision"):
+        monkeypatch.setitem(sys.modules, package, shutil)  # any module: it is not used before the check
+    config = request.getfixturevalue(config)
+    config.optim.freeze = (".*",)
+    with pytest.raises(ValueError, match=r"--compare=torch trains all parameters: set --config.optim.freeze='\(\)'"):
+        next(benchmark(config, compare_torch=True, rounds=1))
+
+
+def test_loop_that_reads_ahead_is_not_timed_between_other_works(monkeypatch):
+    """Reading a batch takes 20 ms, and one batch is read ahead."""
+    now, read = 0.0, 0.0  # ms; `read` is the time at which the next batch is there
+
+    def loop() -> None:
+        nonlocal now, read
+        now = max(now, read)
+        read = max(read, now - 20) + 20
+
+    def step() -> None:
+        nonlocal now
+        now += 50
+
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: now)
+    works = {"loop": loop, "step": step}
+    assert timing.interleaved_seconds(works, 5) == {"loop": [0] * 5, "step": [50] * 5}
+    assert timing.seconds_one_by_one(works, 5)["loop"][1:] == [20] * 4
 
 
 def test_our_nms_and_opencvs_keep_the_same_boxes():

@@ -106,12 +106,16 @@ def test_detector_as_onnx_gives_the_same_detections_in_a_photograph(detector, tm
 def test_detection_differences_compare_clear_detections_in_any_order():
     boxes = np.array([[[0, 0, 10, 10], [20, 20, 40, 40], [50, 50, 60, 60]]], np.float32)
     scores, valid = np.array([[0.9, 0.8, 0.2]], np.float32), np.array([[True, True, True]])
-    expected = {"boxes": boxes, "scores": scores, "valid": valid}
+    label = np.array([[0, 1, 0]])
+    expected = {"boxes": boxes, "scores": scores, "valid": valid, "label": label}
     other = {"boxes": boxes[:, [1, 0, 2]].copy(), "scores": np.array([[0.85, 0.9, 0.2]], np.float32), "valid": valid}
+    other["label"] = label[:, [1, 0, 2]]
     other["boxes"][0, 2] = 0  # score below 0.5: not compared
     assert detection_differences(expected, other) == {"scores": pytest.approx(0.05), "overlap": 0}
     other["valid"] = np.array([[False, True, True]])  # a missing detection
     assert detection_differences(expected, other)["overlap"] == 1
+    assert detection_differences(other, expected)["overlap"] == 1  # a detection too many
+    assert detection_differences(expected, {**expected, "label": 1 - label})["overlap"] == 1
     with pytest.raises(ValueError, match="detects nothing in the images"):
         detection_differences({**expected, "valid": np.zeros_like(valid)}, other)
 

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 from linear_model import get_config
+from run_records import assert_same_bits, saved_state, stop_after
 from safetensors.numpy import save_file
 
 from affect_jax.models import build_model
@@ -16,6 +17,7 @@ from affect_jax.names import selects
 from affect_jax.runs.training import train_and_evaluate
 from affect_jax.tasks.classification import make_loss_fn
 from affect_jax.train.optim import make_optimizer
+from affect_jax.train.signals import Interrupted
 from affect_jax.train.state import create_state, init_variables, make_apply
 from affect_jax.train.steps import make_train_step
 
@@ -104,3 +106,22 @@ def test_file_without_weights_of_a_known_network_is_refused(tiny_config, tmp_pat
     tiny_config.init_from = str(tmp_path / "weights.safetensors")
     with pytest.raises(ValueError, match="unknown names of weights"):
         train_and_evaluate(tiny_config, tmp_path / "run")
+
+
+def test_run_that_thaws_a_layer_keeps_it_until_then_and_resumes_on_both_sides_bit_for_bit(tmp_path, monkeypatch):
+    config = get_config()
+    config.model.hidden = 16
+    config.mixup_alpha = config.augment.rotation = config.augment.erase_probability = 0.0  # slow to compile
+    config.optim.freeze, config.optim.freeze_epochs = ("hidden/.*",), 1.28  # 8 of 12 steps
+    train_and_evaluate(config, tmp_path / "straight")
+    layers = {}
+    for step in (5, 7, 10):
+        with monkeypatch.context() as patch:
+            stop_after(patch, step)
+            with pytest.raises(Interrupted, match=f"after step {step} of 12"):
+                train_and_evaluate(config, tmp_path / "run")
+        layers[step] = saved_state(tmp_path / "run", step)["['params']['hidden']['kernel']"]
+    train_and_evaluate(config, tmp_path / "run")
+    np.testing.assert_array_equal(layers[5], layers[7])
+    assert not np.array_equal(layers[7], layers[10])
+    assert_same_bits(saved_state(tmp_path / "straight", 12), saved_state(tmp_path / "run", 12))
