@@ -1,3 +1,7 @@
+import signal
+import subprocess
+import sys
+
 import pytest
 from run_script import fork
 
@@ -10,6 +14,25 @@ def test_sweep_goes_on_after_a_run_that_fails_and_names_it_at_the_end(tmp_path, 
     with pytest.raises(ChildProcessError, match=r"^a, seed 0; a, seed 1; b, seed 0; b, seed 1 failed; fix the cause"):
         run_sweep({"a": ["--config=a"], "b": []}, (0, 1), tmp_path / "runs", "val", tmp_path)
     assert capsys.readouterr().out.count("train.py ended with status 1") == 4
+
+
+def test_sweep_passes_sigterm_to_its_training_and_ends_with_it(tmp_path):
+    (tmp_path / "train.py").write_text(
+        "import signal, sys\n"
+        "signal.signal(signal.SIGTERM, lambda *arguments: sys.exit('stopped'))\n"
+        "print('started', flush=True)\n"
+        "signal.pause()\n"
+    )
+    program = "import sys; from pathlib import Path; from affect_jax.runs.sweep import run_sweep;"
+    program += " run_sweep({'a': [], 'b': []}, (0,), sys.argv[1], 'val', Path(sys.argv[1]))"
+    with subprocess.Popen(
+        [sys.executable, "-c", program, tmp_path], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        lines = [process.stdout.readline() for _ in range(2)]
+        assert lines[0].startswith("== a, seed 0") and lines[1] == "started\n"
+        process.send_signal(signal.SIGTERM)
+        stdout, stderr = process.communicate()
+    assert (process.returncode, stdout, stderr) == (128 + signal.SIGTERM, "", "stopped\n")
 
 
 @pytest.mark.parametrize(
