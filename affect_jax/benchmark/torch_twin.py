@@ -1,8 +1,8 @@
 """Our networks, training steps and predictions in PyTorch, to compare speed; torch is imported only inside functions.
 
 PyTorch runs in a separate process, with its own memory and threads, and with the settings of the allocator that our
-process has. It uses channels last, autocast for "bfloat16" and,
-on CUDA, cuDNN's autotuned convolutions and TF32 for float32 products, as XLA does.
+process has. It uses channels last, autocast for "bfloat16" and, on CUDA, cuDNN's autotuned convolutions and TF32 for
+float32 products, as XLA does.
 """
 
 import contextlib
