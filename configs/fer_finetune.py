@@ -8,8 +8,8 @@ The best checkpoint is selected on PublicTest (val). The default `init_from` nee
 names of torchvision or timm works as well. `:ferplus` continues a run of this config and trains on the votes of FER+'s
 annotators.
 
-`:long` trains for 40 epochs on an accelerator. `:distilled` does the same and also learns the predictions
-of runs of `fer_vgg_best.py` and `fer_mobilenet_v1.py`.
+`:long` trains for 40 epochs on an accelerator. `:distilled` does the same and also learns the predictions of
+runs of `fer_vgg_best.py` and `fer_mobilenet_v1.py`.
 """
 
 from affect_jax.config import apply_variant, classification_config

@@ -123,6 +123,10 @@ def test_a_flag_may_begin_with_the_home_folder(monkeypatch, argument, expanded):
     assert command_line.HOME.sub(command_line.expand_home, argument) == expanded
 
 
+def test_a_script_expands_the_home_folder_of_a_flag():
+    assert f"{Path.home()}/no_such_run is not the folder of a run" in fork("evaluate", "--workdir=~/no_such_run").stderr
+
+
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_help_exits_with_status_0(name):
     done = fork(name, "--help")

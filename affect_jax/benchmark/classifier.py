@@ -98,8 +98,6 @@ def noise_batch(batch_size: int, image_shape: tuple[int, int, int], num_classes:
 def torch_twins(config: ConfigDict, image_shape: tuple[int, int, int], num_classes: int) -> dict[str, torch_twin.Twin]:
     """Return the network in PyTorch, eager and, if there is a C++ compiler, compiled."""
     require("torch", purpose="--compare=torch")
-    if config.optim.freeze:
-        raise ValueError("--compare=torch trains all parameters: set --config.optim.freeze='()'")
     name = config.model.name
     if name not in torch_twin.NETWORKS:
         raise ValueError(f"--compare=torch has no {name}; choose one of {', '.join(torch_twin.NETWORKS)}")

@@ -95,8 +95,6 @@ def detector_measurements(config: ConfigDict, compare_torch: bool, rounds: int) 
 def check_comparable(config: ConfigDict) -> None:
     """Raise an error if torchvision cannot be measured: ImportError without it, ValueError for another network."""
     require("torch", "torchvision", purpose="--compare=torch of a detector")
-    if config.optim.freeze:
-        raise ValueError("--compare=torch trains all parameters: set --config.optim.freeze='()'")
     if config.model.neck != "fpn":
         raise ValueError("--compare=torch needs a detector with a feature pyramid: set --config.model.neck=fpn")
 

@@ -17,9 +17,11 @@ MEASUREMENTS = {"classification": classifier_measurements, "detection": detector
 def benchmark(config: ConfigDict, compare_torch: bool, rounds: int, works: Sequence[str] = ()) -> Iterator[dict]:
     """Yield a row for each work and implementation when it is measured, of `works` only if any are given.
 
-    All rows have the share of the peak of matrix products. Raises ValueError if a work is unknown or if PyTorch has no
-    counterpart of the network, ImportError if it is not installed, OSError if it fails.
+    All rows have the share of the peak of matrix products. Raises ValueError if a work is unknown, or if PyTorch has no
+    counterpart of the network or of its frozen parameters; ImportError if it is not installed, OSError if it fails.
     """
+    if compare_torch and config.optim.freeze:
+        raise ValueError("--compare=torch trains all parameters: set --config.optim.freeze='()'")
     measurements = MEASUREMENTS[config.task](config, compare_torch, rounds)
     if unknown := [name for name in works if name not in measurements]:
         raise ValueError(f"unknown works {', '.join(unknown)}; choose from {', '.join(measurements)}")

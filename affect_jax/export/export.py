@@ -295,11 +295,11 @@ def detection_differences(expected: Outputs, found: Outputs) -> dict[str, float]
     """
     if not expected["valid"].any():
         raise ValueError("the network detects nothing in the images used for the comparison; train it first")
-    both = [_unmatched(expected, found), _unmatched(found, expected)]
+    both = [_largest_differences(expected, found), _largest_differences(found, expected)]
     return {name: max(one[name] for one in both) for name in both[0]}
 
 
-def _unmatched(detections: Outputs, others: Outputs) -> dict[str, float]:
+def _largest_differences(detections: Outputs, others: Outputs) -> dict[str, float]:
     """Return the largest differences of the clear detections from their matches among the others."""
     scores, overlaps = [np.zeros(1)], [np.zeros(1)]
     for row, valid in enumerate(detections["valid"]):

@@ -57,7 +57,7 @@ class Report:
     def __init__(self, write: Callable[[str, str], None] = lambda file, reason: None):
         self._write = write
         self.begun = 0
-        """Number of files that were opened, or that could not be opened."""
+        """Number of sources of which reading was begun, readable or not."""
         self.read = 0
         """Number of files of which at least one frame was read."""
         self.skipped: dict[str, str] = {}

@@ -53,7 +53,7 @@ def run_sweep(
             write_atomically(folder / "sweep.md", sweep_table(results, task, split, marks))
     table = sweep_table(results, task, split, marks) if results else ""
     if failed:
-        print(table, flush=True)
+        print(table, end="", flush=True)
         raise ChildProcessError(f"{'; '.join(failed)} failed; fix the cause, then rerun the sweep to resume")
     return table
 

@@ -182,18 +182,23 @@ class Trainer:
         rest = batches, jnp.int32(count), self.step_key
         program = train_steps, tuple((name, array.shape) for name, array in batches.items())
         if program not in self.programs:
-            jax.block_until_ready(self.state)  # steps that still run count as training, not as compilation
-            nothing_to_save, before = not self.programs, self.clock.seconds["compile_seconds"]
-            with self.clock.compiling(), ended_by_signals() if nothing_to_save else nullcontext():
-                log.say("compiling the training step")
-                self.programs[program] = train_steps.lower(self.state, self.example_shapes, *rest).compile()
-            log.say(f"compiled (or loaded from cache) in {self.clock.seconds['compile_seconds'] - before:.1f} s")
+            self.programs[program] = self.compile(train_steps, rest, log)
         with self.clock.paused():
             examples = self.examples
         self.state, sums = self.programs[program](self.state, examples, *rest)
         dispatch = Dispatch(self.step, indices, sums)
         self.step += count
         return dispatch
+
+    def compile(self, train_steps, arguments: tuple, log: RunLog):
+        """Compile training steps for arguments of these shapes, or load the program from the cache."""
+        jax.block_until_ready(self.state)  # steps that still run count as training, not as compilation
+        nothing_to_save, before = not self.programs, self.clock.seconds["compile_seconds"]
+        with self.clock.compiling(), ended_by_signals() if nothing_to_save else nullcontext():
+            log.say("compiling the training step")
+            compiled = train_steps.lower(self.state, self.example_shapes, *arguments).compile()
+        log.say(f"compiled (or loaded from cache) in {self.clock.seconds['compile_seconds'] - before:.1f} s")
+        return compiled
 
     def log_steps(self, dispatches: list[Dispatch], log: RunLog) -> None:
         """Fetch the sums of dispatched steps, check that they are finite, log their means."""
