@@ -315,6 +315,30 @@ COMMON_CHECKS = {
 }
 NECK_LEVELS = {"fpn": 5, "fpn_c4": 4, "c4": 1, "yunet": 3}
 """Feature levels of each neck of Faster R-CNN."""
+NOT_READ = (
+    (
+        "backbone_name",
+        ("resnet18", "resnet34", "mobilenet_v2", "yunet_n"),
+        "has no ResNet bottlenecks",
+        ("stride_in_1x1",),
+    ),
+    ("neck", ("c4", "yunet"), "has its own channels", ("fpn_channels",)),
+    ("neck", ("c4",), "pools from one map", ("box.canonical_size", "box.canonical_level")),
+    (
+        "neck",
+        ("c4",),
+        "has the last stage of the ResNet as box head",
+        ("box.pooled_side", "box.representation_size", "box.layers", "box.units"),
+    ),
+    ("rpn.assigner", ("atss", "simota"), "has no thresholds", ("rpn.fg_iou_thresh", "rpn.bg_iou_thresh")),
+    (
+        "rpn.objectness_loss",
+        ("yunet", "quality_focal"),
+        "takes all anchors",
+        ("rpn.batch_size_per_image", "rpn.positive_fraction"),
+    ),
+)
+"""Values of fields of a detector's model, the reason why it does not read other fields, and these fields."""
 HEAD_CHECKS = {
     "nms_thresh": FRACTION,
     "score_thresh": FRACTION,
@@ -465,6 +489,8 @@ def _classification_rules(config: ConfigDict) -> Iterator[str]:
     )
     if config.data.input == "resident" and config.data.num_workers:
         yield "data.num_workers is set but data.input is resident, which reads the data set once; use stream"
+    if config.model.get("stride_in_1x1") and config.model.name in ("resnet18", "resnet34"):
+        yield f"model.stride_in_1x1 is True but {config.model.name} has no bottlenecks; leave it at False"
     if config.valence_arousal_weight and config.accumulate_steps != 1:
         yield "valence_arousal_weight needs accumulate_steps = 1: its loss is computed over the whole batch"
 
@@ -474,6 +500,7 @@ def _detection_rules(config: ConfigDict) -> Iterator[str]:
     if config.transform.scale_range and config.transform.side_range:
         yield "transform.scale_range and transform.side_range are both set; a window has one size"
     yield from _regex_rules("data.epoch_limits", [regex for regex, _ in config.data.epoch_limits])
+    yield from _not_read_rules(config.model)
     neck, levels = config.model.neck, len(config.model.anchor_sizes)
     if levels != NECK_LEVELS[neck]:
         yield f"model.anchor_sizes has {levels} levels but the neck {neck} has {NECK_LEVELS[neck]}; give sizes for each"
@@ -488,6 +515,17 @@ def _detection_rules(config: ConfigDict) -> Iterator[str]:
         background, foreground = config.model[head].bg_iou_thresh, config.model[head].fg_iou_thresh
         if background > foreground:
             yield f"model.{head}.bg_iou_thresh {background} is above model.{head}.fg_iou_thresh {foreground}"
+
+
+def _not_read_rules(model: ConfigDict) -> Iterator[str]:
+    defaults = detection_config().model
+    for choice, values, reason, fields in NOT_READ:
+        for field in fields if model[choice] in values else ():
+            if model[field] != (default := defaults[field]):
+                yield (
+                    f"model.{field} is {model[field]!r} but model.{choice} {model[choice]} {reason};"
+                    f" leave it at {default!r}"
+                )
 
 
 RULES = {"classification": _classification_rules, "detection": _detection_rules}

@@ -392,6 +392,7 @@ def set_fields(config: ConfigDict, **fields) -> ConfigDict:
         ({"model": {"name": "vgg_fer", "dropout": 1.5}}, "model.dropout is 1.5; must be between 0 and 0.99"),
         ({"model": {"name": "vgg_fer", "widths": (8, 0)}}, "model.widths is (8, 0); needs 1 or more values; each must"),
         ({"optim__multipliers": (("a", "b"),)}, "optim.multipliers is (('a', 'b'),); each must be (regex, factor)"),
+        ({"model": {"name": "resnet18", "stride_in_1x1": True}}, "model.stride_in_1x1 is True but resnet18 has no"),
     ],
 )
 def test_invalid_field_of_a_classifier_is_named_with_its_limits(fields, message):
@@ -421,6 +422,21 @@ def test_invalid_field_of_a_classifier_is_named_with_its_limits(fields, message)
         ),
         ({"model__neck": "yunet", "model__anchor_sizes": ((8,), (16,), (32,))}, "the neck yunet has one anchor per"),
         ({"transform__anywhere_probability": 0.2}, "but transform.side_range is empty"),
+        (
+            {"model__backbone_name": "resnet18", "model__stride_in_1x1": True},
+            "model.stride_in_1x1 is True but model.backbone_name resnet18 has no ResNet bottlenecks; leave it at False",
+        ),
+        ({"model__neck": "c4", "model__box__units": 2}, "model.box.units is 2 but model.neck c4 has the last stage"),
+        ({"model__neck": "c4", "model__box__canonical_level": 3}, "model.box.canonical_level is 3 but model.neck c4"),
+        ({"model__neck": "yunet", "model__fpn_channels": 64}, "model.fpn_channels is 64 but model.neck yunet has its"),
+        (
+            {"model__rpn__assigner": "atss", "model__rpn__fg_iou_thresh": 0.5},
+            "model.rpn.fg_iou_thresh is 0.5 but model.rpn.assigner atss has no thresholds",
+        ),
+        (
+            {"model__rpn__objectness_loss": "yunet", "model__rpn__positive_fraction": 0.3},
+            "model.rpn.positive_fraction is 0.3 but model.rpn.objectness_loss yunet takes all anchors",
+        ),
     ],
 )
 def test_invalid_field_of_a_detector_is_named_with_its_limits(fields, message):
