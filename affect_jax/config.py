@@ -167,7 +167,7 @@ def _common_config() -> ConfigDict:
                 "name": "",
                 "data_dir": "data",
                 "options": {},  # further arguments of the data set
-                "num_workers": 0,  # processes that read images, at least 0; 0: the process of the run
+                "num_workers": 0,  # processes that read streamed images, at least 0; 0: the process of the run
             },
             "model": {"name": ""},  # and the arguments of the network
             "init_from": "",  # initial weights: a file, a hub reference or the workdir of another run

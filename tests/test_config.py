@@ -341,6 +341,17 @@ def test_input_is_resident_where_the_config_says_so_or_the_split_fits(tiny_confi
     assert not is_resident(tiny_config, split)
 
 
+def test_workers_that_a_resident_split_does_not_use_are_named_at_the_start(tiny_config):
+    def first_line() -> str:
+        task = build_task(tiny_config)
+        return task.describe(task.open_split("train"), task.evaluation("val"))[0]
+
+    tiny_config.data.num_workers = 2
+    assert "resident on the device (read once, so data.num_workers is not used); val" in first_line()
+    tiny_config.data.resident_limit_gib = 0.0
+    assert "num_workers" not in first_line()
+
+
 def set_fields(config: ConfigDict, **fields) -> ConfigDict:
     """Set fields by their dotted names, "__" for each dot."""
     config.update_from_flattened_dict({name.replace("__", "."): value for name, value in fields.items()})

@@ -67,6 +67,8 @@ class Classification(Task):
     def describe(self, train_split, validation: Evaluation) -> list[str]:
         """Return lines about the data for the start of a run."""
         place = "resident on the device" if is_resident(self.config, train_split) else "streamed"
+        if is_resident(self.config, train_split) and self.config.data.num_workers:
+            place += " (read once, so data.num_workers is not used)"
         shape = ", ".join(map(str, (self.config.batch_size, *train_split.image_shape)))
         return [
             f"train: {len(train_split)} images, {place}; val: {len(validation.split)} images;"
