@@ -107,15 +107,16 @@ def open_regular(path: str | Path) -> BinaryIO:
 
 
 @contextmanager
-def locked(lock: Path, remedy: str) -> Iterator[None]:
-    """Lock the folder of the file `lock`, which names the process; ValueError with `remedy` if another has the lock.
+def locked(lock: Path, remedy: str = "") -> Iterator[None]:
+    """Lock the folder of the file `lock`, which names the process.
 
+    If another process has the lock, a ValueError says so with the `remedy`; without a remedy this process waits.
     The lock is the kernel's (flock, also over NFS). It ends with the process, however the process ends. On a file
     system without locks a warning is printed.
     """
     with lock.open("a+") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if remedy else 0))
         except BlockingIOError:
             file.seek(0)
             raise ValueError(f"{lock.parent} is in use by {file.read() or 'another process'}; {remedy}") from None

@@ -11,7 +11,7 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from affect_jax.evaluate.detection import detection_metrics
-from affect_jax.files import write_atomically
+from affect_jax.files import locked, write_atomically
 from affect_jax.runs import workdir
 from affect_jax.runs.best_checkpoint import load_best_checkpoint
 from affect_jax.runs.model_file import check_weights, read
@@ -78,9 +78,7 @@ def record_evaluation(run: Workdir, task: Task, evaluation: Evaluation, step: in
     if jax.process_index() == 0:
         run.predictions.mkdir(exist_ok=True)
         task.write_predictions(run.predictions / f"{evaluation.name}.npz", predictions, evaluation, step)
-        evaluations = {**workdir.load_metrics(run), evaluation.name: metrics}
-        write_atomically(run.metrics, json.dumps(evaluations, indent=2))
-        write_run_report(run, task, evaluation, predictions)
+        _record(run, task, evaluation, evaluation.name, metrics, predictions)
     multihost_utils.sync_global_devices("the evaluation is written")
     return metrics
 
@@ -110,14 +108,22 @@ def evaluate_function(
     metrics = detection_metrics(ground_truth(evaluation.split), detections, evaluation.split.class_names)
     if record_as:
         run = Workdir(path)
-        recorded = workdir.load_metrics(run)
         name = f"{evaluation.name}_{record_as}"
         split = {"split": f"{evaluation.about['split']}, {record_as.replace('_', ' ')}"}
-        step = {"checkpoint_step": recorded[evaluation.name]["checkpoint_step"]}
-        write_atomically(run.metrics, json.dumps({**recorded, name: {**split, **step, **metrics}}, indent=2))
+        step = {"checkpoint_step": workdir.load_metrics(run)[evaluation.name]["checkpoint_step"]}
         _, predictions = task.read_predictions(run.predictions / f"{evaluation.name}.npz")
-        write_run_report(run, build_task(workdir.load_config(run)), evaluation, predictions)
+        task = build_task(workdir.load_config(run))
+        _record(run, task, evaluation, name, {**split, **step, **metrics}, predictions)
     return {**evaluation.about, **metrics}
+
+
+def _record(
+    run: Workdir, task: Task, evaluation: Evaluation, name: str, metrics: dict[str, Any], predictions: Any
+) -> None:
+    """Add metrics under a name to metrics.json and write the report; evaluations of the run at the same time wait."""
+    with locked(run.metrics_lock):
+        write_atomically(run.metrics, json.dumps({**workdir.load_metrics(run), name: metrics}, indent=2))
+        write_run_report(run, task, evaluation, predictions)
 
 
 def write_run_report(run: Workdir, task: Task, evaluation: Evaluation, predictions: Any) -> None:

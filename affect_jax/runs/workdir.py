@@ -31,6 +31,7 @@ class Workdir:
         self.config = self.path / "config.json"
         self.history = self.path / "metrics.jsonl"
         self.metrics = self.path / "metrics.json"
+        self.metrics_lock = self.path / "metrics.lock"
         self.checkpoints = self.path / "checkpoints"
         self.predictions = self.path / "predictions"
         self.figures = self.path / "figures"
