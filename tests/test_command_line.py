@@ -1,4 +1,4 @@
-"""The start and the end of scripts: Ctrl-C, closed pipes, --help, and wrong flags."""
+"""The start and the end of scripts: Ctrl-C, closed pipes, --help, and wrong flags; progress bars."""
 
 import ast
 import signal
@@ -148,3 +148,11 @@ def test_wrong_flags_are_one_line(arguments, message):
     done = fork("train", *arguments)
     assert done.returncode == 1 and message in done.stderr
     assert done.stderr.count("\n") == 1 and done.stderr.endswith("; --help lists the flags\n")
+
+
+def test_progress_bars_are_drawn_on_terminals_only():
+    """tqdm(disable=None) draws nothing into files and pipes."""
+    trees = [ast.parse(path.read_text()) for path in (ROOT / "affect_jax").rglob("*.py")]
+    calls = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    bars = [ast.unparse(call) for call in calls if ast.unparse(call.func) == "tqdm"]
+    assert bars and all("disable=None" in bar for bar in bars)

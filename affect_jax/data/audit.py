@@ -81,7 +81,7 @@ def audit(splits: Mapping[str, object]) -> dict:
 def fingerprints(split, name: str) -> Fingerprints:
     """Compute the fingerprints of a split in one pass."""
     digests, hashes, thumbnails, labels, constant = [], [], [], [], []
-    for start in tqdm(range(0, len(split), READ_BATCH), desc=f"reading {name}", delay=2, leave=False):
+    for start in tqdm(range(0, len(split), READ_BATCH), f"reading {name}", delay=2, leave=False, disable=None):
         batch = split.read(np.arange(start, min(start + READ_BATCH, len(split))))
         for image in batch["image"]:
             gray = image[..., 0] if image.shape[-1] == 1 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
@@ -115,7 +115,7 @@ def near_pairs(first: Fingerprints, second: Fingerprints) -> list[tuple[int, int
     """Return (index in first, index in second, distance in bits, correlation) of nearly identical images."""
     pairs = []
     rows = max(1, COMPARED_AT_ONCE // len(first.hashes))
-    for start in tqdm(range(0, len(second.hashes), rows), desc="comparing", delay=2, leave=False):
+    for start in tqdm(range(0, len(second.hashes), rows), "comparing", delay=2, leave=False, disable=None):
         distance = np.bitwise_count(second.hashes[start : start + rows, None] ^ first.hashes)
         j, i = np.nonzero(distance <= MAX_DISTANCE)
         distance, j = distance[j, i], j + start

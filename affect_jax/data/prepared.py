@@ -127,9 +127,8 @@ class SourceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def examples(self) -> dict[str, list[dict]]:
         """All examples of the source by split, checked."""
         examples = {"train": [], "val": [], "test": []}
-        for example in tqdm(
-            self.read_source(self.bad_rows), desc=f"reading {self.source}", unit=f" {self.UNIT}", delay=2
-        ):
+        rows = self.read_source(self.bad_rows)
+        for example in tqdm(rows, f"reading {self.source}", unit=f" {self.UNIT}", delay=2, disable=None):
             examples[example.pop("split")].append(example)
         if empty := [split for split in self.REQUIRED_SPLITS if not examples[split]]:
             raise BadInput(self.source, None, f"no {self.UNIT} for {', '.join(empty)}", "this split must not be empty")
@@ -160,7 +159,8 @@ class SourceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _generate_examples(self, examples: list[dict], split: str) -> Iterator[tuple[int, dict]]:
         written = 0
-        for index, example in enumerate(tqdm(examples, desc=f"writing {split}", unit=f" {self.UNIT}", delay=2)):
+        progress = tqdm(examples, f"writing {split}", unit=f" {self.UNIT}", delay=2, disable=None)
+        for index, example in enumerate(progress):
             try:
                 loaded = self.load(example)
             except ValueError as reason:
