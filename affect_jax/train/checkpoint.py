@@ -16,7 +16,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from affect_jax.data.pipeline import BatchIterator
 from affect_jax.names import path_name
-from affect_jax.train.checksums import CHECKSUMS, find_damage, write_checksums
+from affect_jax.train.checksums import CHECKSUMS, ITEMS, find_damage, write_checksums
 from affect_jax.train.state import TrainState
 
 
@@ -50,9 +50,8 @@ class Checkpoints:
             ),
             # named, so that a checkpoint can be inspected before, or without, a save
             item_handlers={
-                "state": ocp.StandardCheckpointHandler(),
-                "data": ocp.JsonCheckpointHandler(),
-                "clock": ocp.JsonCheckpointHandler(),
+                name: ocp.StandardCheckpointHandler() if name == "state" else ocp.JsonCheckpointHandler()
+                for name in ITEMS
             },
         )
 

@@ -7,10 +7,8 @@ from affect_jax.files import write_atomically
 
 CHECKSUMS = "sha256sums.txt"
 """File in a checkpoint's folder, in the format of `sha256sum --check`."""
-
-
 ITEMS = ("clock", "data", "state")
-"""Folders of a checkpoint."""
+"""Parts of a checkpoint, each in a folder of this name."""
 
 
 def write_checksums(folder: Path) -> None:

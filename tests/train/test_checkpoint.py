@@ -10,7 +10,7 @@ import pytest
 
 from affect_jax.data.pipeline import BatchIndices, index_iterator
 from affect_jax.train.checkpoint import Checkpoints, set_aside_damaged
-from affect_jax.train.checksums import CHECKSUMS, find_damage
+from affect_jax.train.checksums import CHECKSUMS, ITEMS, find_damage
 from affect_jax.train.mesh import data_mesh, replicated
 from affect_jax.train.state import create_state
 
@@ -107,7 +107,7 @@ def test_any_damage_to_any_file_is_detected_and_named(tmp_path):
     folder, rng = tmp_path / "1", random.Random(0)
     assert find_damage(folder) is None
     files = [file for file in folder.glob("*/**/*") if file.is_file()]
-    assert {file.relative_to(folder).parts[0] for file in files} == {"state", "data", "clock", "metrics"}
+    assert {file.relative_to(folder).parts[0] for file in files} == {*ITEMS, "metrics"}
     for file in files:
         content = file.read_bytes()
         for damaged in damaged_copies(content, rng):
