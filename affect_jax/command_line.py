@@ -17,6 +17,8 @@ INTERRUPTED, CLOSED_PIPE = 128 + signal.SIGINT, 128 + signal.SIGPIPE
 """Exit statuses, as shells name them."""
 HOME = re.compile(r"^(--?[\w.]+=)(~(?=/|$))")
 """A flag whose value begins with the home folder."""
+MISSING = re.compile(r"Flag --(\w+) must have a value other than None")
+"""The error of absl for a required flag that is not given."""
 
 
 def exit_on_interrupt(line: str = "interrupted") -> None:
@@ -120,7 +122,9 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     except BrokenPipeError:  # while help is printed
         raise
     except flags.Error as error:
-        reason = last_error(str(error))
+        names = MISSING.findall(str(error))
+        unset = [f"--{name} is missing: {flags.FLAGS[name].help.splitlines()[0].rstrip('.;')}" for name in names]
+        reason = "; ".join(unset) or last_error(str(error))
     except AttributeError as error:  # raised from the KeyError of a config's field
         missing = error.args[0].args[0] if isinstance(error.args[0], KeyError) else str(error)
         reason = "the config has no field " + ". ".join(missing.splitlines())
@@ -148,7 +152,7 @@ def last_error(text: str) -> str:
 
 
 def run(main: Callable[[Sequence[str]], None]) -> None:
-    """Run `main` with absl's app.run and one_line_errors; `--help` exits with status 0."""
+    """Run `main` with absl's app.run and one_line_errors, also for its UsageError; `--help` exits with status 0."""
     from absl import app
 
     for name in ("stdout", "stderr"):
@@ -157,9 +161,12 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
 
     def complete(argv: Sequence[str]) -> None:
-        with one_line_errors():
-            main(argv)
-            sys.stdout.flush()
+        try:
+            with one_line_errors():
+                main(argv)
+                sys.stdout.flush()
+        except app.UsageError as error:  # absl would print all flags before it
+            sys.exit(f"{error}; --help lists the flags")
 
     try:
         with one_line_errors():  # also of reading the flags and of writing the help

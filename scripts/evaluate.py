@@ -24,7 +24,6 @@ from affect_jax.process import define_process_flags, join_processes, prepare_pro
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder.")
 MODEL = flags.DEFINE_string("model", None, "A model file to evaluate instead of a run, in float32.")
-flags.mark_flags_as_mutual_exclusive(["workdir", "model"], required=True)
 SPLIT = flags.DEFINE_enum("split", "val", SPLITS, "The split to evaluate on.")
 DATA_DIR = flags.DEFINE_string("data_dir", "", "Folder of the data set, if it is not the run's or the model's.")
 PROCESSES = define_process_flags()
@@ -60,6 +59,8 @@ mean over searches, in which a search that missed the face counts 0."""
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
+    if bool(WORKDIR.value) == bool(MODEL.value):
+        raise app.UsageError("give a run as --workdir=FOLDER or a model file as --model=FILE, one of the two")
     from affect_jax.evaluate.peers import load_peers
     from affect_jax.runs.evaluation import evaluate_function, evaluate_model, evaluate_run
     from affect_jax.runs.model_file import read

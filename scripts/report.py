@@ -38,7 +38,7 @@ def print_evaluation(evaluation, columns) -> None:
 
 def main(argv):
     if len(argv) < 2:
-        raise app.UsageError("no runs given. Example: python scripts/report.py runs/fer_vgg runs/fer_mobilenet")
+        raise app.UsageError("give the folders of runs, for example runs/fer_vgg runs/fer_mobilenet")
     if not OUT.value.endswith(".html"):
         raise ValueError(f"--out={OUT.value}; the name of the page ends in .html")
     from affect_jax.runs.comparison import write_runs

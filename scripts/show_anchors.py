@@ -19,7 +19,7 @@ def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}; set config fields with --config.NAME=VALUE")
     if CONFIG.value is None:
-        raise app.UsageError("--config is missing. Example: --config=configs/widerface_rcnn.py")
+        raise app.UsageError("--config is missing, for example --config=configs/widerface_rcnn.py")
     from affect_jax.config import validate
     from affect_jax.tasks import build_task
     from affect_jax.tasks.detection import anchor_coverage

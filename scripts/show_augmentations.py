@@ -23,8 +23,10 @@ WIDEST = 4096
 
 
 def main(argv):
-    if len(argv) > 1 or CONFIG.value is None:
-        raise app.UsageError("give a config, for example --config=configs/fer_vgg.py")
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected argument {argv[1]!r}; set config fields with --config.NAME=VALUE")
+    if CONFIG.value is None:
+        raise app.UsageError("--config is missing, for example --config=configs/fer_vgg.py")
     import cv2
     import numpy as np
 

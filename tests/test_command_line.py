@@ -1,4 +1,4 @@
-"""The start and the end of scripts: Ctrl-C, closed pipes, --help, and wrong flags; progress bars."""
+"""The start and the end of scripts: Ctrl-C, closed pipes, --help, missing and wrong flags; progress bars."""
 
 import ast
 import signal
@@ -131,6 +131,34 @@ def test_a_script_expands_the_home_folder_of_a_flag():
 def test_help_exits_with_status_0(name):
     done = fork(name, "--help")
     assert done.returncode == 0 and "--helpfull" in done.stdout and not done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("audit_data", (), "give one data set of affectnet, "),
+        ("benchmark", (), "--config is missing, for example --config=configs/fer_vgg.py"),
+        ("benchmark_predict", (), "--images is missing: A folder of images"),
+        ("evaluate", (), "give a run as --workdir=FOLDER or a model file as --model=FILE, one of the two"),
+        ("evaluate", ("--workdir=a", "--model=b"), "give a run as --workdir=FOLDER or a model file as --model=FILE"),
+        ("export", ("--model=a",), "--out is missing: The new folder"),
+        ("export", (), "--model is missing: A run's folder or a model file; --out is missing: The new folder"),
+        ("predict", (), "name an input, for example photo.jpg, "),
+        ("prepare_data", (), "give one data set of affectnet, "),
+        ("prepare_data", ("fer2013",), "give the source: --source=PATH"),
+        ("prune", ("--out=a.safetensors",), "--model is missing: A run's folder or a model file of VGG-FER"),
+        ("report", (), "give the folders of runs, for example runs/fer_vgg runs/fer_mobilenet"),
+        ("show_anchors", (), "--config is missing, for example --config=configs/widerface_rcnn.py"),
+        ("show_augmentations", (), "--config is missing, for example --config=configs/fer_vgg.py"),
+        ("sweep", ("--workdir=a",), "--run is missing: NAME = configs/FILE.py and any further --config.FIELD=VALUE"),
+        ("train", (), "--config is missing, for example --config=configs/fer_vgg.py"),
+    ],
+)
+def test_missing_arguments_are_named_in_one_line(name, arguments, message):
+    done = fork(name, *arguments)
+    assert done.returncode == 1 and not done.stdout
+    assert done.stderr.startswith(message) and done.stderr.count("\n") == 1
+    assert done.stderr.endswith("; --help lists the flags\n")
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,6 @@ def open_wider_lists(file: Path):
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
-        ("train", (), "--config is missing, for example --config=configs/fer_vgg.py"),
         (
             "train",
             ("--config=configs/fer_vgg.py", "--config.data.data_dir=/nowhere"),
