@@ -1,5 +1,6 @@
 """The session for a GPU machine without a network, and its kit, on CPU and without a network."""
 
+import itertools
 import os
 import re
 import sys
@@ -189,11 +190,17 @@ def test_missing_packages_are_installed_offline_and_those_of_the_machine_stay(tm
 
 
 @pytest.fixture
-def kit():
+def load():
+    """The function load_script; the flags of the script are removed after the test."""
     before = set(flags.FLAGS)
-    yield load_script("launch/gpu_kit")
+    yield load_script
     flags.FLAGS.remove_flag_values(set(flags.FLAGS) - before)
     flags.FLAGS.mark_as_parsed()
+
+
+@pytest.fixture
+def kit(load):
+    return load("launch/gpu_kit")
 
 
 def test_pieces_are_split_into_calls_and_used_once_all_their_files_have_arrived(kit, tmp_path):
@@ -257,3 +264,29 @@ def test_part_of_wider_face_is_reduced_with_its_boxes_and_can_be_prepared(kit, t
             rows, columns = np.nonzero(example["image"][..., 0] > 127)
             found = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
             np.testing.assert_allclose(split.boxes(index)[0], found, atol=1)
+
+
+def test_networks_that_fail_are_named_and_the_others_are_checked(load, monkeypatch, capsys):
+    check = load("launch/gpu_check")
+    monkeypatch.setattr(check, "prepare_process", lambda: None)
+    last_steps = {"at_once": 0, "later": check.NUM_STEPS, "never": 10**6}
+
+    def compile_step(name: str, dtype: str):
+        if name == "compiling":
+            raise RuntimeError("out of memory")
+        steps = itertools.count()
+
+        def work() -> None:
+            if next(steps) >= last_steps[name]:
+                raise RuntimeError("not finite")
+
+        return work, 0.5
+
+    monkeypatch.setattr(check, "compile_step", compile_step)
+    flags.FLAGS.configs, flags.FLAGS.dtypes = ["compiling", *last_steps], ["float32"]
+    with pytest.raises(SystemExit, match="3 of 4 failed"):
+        check.main(["gpu_check.py"])
+    lines = capsys.readouterr().out.splitlines()
+    assert "compiling float32: RuntimeError: out of memory" in lines
+    assert {"at_once float32: RuntimeError: not finite", "later float32: RuntimeError: not finite"} <= set(lines)
+    assert re.fullmatch(r"never float32: \d+\.\d+ ms a step", lines[-1])

@@ -13,7 +13,9 @@ command_line.exit_on_interrupt()  # before the slow imports
 import runpy
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from pathlib import Path
 
 import jax
@@ -49,28 +51,36 @@ def main(argv):
     if (jax.config.jax_platforms or "").startswith("cuda") and jax.default_backend() == "cpu":
         sys.exit("JAX sees no GPU: JAX_PLATFORMS asks for cuda, but there is no /dev/nvidia*")  # JAX itself continues
     pairs = [(name, dtype) for dtype in DTYPES.value for name in NETWORKS.value]
-    works, failed = {}, 0
+    works, failed = {}, set()
     with ThreadPoolExecutor(len(pairs)) as pool:
         compiling = {pool.submit(compile_step, *pair): pair for pair in pairs}
         for future in as_completed(compiling):
             pair = compiling[future]
-            try:
+            with failure_named(pair, failed):
                 work, seconds = future.result()
                 work()
                 works[pair] = work
                 print(f"{pair[0]} {pair[1]}: compiled in {seconds:.1f} s, a step runs", flush=True)
-            except Exception as error:  # of any kind: the other networks are still checked
-                failed += 1
-                print(f"{pair[0]} {pair[1]}: {type(error).__name__}: {error}", flush=True)
     for pair in filter(works.get, pairs):
-        start = time.perf_counter()
-        for _ in range(NUM_STEPS):
-            works[pair]()
-        print(f"{pair[0]} {pair[1]}: {1e3 * (time.perf_counter() - start) / NUM_STEPS:.2f} ms a step", flush=True)
-    if PROFILE.value and pairs[0] in works:
+        with failure_named(pair, failed):
+            start = time.perf_counter()
+            for _ in range(NUM_STEPS):
+                works[pair]()
+            print(f"{pair[0]} {pair[1]}: {1e3 * (time.perf_counter() - start) / NUM_STEPS:.2f} ms a step", flush=True)
+    if PROFILE.value and pairs[0] not in failed:
         with jax.profiler.trace(PROFILE.value):
             works[pairs[0]]()
-    sys.exit(f"{failed} of {len(pairs)} failed" if failed else 0)
+    sys.exit(f"{len(failed)} of {len(pairs)} failed" if failed else 0)
+
+
+@contextmanager
+def failure_named(pair: tuple[str, str], failed: set[tuple[str, str]]) -> Iterator[None]:
+    """Print an error of the block and add the network to `failed`, so that the others are still checked."""
+    try:
+        yield
+    except Exception as error:
+        failed.add(pair)
+        print(f"{pair[0]} {pair[1]}: {type(error).__name__}: {error}", flush=True)
 
 
 def compile_step(name: str, dtype: str) -> tuple[Work, float]:
