@@ -24,10 +24,12 @@ from affect_jax.benchmark.timing import (
     seconds_one_by_one,
     training_flop,
 )
-from affect_jax.models.faster_rcnn import ANCHOR_STRIDES
+from affect_jax.config import detection_config
+from affect_jax.models.faster_rcnn import ANCHOR_STRIDES, BACKBONES
 from affect_jax.ops.nms import nms
 from affect_jax.ops.roi_align import roi_align, roi_levels
 from affect_jax.packages import require
+from affect_jax.runs.workdir import differing_fields
 from affect_jax.tasks import build_task
 from affect_jax.train.mesh import data_mesh, replicated, split_over_devices, to_devices
 from affect_jax.train.prediction import compile_predict
@@ -95,8 +97,14 @@ def detector_measurements(config: ConfigDict, compare_torch: bool, rounds: int) 
 def check_comparable(config: ConfigDict) -> None:
     """Raise an error if torchvision cannot be measured: ImportError without it, ValueError for another network."""
     require("torch", "torchvision", purpose="--compare=torch of a detector")
-    if config.model.neck != "fpn":
-        raise ValueError("--compare=torch needs a detector with a feature pyramid: set --config.model.neck=fpn")
+    if not BACKBONES.get(config.model.backbone_name):
+        raise ValueError(
+            f"--compare=torch has no detector on {config.model.backbone_name}: set --config.model.backbone_name to"
+            f" one of {', '.join(name for name, depth in BACKBONES.items() if depth)}"
+        )
+    fields = differing_fields(detection_config().model.to_dict(), config.model.to_dict())
+    if others := [f"--config.model.{name}={same!r}" for name, same, _ in fields if name not in torch_twin.PASSED_ON]:
+        raise ValueError(f"--compare=torch: torchvision's detector needs {' '.join(others)}")
 
 
 def torchvision_detector(config: ConfigDict, batch: dict[str, np.ndarray], train: bool) -> Work:

@@ -108,8 +108,16 @@ def mobilenet_v2(
 
 
 NETWORKS = {"vgg_fer": vgg_fer, "mobilenet_v2": mobilenet_v2}
-NOT_TORCHVISION_ARGUMENTS = ("canonical_size", "canonical_level", "roi_aligned", "representation_size")
-"""Fields of `box` that torchvision gives to parts of the detector, or does not have."""
+SHARED = ("score_thresh", "nms_thresh", "fg_iou_thresh", "bg_iou_thresh", "batch_size_per_image", "positive_fraction")
+TOP_N = [f"{when}_nms_top_n_{mode}" for when in ("pre", "post") for mode in ("train", "test")]
+TORCHVISION_ARGUMENTS = {"rpn": (*TOP_N, *SHARED), "box": ("detections_per_img", *SHARED)}
+"""Fields of `rpn` and `box` that are arguments of torchvision's detector, after "rpn_" and "box_"."""
+PASSED_ON = {
+    *("backbone_name", "fpn_channels", "anchor_sizes", "aspect_ratios"),
+    *("box.canonical_size", "box.canonical_level", "box.representation_size"),
+    *(f"{part}.{name}" for part, names in TORCHVISION_ARGUMENTS.items() for name in names),
+}
+"""Fields of a detector's model that `faster_rcnn` gives to torchvision; of the others it has the default values."""
 
 
 def start(name: str, make_work: Callable[..., Callable[[], None]], *arguments) -> Callable[[], None]:
@@ -259,7 +267,7 @@ def import_torchvision():
 
 
 def faster_rcnn(num_classes: int, options: dict):
-    """Return torchvision's Faster R-CNN with the options of ours with a feature pyramid; images are not resized."""
+    """Return torchvision's Faster R-CNN with the options PASSED_ON of ours; images are not resized."""
     torchvision = import_torchvision()
     from torchvision.models.detection.anchor_utils import AnchorGenerator
     from torchvision.models.detection.backbone_utils import BackboneWithFPN
@@ -284,12 +292,7 @@ def faster_rcnn(num_classes: int, options: dict):
         canonical_scale=options["box"]["canonical_size"],
         canonical_level=options["box"]["canonical_level"],
     )
-    same = {
-        f"{part}_{name}": value
-        for part in ("rpn", "box")
-        for name, value in options[part].items()
-        if name not in NOT_TORCHVISION_ARGUMENTS
-    }
+    same = {f"{part}_{name}": options[part][name] for part, names in TORCHVISION_ARGUMENTS.items() for name in names}
     model = FasterRCNN(
         backbone,
         rpn_anchor_generator=AnchorGenerator(

@@ -11,6 +11,7 @@ from affect_jax.benchmark.classifier import noise_batch
 from affect_jax.benchmark.profile import format_profile, profile_rows
 from affect_jax.benchmark.timing import format_row, forward_flop
 from affect_jax.benchmark.training import benchmark
+from affect_jax.config import detection_config
 from affect_jax.data.drawn_faces import DrawnFaces
 from affect_jax.models import build_model
 from affect_jax.ops.nms import nms
@@ -159,6 +160,26 @@ def test_comparison_with_frozen_parameters_is_an_error(config, request, monkeypa
         next(benchmark(config, compare_torch=True, rounds=1))
 
 
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"model.backbone_name": "mobilenet_v2"}, "has no detector on mobilenet_v2: set --config.model.backbone_name"),
+        ({"model.neck": "c4", "model.anchor_sizes": ((32.0,),)}, "detector needs --config.model.neck='fpn'"),
+        ({"model.bn_epsilon": 1e-3, "model.stride_in_1x1": True}, "1e-05 --config.model.stride_in_1x1=False"),
+        ({"model.rpn.box_loss": "diou"}, "detector needs --config.model.rpn.box_loss='smooth_l1'"),
+        ({"model.box.units": 2, "model.box.score_thresh": 0.1}, "detector needs --config.model.box.units=0$"),
+    ],
+)
+def test_detector_that_torchvision_does_not_have_is_refused_with_the_fields(fields, message, monkeypatch):
+    monkeypatch.setattr(detector_benchmark, "require", lambda *packages, purpose: None)
+    config = detection_config()
+    config.update_from_flattened_dict({"model.fpn_channels": 64, "model.rpn.nms_thresh": 0.6})
+    detector_benchmark.check_comparable(config)
+    config.update_from_flattened_dict(fields)
+    with pytest.raises(ValueError, match=message):
+        detector_benchmark.check_comparable(config)
+
+
 def test_loop_that_reads_ahead_is_not_timed_between_other_works(monkeypatch):
     """Reading a batch takes 20 ms, and one batch is read ahead."""
     now, read = 0.0, 0.0  # ms; `read` is the time at which the next batch is there
@@ -195,6 +216,7 @@ def test_torchvision_detector_has_our_parameters_trains_and_detects(tiny_detecto
     config = tiny_detector_config.copy_and_resolve_references()
     anchor_sizes = tuple((side,) for side in (8.0, 16.0, 32.0, 64.0, 128.0))
     config.model.update(name="faster_rcnn", backbone_name="resnet18", neck="fpn", anchor_sizes=anchor_sizes)
+    detector_benchmark.check_comparable(config)
     options = config.model.to_dict()
     task, data = build_task(config), DataFacts(("face",), ())
     model, inputs = task.build_network(data), task.network_inputs(data)
