@@ -1,4 +1,4 @@
-"""Layers of all networks: convolution, batch normalization, max-pooling."""
+"""Layers of all networks: convolution and batch normalization."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from affect_jax.ops.conv import Padding, conv2d
-from affect_jax.ops.norm import Activation, batch_norm, max_pool
+from affect_jax.ops.norm import Activation, batch_norm
+from affect_jax.ops.pool import max_pool_2x2
 
 he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
@@ -61,7 +62,7 @@ class BatchNorm(nn.BatchNorm):
         fused = not use_running_average and x.ndim == 4 and not self.axis_name and jax.default_backend() == "cpu"
         if self.is_initializing() or not fused:
             y = activation(super().__call__(x, use_running_average))
-            return max_pool(y) if pool else y
+            return max_pool_2x2(y) if pool else y
         scale, bias = (self.get_variable("params", name) for name in ("scale", "bias"))
         y, mean, var = batch_norm(x, scale, bias, self.epsilon, activation, pool)
         for name, measured in (("mean", mean), ("var", var)):
@@ -81,7 +82,7 @@ def norm_activation(
     if train:
         return norm(x, False, activation, pool)
     y = activation(norm(x, True))
-    return max_pool(y) if pool else y
+    return max_pool_2x2(y) if pool else y
 
 
 def _identity(x: jax.Array) -> jax.Array:

@@ -12,6 +12,7 @@ from flax import linen as nn
 
 from affect_jax.models.inputs import rgb_input
 from affect_jax.models.layers import BatchNorm, Conv, norm_activation
+from affect_jax.ops.pool import max_pool
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
 """Residual blocks of the four stages by depth (table 1 of the paper); depth 50 has bottlenecks."""
@@ -90,7 +91,7 @@ class ResNetBackbone(nn.Module):
         shared = {"bn_epsilon": self.bn_epsilon, "dtype": self.dtype}
         x = Conv(64, (7, 7), (2, 2), ((3, 3), (3, 3)), use_bias=False, dtype=self.dtype, name="conv1")(x)
         norm = BatchNorm(epsilon=self.bn_epsilon, dtype=self.dtype, name="bn1")
-        x = nn.max_pool(norm_activation(norm, x, train, nn.relu), (3, 3), (2, 2), ONE_PIXEL)
+        x = max_pool(norm_activation(norm, x, train, nn.relu), 3, 2, 1)
         features = {}
         for layer, (tap, blocks) in enumerate(zip(self.taps, BLOCKS[self.depth], strict=False), start=1):
             width, _ = TAPS[tap]

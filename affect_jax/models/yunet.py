@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from affect_jax.models.fpn import upsample_nearest
-from affect_jax.models.layers import BatchNorm, Conv, max_pool, norm_activation
+from affect_jax.models.layers import BatchNorm, Conv, norm_activation
+from affect_jax.ops.pool import max_pool_2x2
 
 STAGES = ((16,), (16, 64), (64, 64), (64, 64), (64, 64), (64, 64))
 """Channels of the units of each stage; the first stage begins with the stem."""
@@ -64,7 +65,7 @@ class YuNetBackbone(nn.Module):
             if stage in TAPS:
                 maps[TAPS[stage]] = x
             if stage in STAGES_BEFORE_POOLING:
-                x = max_pool(x)
+                x = max_pool_2x2(x)
         return maps
 
 

@@ -60,13 +60,22 @@ def match_boxes(
     the image, whose IoU is 0 everywhere.) Faster R-CNN, section 3.1.2.
     """
     iou = jnp.where(valid[:, None], iou, -1.0)
-    best, best_iou = jnp.argmax(iou, axis=0).astype(jnp.int32), jnp.max(iou, axis=0)
+    best, best_iou = first_highest(iou)
     matched = jnp.where(best_iou < fg_iou_thresh, IGNORED, best)
     matched = jnp.where(best_iou < bg_iou_thresh, BACKGROUND, matched)
     if allow_low_quality_matches:
         highest = jnp.max(iou, axis=1, keepdims=True)
         matched = jnp.where(jnp.any((iou == highest) & (highest > 0), axis=0), best, matched)
     return matched
+
+
+def first_highest(values: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return the row of the highest of values [N, A] in each column, int32 [A], the first of equal ones, and its value.
+
+    XLA on CPU vectorizes these two reductions, but not that of argmax.
+    """
+    rows, highest = jnp.arange(len(values), dtype=jnp.int32)[:, None], jnp.max(values, axis=0)
+    return jnp.min(jnp.where(values == highest, rows, len(values)), axis=0), highest
 
 
 def covered(candidates: jax.Array, boxes: jax.Array, valid: jax.Array) -> jax.Array:

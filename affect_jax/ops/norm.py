@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from affect_jax.ops.pool import blocks_2x2, max_pool_2x2
 from affect_jax.ops.sums import pixel_sums
 
 Activation = Callable[[jax.Array], jax.Array]
@@ -31,7 +32,7 @@ def _batch_norm_forward(x, scale, bias, epsilon, activation, pool):
     mean, squares = (total / (x.size // x.shape[-1]) for total in pixel_sums(x, x.astype(jnp.float32) ** 2))
     var = jnp.maximum(0.0, squares - mean**2)
     # A channel's normalization is monotone, so that pooling can come first and leave a quarter of the work.
-    kept = jnp.where(scale >= 0, max_pool(x), -max_pool(-x)) if pool else x
+    kept = jnp.where(scale >= 0, max_pool_2x2(x), -max_pool_2x2(-x)) if pool else x
     y = activation(_normalize(kept, mean, var, scale, bias, epsilon)).astype(x.dtype)
     return (y, mean, var), (x, kept, mean, var, scale, bias)
 
@@ -51,27 +52,13 @@ def _batch_norm_backward(epsilon, activation, pool, residuals, gradients):
 batch_norm.defvjp(_batch_norm_forward, _batch_norm_backward)
 
 
-def max_pool(x: jax.Array) -> jax.Array:
-    """Return x [B, H, W, C] after 2x2 max-pooling, [B, H // 2, W // 2, C]; equal maxima share the gradient."""
-    x = _blocks(x)
-    # elementwise maxima: the gradient of a reduce_window takes several times as long
-    x = jnp.maximum(x[:, :, 0], x[:, :, 1])
-    return jnp.maximum(x[:, :, :, 0], x[:, :, :, 1])
-
-
 def _normalize(x, mean, var, scale, bias, epsilon):
     return (x - mean) * (lax.rsqrt(var + epsilon) * scale) + bias
 
 
-def _blocks(x):
-    """Return x as 2x2 blocks of pixels, [B, H // 2, 2, W // 2, 2, C], without the last pixel of odd sides."""
-    batch, h, w, channels = x.shape
-    return x[:, : h // 2 * 2, : w // 2 * 2].reshape(batch, h // 2, 2, w // 2, 2, channels)
-
-
 def _unpool(x, kept, gradient):
     """Return the gradient of each pixel of x for that of `kept`, one value of each 2x2 block; equal values share it."""
-    chosen = _blocks(x) == kept[:, :, None, :, None]
+    chosen = blocks_2x2(x) == kept[:, :, None, :, None]
     share = gradient / sum(chosen[:, :, i, :, j].astype(jnp.float32) for i in range(2) for j in range(2))
     spread = jnp.where(chosen, share[:, :, None, :, None], 0.0)
     (batch, h, w, channels), (_, down, _, across, _, _) = x.shape, spread.shape

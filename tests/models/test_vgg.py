@@ -2,11 +2,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import linen as nn
 from networks import FACES, count
 
 from affect_jax.models import build_model
-from affect_jax.models.layers import max_pool
 
 SMALL = {"num_classes": 7, "widths": (4, 8, 8, 16), "dense": (16,)}
 
@@ -57,17 +55,3 @@ def test_bfloat16_compute_keeps_float32_parameters_statistics_and_logits(small):
     assert {leaf.dtype for leaf in jax.tree.leaves(updates)} == {jnp.dtype(jnp.float32)}
     exact = small[0].apply(variables, FACES, False)
     np.testing.assert_allclose(model.apply(variables, FACES, False), exact, rtol=0.1, atol=0.05)
-
-
-def test_max_pool_and_its_gradient_equal_flaxs_without_ties():
-    x = np.random.default_rng(0).permutation(2 * 7 * 8 * 3).reshape(2, 7, 8, 3).astype(np.float32)
-    weights = np.random.default_rng(1).normal(size=(2, 3, 4, 3)).astype(np.float32)
-
-    def value_and_gradient(pool):
-        return pool(x), jax.grad(lambda x: jnp.vdot(pool(x), weights))(x)
-
-    jax.tree.map(
-        np.testing.assert_array_equal,
-        value_and_gradient(max_pool),
-        value_and_gradient(lambda x: nn.max_pool(x, (2, 2), (2, 2))),
-    )

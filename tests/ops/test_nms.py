@@ -4,12 +4,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from affect_jax.ops.nms import _keep_all_at_once, nms
+from affect_jax.ops import nms as module
+from affect_jax.ops.nms import nms
 
 
-@pytest.fixture(params=[nms, _keep_all_at_once], ids=["on CPU", "on other devices"])
-def suppress(request):
-    return jax.jit(request.param)
+@pytest.fixture(params=["on CPU", "on other devices"])
+def suppress(request, monkeypatch):
+    if request.param == "on other devices":
+        monkeypatch.setattr(module, "_keep_in_blocks", module._keep_at_once)
+    nms.clear_cache()
+    yield nms
+    nms.clear_cache()
 
 
 def nms_by_loops(boxes, scores, valid, threshold):

@@ -8,7 +8,7 @@ from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from affect_jax.models.layers import BatchNorm
-from affect_jax.ops.norm import max_pool
+from affect_jax.ops.pool import max_pool_2x2
 
 CHANNELS = 6
 
@@ -40,7 +40,7 @@ def three_operations(dtype, activation, pool):
     def apply(variables, x):
         y, updates = norm.apply(variables, x, False, mutable=["batch_stats"])
         y = activation(y) if activation else y
-        return max_pool(y) if pool else y, updates
+        return max_pool_2x2(y) if pool else y, updates
 
     return apply
 
