@@ -7,7 +7,6 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 from jax import lax
 
 
@@ -31,7 +30,8 @@ def max_pool(x: jax.Array, window: int, stride: int, padding: int) -> jax.Array:
 
     `window` is at least `stride`; `padding` pixels on each side count as -inf.
     """
-    return nn.max_pool(x, (window, window), (stride, stride), ((padding, padding), (padding, padding)))
+    edges = ((0, 0), (padding, padding), (padding, padding), (0, 0))
+    return lax.reduce_window(x, -jnp.inf, lax.max, (1, window, window, 1), (1, stride, stride, 1), edges)
 
 
 def _max_pool_forward(x, *static):

@@ -20,6 +20,7 @@ import cv2
 from absl import app, flags, logging
 from tqdm import tqdm
 
+from affect_jax.evaluate import tta
 from affect_jax.files import printable
 from affect_jax.predict import reader
 from affect_jax.predict.media import Inputs, Report, Source, count_frames, find_sources, plural, read_frames
@@ -43,6 +44,12 @@ MIN_SCORE = flags.DEFINE_float("min_score", 0.65, "Drop detections with a lower 
 MIN_CONFIDENCE = flags.DEFINE_float("min_confidence", 0.0, "Below this probability no expression is named.", 0, 1)
 ENLARGE = flags.DEFINE_float(
     "enlarge", 1.5, "Search images, but not videos, at this many times their size, to find smaller faces.", 1
+)
+TTA = flags.DEFINE_enum(
+    "tta",
+    "none",
+    tta.TTA,
+    "Average the probabilities of several views of a face: with its mirror image (flip), or of ten views (flip_shift).",
 )
 DRAW = flags.DEFINE_bool("draw", True, "Draw the faces into the images and videos.")
 MAX_FRAMES = flags.DEFINE_integer("max_frames", None, "Stop after this number of frames, for example of a camera.", 1)
@@ -108,6 +115,7 @@ def main(argv: Sequence[str]) -> None:
         min_score=MIN_SCORE.value,
         min_confidence=MIN_CONFIDENCE.value,
         enlarge=ENLARGE.value,
+        tta=TTA.value,
     )
     with command_line.interruptible():
         problems = write_predictions(inputs, read_faces).problems()

@@ -5,9 +5,10 @@ are [x1, y1, x2, y2] in pixels of their image.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -57,6 +58,7 @@ def load(
     min_confidence: float = 0.0,
     most_pixels: int = MOST_PIXELS,
     enlarge: float = 1.5,
+    tta: str = "none",
 ) -> "FaceReader":
     """Load a face reader from a classifier and a detector.
 
@@ -75,12 +77,14 @@ def load(
         enlarge: an image is searched at this many times its size, if most_pixels allow, and in its own size, once as it
             is and once mirrored, so that smaller faces are found and fewer mistakes are made. Frames of a stream with a
             time, those of videos, are searched in their own size only, which is faster.
+        tta: test-time augmentation of the classifier, one of evaluate.tta.TTA: "flip" averages the probabilities of a
+            face and its mirror image and takes twice as long, "flip_shift" those of ten views.
 
     Raises FileNotFoundError if a model does not exist, ValueError if it is not a model of the expected task.
     """
     on_cpu = jax.default_backend() == "cpu"
     num_images, num_faces = (batch_size or size for size in ((1, 4) if on_cpu else (8, 8)))
-    name_faces = Classifier(read(classifier), num_faces)
+    name_faces = Classifier(read(classifier), num_faces, tta)
     if str(detector) == WHOLE:
         return FaceReader(name_faces, None, num_faces, margin, min_confidence, enlarge)
     find_faces = Detector(read(detector), num_images, min_score, most_pixels)
@@ -159,12 +163,12 @@ class Classifier:
     that would be at most half full is classified one face at a time.
     """
 
-    def __init__(self, trained: Trained, batch_size: int):
+    def __init__(self, trained: Trained, batch_size: int, tta: str = "none"):
         check_task(trained, "classification")
         self.class_names, self.image_shape = trained.data
         self._batch_size = batch_size
         self._size_for_few = 1 if jax.default_backend() == "cpu" else batch_size
-        self._predict = programs(trained)
+        self._predict = programs(trained, {"tta": tta})
 
     def prepare(self) -> None:
         """Begin to compile the program for few faces, if that was not done before; do not wait for it."""
@@ -294,18 +298,19 @@ def without_hopeless(trained: Trained, min_score: float) -> Trained:
     return trained._replace(config=config)
 
 
-def programs(trained: Trained) -> Programs:
-    """Return the prediction of a trained network for all shapes of its inputs."""
-    return Programs(compiled_predict(trained), trained.variables, f"{trained.config.to_json()} {trained.data}")
+def programs(trained: Trained, options: Mapping[str, Any] = MappingProxyType({})) -> Programs:
+    """Return the prediction of a trained network, with the task's options, for all shapes of its inputs."""
+    description = f"{trained.config.to_json()} {trained.data} {dict(options)}"
+    return Programs(compiled_predict(trained, options), trained.variables, description)
 
 
-def compiled_predict(trained: Trained) -> PredictFn:
-    """Return the jitted prediction of a trained network for this device.
+def compiled_predict(trained: Trained, options: Mapping[str, Any] = MappingProxyType({})) -> PredictFn:
+    """Return the jitted prediction of a trained network, with the task's options, for this device.
 
     Its first call raises ValueError if the weights do not fit the network.
     """
     task = build_device_task(trained)
-    predict_fn = task.predict_fn(make_apply(task.build_network(trained.data)), trained.data)
+    predict_fn = task.predict_fn(make_apply(task.build_network(trained.data)), trained.data, options)
 
     def predict(variables: dict, batch: Batch) -> dict[str, Any]:
         try:

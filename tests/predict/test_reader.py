@@ -115,6 +115,14 @@ def test_detector_returns_the_detections_of_the_evaluation(
         np.testing.assert_allclose(found["boxes"], boxes[scores >= threshold], atol=0.01)
 
 
+def test_flip_averages_the_probabilities_of_a_face_and_its_mirror_image(classifier, images):
+    faces = [crop_box(image, [20, 20, 90, 90], 0.1) for image in images]
+    plain, flip = Classifier(classifier, 4), Classifier(classifier, 4, tta="flip")
+    mirrored = [np.ascontiguousarray(face[:, ::-1]) for face in faces]
+    np.testing.assert_allclose(flip(faces), (plain(faces) + plain(mirrored)) / 2, atol=1e-6)
+    assert abs(flip(faces) - plain(faces)).max() > 1e-4
+
+
 def test_face_below_min_confidence_has_probabilities_and_no_expression(classifier, images):
     sure = FaceReader(Classifier(classifier, 4), None, 4, 0.1, 0.0, 1.5)(images)
     unsure = FaceReader(Classifier(classifier, 4), None, 4, 0.1, 1.0, 1.5)(images)
