@@ -51,21 +51,25 @@ def _keep_at_once(boxes, valid, iou_threshold):
 
 
 def _keep_in_blocks(boxes, valid, iou_threshold):
-    """Keep ordered boxes block by block; those kept in a block suppress others in later blocks.
+    """Keep ordered boxes, valid ones first, block by block; those kept in a block suppress others in later blocks.
 
     The chains of boxes that suppress one another, and so the rounds, are no longer than a block.
     """
-    count = len(boxes)
-    starts = range(0, count, BLOCK)
-    fill = (0, len(starts) * BLOCK - count)
+    count, num_valid = len(boxes), jnp.sum(valid)
+    fill = (0, -count % BLOCK)
     boxes, left = jnp.pad(boxes, (fill, (0, 0))), jnp.pad(valid, fill)
 
-    def keep_block(i, left):
-        start = i * BLOCK
+    def any_valid(carry):
+        start, _ = carry
+        return start < num_valid
+
+    def keep_block(carry):
+        start, left = carry
         own = lax.dynamic_slice_in_dim(boxes, start, BLOCK)
         kept = _keep_at_once(own, lax.dynamic_slice_in_dim(left, start, BLOCK), iou_threshold)
         suppressed = jnp.any((box_iou(own, boxes) > iou_threshold) & kept[:, None], axis=0)
         later = jnp.arange(len(boxes)) >= start + BLOCK
-        return lax.dynamic_update_slice_in_dim(left & ~(suppressed & later), kept, start, 0)
+        return start + BLOCK, lax.dynamic_update_slice_in_dim(left & ~(suppressed & later), kept, start, 0)
 
-    return lax.fori_loop(0, len(starts), keep_block, left)[:count]
+    _, kept = lax.while_loop(any_valid, keep_block, (0, left))
+    return kept[:count]
