@@ -315,14 +315,12 @@ COMMON_CHECKS = {
 }
 NECK_LEVELS = {"fpn": 5, "fpn_c4": 4, "c4": 1, "yunet": 3}
 """Feature levels of each neck of Faster R-CNN."""
+BASIC_RESNETS = ("resnet18", "resnet34")
+"""Networks of residual blocks without a 1x1 convolution that could have the stride."""
 NOT_READ = (
-    (
-        "backbone_name",
-        ("resnet18", "resnet34", "mobilenet_v2", "yunet_n"),
-        "has no ResNet bottlenecks",
-        ("stride_in_1x1",),
-    ),
-    ("neck", ("c4", "yunet"), "has its own channels", ("fpn_channels",)),
+    ("backbone_name", (*BASIC_RESNETS, "mobilenet_v2", "yunet_n"), "has no ResNet bottlenecks", ("stride_in_1x1",)),
+    ("neck", ("c4",), "has no pyramid", ("fpn_channels",)),
+    ("neck", ("yunet",), "has its own pyramid", ("fpn_channels",)),
     ("neck", ("c4",), "pools from one map", ("box.canonical_size", "box.canonical_level")),
     (
         "neck",
@@ -330,7 +328,12 @@ NOT_READ = (
         "has the last stage of the ResNet as box head",
         ("box.pooled_side", "box.representation_size", "box.layers", "box.units"),
     ),
-    ("rpn.assigner", ("atss", "simota"), "has no thresholds", ("rpn.fg_iou_thresh", "rpn.bg_iou_thresh")),
+    (
+        "rpn.assigner",
+        ("atss", "simota"),
+        "assigns without this threshold",
+        ("rpn.fg_iou_thresh", "rpn.bg_iou_thresh"),
+    ),
     (
         "rpn.objectness_loss",
         ("yunet", "quality_focal"),
@@ -489,8 +492,8 @@ def _classification_rules(config: ConfigDict) -> Iterator[str]:
     )
     if config.data.input == "resident" and config.data.num_workers:
         yield "data.num_workers is set but data.input is resident, which reads the data set once; use stream"
-    if config.model.get("stride_in_1x1") and config.model.name in ("resnet18", "resnet34"):
-        yield f"model.stride_in_1x1 is True but {config.model.name} has no bottlenecks; leave it at False"
+    if config.model.get("stride_in_1x1") and config.model.name in BASIC_RESNETS:
+        yield f"model.stride_in_1x1 is True but {config.model.name} has no bottlenecks; set it to False"
     if config.valence_arousal_weight and config.accumulate_steps != 1:
         yield "valence_arousal_weight needs accumulate_steps = 1: its loss is computed over the whole batch"
 
@@ -524,7 +527,7 @@ def _not_read_rules(model: ConfigDict) -> Iterator[str]:
             if model[field] != (default := defaults[field]):
                 yield (
                     f"model.{field} is {model[field]!r} but model.{choice} {model[choice]} {reason};"
-                    f" leave it at {default!r}"
+                    f" set it to {default!r}"
                 )
 
 

@@ -108,7 +108,7 @@ def open_regular(path: str | Path) -> BinaryIO:
 
 @contextmanager
 def locked(lock: Path, remedy: str = "") -> Iterator[None]:
-    """Lock the folder of the file `lock`, which names the process.
+    """Lock the file `lock`, which names the process; all processes that use its folder lock the same file.
 
     If another process has the lock, a ValueError says so with the `remedy`; without a remedy this process waits.
     The lock is the kernel's (flock, also over NFS). It ends with the process, however the process ends. On a file
@@ -124,7 +124,8 @@ def locked(lock: Path, remedy: str = "") -> Iterator[None]:
             if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
                 raise
             print(
-                f"{lock.parent} cannot be locked ({error.strerror}): do not start a second run in it", file=sys.stderr
+                f"{lock.parent} cannot be locked ({error.strerror}): do not use it in two commands at the same time",
+                file=sys.stderr,
             )
         file.truncate(0)
         file.write(f"process {os.getpid()} on {platform.node()} since {datetime.now():%Y-%m-%d %H:%M:%S}")

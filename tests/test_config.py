@@ -435,14 +435,14 @@ def test_invalid_field_of_a_classifier_is_named_with_its_limits(fields, message)
         ({"transform__anywhere_probability": 0.2}, "but transform.side_range is empty"),
         (
             {"model__backbone_name": "resnet18", "model__stride_in_1x1": True},
-            "model.stride_in_1x1 is True but model.backbone_name resnet18 has no ResNet bottlenecks; leave it at False",
+            "model.stride_in_1x1 is True but model.backbone_name resnet18 has no ResNet bottlenecks; set it to False",
         ),
         ({"model__neck": "c4", "model__box__units": 2}, "model.box.units is 2 but model.neck c4 has the last stage"),
         ({"model__neck": "c4", "model__box__canonical_level": 3}, "model.box.canonical_level is 3 but model.neck c4"),
         ({"model__neck": "yunet", "model__fpn_channels": 64}, "model.fpn_channels is 64 but model.neck yunet has its"),
         (
             {"model__rpn__assigner": "atss", "model__rpn__fg_iou_thresh": 0.5},
-            "model.rpn.fg_iou_thresh is 0.5 but model.rpn.assigner atss has no thresholds",
+            "model.rpn.fg_iou_thresh is 0.5 but model.rpn.assigner atss assigns without this threshold",
         ),
         (
             {"model__rpn__objectness_loss": "yunet", "model__rpn__positive_fraction": 0.3},

@@ -72,7 +72,7 @@ def match_boxes(
 def first_highest(values: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Return the row of the highest of values [N, A] in each column, int32 [A], the first of equal ones, and its value.
 
-    XLA on CPU vectorizes these two reductions, but not that of argmax.
+    The values are not NaN. XLA on CPU vectorizes these two reductions, but not that of argmax.
     """
     rows, highest = jnp.arange(len(values), dtype=jnp.int32)[:, None], jnp.max(values, axis=0)
     return jnp.min(jnp.where(values == highest, rows, len(values)), axis=0), highest

@@ -51,17 +51,19 @@ def _keep_at_once(boxes, valid, iou_threshold):
 
 
 def _keep_in_blocks(boxes, valid, iou_threshold):
-    """Keep ordered boxes, valid ones first, block by block; those kept in a block suppress others in later blocks.
+    """Keep ordered boxes block by block, up to the last valid one.
 
-    The chains of boxes that suppress one another, and so the rounds, are no longer than a block.
+    The boxes kept in a block suppress others in later blocks. The chains of boxes that suppress one another, and so the
+    rounds, are no longer than a block.
     """
-    count, num_valid = len(boxes), jnp.sum(valid)
+    count = len(boxes)
+    end = jnp.max(jnp.where(valid, jnp.arange(1, count + 1), 0))
     fill = (0, -count % BLOCK)
     boxes, left = jnp.pad(boxes, (fill, (0, 0))), jnp.pad(valid, fill)
 
-    def any_valid(carry):
+    def unfinished(carry):
         start, _ = carry
-        return start < num_valid
+        return start < end
 
     def keep_block(carry):
         start, left = carry
@@ -71,5 +73,5 @@ def _keep_in_blocks(boxes, valid, iou_threshold):
         later = jnp.arange(len(boxes)) >= start + BLOCK
         return start + BLOCK, lax.dynamic_update_slice_in_dim(left & ~(suppressed & later), kept, start, 0)
 
-    _, kept = lax.while_loop(any_valid, keep_block, (0, left))
+    _, kept = lax.while_loop(unfinished, keep_block, (0, left))
     return kept[:count]

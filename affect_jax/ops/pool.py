@@ -28,7 +28,7 @@ def blocks_2x2(x: jax.Array) -> jax.Array:
 def max_pool(x: jax.Array, window: int, stride: int, padding: int) -> jax.Array:
     """Return the maxima of x [B, H, W, C] in square windows, [B, h, w, C]; the first of equal maxima has the gradient.
 
-    `window` is at least `stride`; `padding` pixels on each side count as -inf.
+    `window` is at least `stride` and at most 11; `padding` pixels on each side count as -inf.
     """
     edges = ((0, 0), (padding, padding), (padding, padding), (0, 0))
     return lax.reduce_window(x, -jnp.inf, lax.max, (1, window, window, 1), (1, stride, stride, 1), edges)

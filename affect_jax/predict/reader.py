@@ -17,6 +17,7 @@ import numpy as np
 from affect_jax.data.images import crop_box, fit, to_channels
 from affect_jax.data.transforms import raise_exposure
 from affect_jax.data.windows import clip_boxes, flip_boxes, flip_horizontally, pad, resize
+from affect_jax.evaluate.tta import check_tta
 from affect_jax.predict.media import Frame
 from affect_jax.predict.programs import Programs
 from affect_jax.predict.search import MOST_PIXELS, SMALLEST_FACE, Search, merge, plan_searches, smallest_face
@@ -80,7 +81,8 @@ def load(
         tta: test-time augmentation of the classifier, one of evaluate.tta.TTA: "flip" averages the probabilities of a
             face and its mirror image and takes twice as long, "flip_shift" those of ten views.
 
-    Raises FileNotFoundError if a model does not exist, ValueError if it is not a model of the expected task.
+    Raises FileNotFoundError if a model does not exist, ValueError if it is not a model of the expected task or `tta` is
+    unknown.
     """
     on_cpu = jax.default_backend() == "cpu"
     num_images, num_faces = (batch_size or size for size in ((1, 4) if on_cpu else (8, 8)))
@@ -165,6 +167,7 @@ class Classifier:
 
     def __init__(self, trained: Trained, batch_size: int, tta: str = "none"):
         check_task(trained, "classification")
+        check_tta(tta)
         self.class_names, self.image_shape = trained.data
         self._batch_size = batch_size
         self._size_for_few = 1 if jax.default_backend() == "cpu" else batch_size

@@ -15,7 +15,7 @@ from affect_jax.export.onnx_graph import to_onnx
 from affect_jax.models.fpn import upsample_nearest
 from affect_jax.ops.conv import conv2d
 from affect_jax.ops.nms import nms
-from affect_jax.ops.pool import max_pool_2x2
+from affect_jax.ops.pool import max_pool, max_pool_2x2
 from affect_jax.tasks.interface import DataFacts
 
 RNG = np.random.default_rng(0)
@@ -45,6 +45,7 @@ FUNCTIONS = {
     "mean over pixels, of a convolution": lambda x: conv2d(x, KERNEL, (1, 1), "VALID").mean((1, 2)),
     "sum over one axis, of a convolution": lambda x: conv2d(x, KERNEL, (1, 1), "VALID").sum(2),
     "max-pooling of odd sides": max_pool_2x2,
+    "max-pooling with its own gradient": lambda x: max_pool(x, 3, 2, 1),
     "max-pooling with padding": lambda x: nn.max_pool(x, (3, 2), (2, 2), ((1, 1), (1, 0))),
     "max-pooling, SAME, of a convolution": lambda x: nn.max_pool(
         conv2d(x, KERNEL, (1, 1), "SAME"), (2, 2), (2, 2), "SAME"

@@ -68,6 +68,11 @@ def test_first_of_equal_scores_is_kept(suppress):
     np.testing.assert_array_equal(suppress(boxes, jnp.ones(4), jnp.array([False, True, True, True]), 0.5), [0, 1, 0, 0])
 
 
+def test_valid_boxes_of_the_lowest_possible_score_are_suppressed_too(suppress):
+    boxes, valid = jnp.tile(jnp.array([0.0, 0.0, 5.0, 5.0]), (300, 1)), jnp.arange(300) >= 200
+    assert np.flatnonzero(suppress(boxes, jnp.full(300, -jnp.inf), valid, 0.5)).tolist() == [200]
+
+
 def test_boxes_without_area_suppress_nothing_and_no_valid_box_is_fine(suppress):
     without_area = jnp.zeros((5, 4))
     assert np.asarray(suppress(without_area, jnp.ones(5), jnp.ones(5, bool), 0.5)).all()
@@ -76,8 +81,8 @@ def test_boxes_without_area_suppress_nothing_and_no_valid_box_is_fine(suppress):
 
 def test_vmap_over_images_equals_a_loop(suppress):
     rng = np.random.default_rng(3)
-    boxes = np.stack([crowd(rng, 64) for _ in range(3)])
-    scores, valid = rng.random((3, 64), np.float32), rng.random((3, 64)) < [[1.0], [0.5], [0.0]]
+    boxes = np.stack([crowd(rng, 200) for _ in range(4)])
+    scores, valid = rng.random((4, 200), np.float32), rng.random((4, 200)) < [[1.0], [0.5], [0.1], [0.0]]
     together = jax.vmap(suppress, (0, 0, 0, None))(boxes, scores, valid, 0.4)
-    for i in range(3):
+    for i in range(4):
         np.testing.assert_array_equal(together[i], suppress(boxes[i], scores[i], valid[i], 0.4))

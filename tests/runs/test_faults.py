@@ -328,7 +328,7 @@ def test_folder_that_cannot_be_locked_gives_a_warning(tmp_path, monkeypatch, cap
 
     monkeypatch.setattr(fcntl, "flock", no_locks)
     with locked(Workdir(tmp_path)):
-        assert "cannot be locked (No locks available): do not start a second run in it" in capsys.readouterr().err
+        assert "cannot be locked (No locks available): do not use it in two commands" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")
