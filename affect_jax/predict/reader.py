@@ -79,7 +79,7 @@ def load(
             is and once mirrored, so that smaller faces are found and fewer mistakes are made. Frames of a stream with a
             time, those of videos, are searched in their own size only, which is faster.
         tta: test-time augmentation of the classifier, one of evaluate.tta.TTA: "flip" averages the probabilities of a
-            face and its mirror image and takes twice as long, "flip_shift" those of ten views.
+            face and its mirror image, "flip_shift" those of ten views.
 
     Raises FileNotFoundError if a model does not exist, ValueError if it is not a model of the expected task or `tta` is
     unknown.
