@@ -151,6 +151,8 @@ class Trainer:
         with stop_request() as stop:
             while self.step < self.total_steps:
                 running.append(self.dispatch(log))
+                if len(running) > 1:  # one dispatch waits behind the one that runs: a stop waits for all dispatched
+                    jax.block_until_ready(running[-2].sums)
                 if due:
                     checkpoints.check()
                     self.log_steps(due, log)

@@ -80,6 +80,22 @@ def test_several_steps_per_dispatch_give_the_run_of_single_steps(config, tmp_pat
         assert a == pytest.approx(b, rel=1e-5)
 
 
+def test_at_most_one_dispatch_waits_behind_the_one_that_runs(config, tmp_path, monkeypatch):
+    """Otherwise a run that is asked to stop computes all steps that were dispatched first."""
+    dispatch, dispatched, most_waiting = loop.Trainer.dispatch, [], 0
+
+    def count_waiting(trainer, log):
+        nonlocal most_waiting
+        most_waiting = max(most_waiting, sum(not sums["loss"].is_ready() for sums in dispatched))
+        dispatched.append((last := dispatch(trainer, log)).sums)
+        return last
+
+    monkeypatch.setattr(loop.Trainer, "dispatch", count_waiting)
+    config.log_every_steps = 1000
+    train_and_evaluate(config, tmp_path)
+    assert len(dispatched) > 3 and most_waiting <= 1
+
+
 def test_runs_of_two_seeds_share_the_compiled_program_of_their_steps(config):
     programs = []
     for config.seed in (0, 1):
