@@ -20,7 +20,7 @@ def main(argv):
         raise app.UsageError(f"unexpected argument {argv[1]!r}; set config fields with --config.NAME=VALUE")
     if CONFIG.value is None:
         raise app.UsageError("--config is missing, for example --config=configs/widerface_rcnn.py")
-    from affect_jax.config import validate
+    from affect_jax.config_checks import validate
     from affect_jax.tasks import build_task
     from affect_jax.tasks.detection import anchor_coverage
 

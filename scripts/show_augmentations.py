@@ -30,7 +30,7 @@ def main(argv):
     import cv2
     import numpy as np
 
-    from affect_jax.config import validate
+    from affect_jax.config_checks import validate
     from affect_jax.tasks import build_task
 
     if not OUT.value.lower().endswith((".png", ".jpg", ".jpeg")):

@@ -9,7 +9,18 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "affect_jax"
-BASE = {"command_line", "config", "files", "labels", "losses", "names", "packages", "process", "recipes"}
+BASE = {
+    "command_line",
+    "config",
+    "config_checks",
+    "files",
+    "labels",
+    "losses",
+    "names",
+    "packages",
+    "process",
+    "recipes",
+}
 LAYERS = (
     {"ops"},
     {"models", "evaluate", "data"},

@@ -13,7 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from affect_jax.benchmark.timing import Work
-from affect_jax.config import validate
+from affect_jax.config_checks import validate
 from affect_jax.tasks import build_task
 from affect_jax.tasks.interface import Batch, DataFacts
 from affect_jax.train import builders

@@ -5,7 +5,7 @@ their image, half-open. Sizes are (height, width). Nothing is changed in place.
 
 To add a random transform: write a function `(rng, image, boxes, *, settings) -> image, boxes` that returns both
 unchanged where its settings are at their defaults, add it to TRANSFORMS, and add its settings to `config.transform` in
-affect_jax/config.py.
+affect_jax/config.py, and their checks to affect_jax/config_checks.py.
 """
 
 from inspect import getfullargspec

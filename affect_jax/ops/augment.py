@@ -4,7 +4,8 @@ The change of an image depends only on the key, the image's position in the batc
 itself: not on the other images, the number of devices, or the other augmentations. B batch, H W C, K classes.
 
 To add an augmentation: write a function `(key, images, *, settings) -> images` that returns `images` where its settings
-are at their defaults, add it to AUGMENTATIONS, and add its settings to `config.augment` in affect_jax/config.py.
+are at their defaults, add it to AUGMENTATIONS, and add its settings to `config.augment` in affect_jax/config.py, and
+their checks to affect_jax/config_checks.py.
 """
 
 import math

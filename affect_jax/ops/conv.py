@@ -10,24 +10,21 @@ Shapes: B batch, H W input, h w output, C channels in, F channels out, kh kw ker
 """
 
 import math
-from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.export import is_symbolic_dim
 
+from affect_jax.ops.padding import Pixels, pad
 from affect_jax.ops.sums import pixel_sums
+from affect_jax.ops.winograd import winograd, winograd_gradients
 
-Padding = str | Sequence[tuple[int, int]]
+Padding = str | Pixels
 
-DIMENSION_NUMBERS = ("NHWC", "HWIO", "NHWC")
 # From this number of channels in and out, Winograd saves more in products than it costs in sums.
 MANY_CHANNELS = 64
-# From this number in or out, tiles larger than those of F(2x2, 3x3) are faster, if they fit the map.
-VERY_MANY_CHANNELS = 128
 # Convolutions of an image with up to this number of products per output are shifted multiplications, which XLA fuses
 # with the next layers.
 FEW_TAPS = 36
@@ -40,56 +37,6 @@ PATCH_OUTPUTS = 2
 FEW_PRODUCTS = 2**24
 # Of these, convolutions of up to this number of pixels (of the batch) are faster as products of patches.
 FEW_PIXELS = 64
-
-
-class Winograd(NamedTuple):
-    """The algorithm F(m x m, 3x3): m x m outputs of a tile x and a 3x3 kernel k are A'[(G k G') * (B' x B)]A.
-
-    Lavin and Gray, sections 4.1 and 4.3. The number of products per tile is (m + 2)^2 instead of 9 m^2.
-    """
-
-    outputs: int
-    """m"""
-    of_input: tuple[tuple[float, ...], ...]
-    """B' [m + 2, m + 2]"""
-    of_kernel: tuple[tuple[float, ...], ...]
-    """G [m + 2, 3]"""
-    of_output: tuple[tuple[float, ...], ...]
-    """A' [m, m + 2]"""
-
-
-F2 = Winograd(
-    2,
-    ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1)),
-    ((1, 0, 0), (1 / 2, 1 / 2, 1 / 2), (1 / 2, -1 / 2, 1 / 2), (0, 0, 1)),
-    ((1, 1, 1, 0), (0, 1, -1, -1)),
-)
-F3 = Winograd(
-    3,
-    ((2, -1, -2, 1, 0), (0, -2, -1, 1, 0), (0, 2, -3, 1, 0), (0, -1, 0, 1, 0), (0, 2, -1, -2, 1)),
-    ((1 / 2, 0, 0), (-1 / 2, -1 / 2, -1 / 2), (-1 / 6, 1 / 6, -1 / 6), (1 / 6, 1 / 3, 2 / 3), (0, 0, 1)),
-    ((1, 1, 1, 1, 0), (0, 1, -1, 2, 0), (0, 1, 1, 4, 1)),
-)
-F4 = Winograd(
-    4,
-    (
-        (4, 0, -5, 0, 1, 0),
-        (0, -4, -4, 1, 1, 0),
-        (0, 4, -4, -1, 1, 0),
-        (0, -2, -1, 2, 1, 0),
-        (0, 2, -1, -2, 1, 0),
-        (0, 4, 0, -5, 0, 1),
-    ),
-    (
-        (1 / 4, 0, 0),
-        (-1 / 6, -1 / 6, -1 / 6),
-        (-1 / 6, 1 / 6, -1 / 6),
-        (1 / 24, 1 / 12, 1 / 6),
-        (1 / 24, -1 / 12, 1 / 6),
-        (0, 0, 1),
-    ),
-    ((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, -1, 8, -8, 1)),
-)
 
 
 def conv2d(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding: Padding, groups: int = 1) -> jax.Array:
@@ -175,7 +122,7 @@ def _derived_gradients(form, static, x, kernel, gradient):
 def _xla(static, x, kernel):
     strides, padding, groups = static
     return lax.conv_general_dilated(
-        x, kernel, strides, padding, dimension_numbers=DIMENSION_NUMBERS, feature_group_count=groups
+        x, kernel, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=groups
     )
 
 
@@ -200,7 +147,7 @@ def _patches(static, x, kernel):
     )
     blocks, width = -(-w // PATCH_OUTPUTS), PATCH_OUTPUTS * right
     ends = down * (h - 1) + kh, (blocks + 1) * width
-    x = _pad(x, [(low, end - low - n) for (low, _), end, n in zip(padding, ends, x.shape[1:3], strict=True)])
+    x = pad(x, [(low, end - low - n) for (low, _), end, n in zip(padding, ends, x.shape[1:3], strict=True)])
     rows = [x[:, i : i + down * (h - 1) + 1 : down].reshape(-1, h, blocks + 1, width * channels) for i in range(kh)]
     overlap = (kw - right) * channels
     patches = jnp.concatenate([part for row in rows for part in (row[:, :, :-1], row[:, :, 1:, :overlap])], axis=3)
@@ -216,7 +163,7 @@ def _patches(static, x, kernel):
 def _columns(static, x, kernel):
     """Convolve by a product of patches, each of which has the pixels of one output."""
     strides, padding, _ = static
-    patches = jnp.concatenate(_taps(_pad(x, padding), kernel.shape[:2], strides), axis=3)
+    patches = jnp.concatenate(_taps(pad(x, padding), kernel.shape[:2], strides), axis=3)
     y = jnp.dot(patches.reshape(-1, patches.shape[3]), kernel.reshape(-1, kernel.shape[3]))
     return y.reshape(*patches.shape[:3], -1)
 
@@ -224,128 +171,24 @@ def _columns(static, x, kernel):
 def _shifted(static, x, kernel):
     """Convolve by adding the products of each shifted channel of the image with its weights."""
     strides, padding, _ = static
-    channels = jnp.split(_pad(x, padding), x.shape[-1], axis=-1)
+    channels = jnp.split(pad(x, padding), x.shape[-1], axis=-1)
     taps = [tap for channel in channels for tap in _taps(channel, kernel.shape[:2], strides)]
     return _weighted_sum(taps, kernel.transpose(2, 0, 1, 3))
 
 
 def _winograd(static, x, kernel):
     _, padding, _ = static
-    size = _output_size(x, padding)
-    form = _tile_form(kernel, size)
-    tiles = _input_tiles(form, _padded_blocks(form, x, padding), (0, 0), size)
-    return _convolve_tiles(form, tiles, kernel, 0, size)
+    return winograd(x, kernel, padding)
 
 
 def _winograd_gradients(static, x, kernel, gradient):
-    """Return the gradients by x (convolution with the rotated kernel) and by the kernel (products of the tiles)."""
     _, padding, _ = static
-    size, x_size = gradient.shape[1:3], x.shape[1:3]
-    form = _tile_form(kernel, size)
-    m = form.outputs
-    # Both gradients read one padded copy. From the array itself, XLA would compute its last layers again for each tile.
-    number = [-(-max(sizes) // m) + 2 for sizes in zip(size, x_size, strict=True)]
-    blocks = _blocks(form, gradient, (m, m), number)
-    tiles = _input_tiles(form, blocks, [low + m - 2 for low, _ in padding], x_size)
-    by_x = _convolve_tiles(form, tiles, jnp.flip(kernel, (0, 1)), 1, x_size)
-    x_blocks = _padded_blocks(form, x, padding)
-    if max(kernel.shape[2:]) <= MANY_CHANNELS:  # products too small for more than one core
-        h, w = size
-        copies = _pixels(x_blocks)[:, : h + 2, : w + 2], kernel, _pixels(blocks)[:, m : h + m, m : w + m]
-        return by_x, _derived_gradients(_xla, ((1, 1), "VALID", 1), *copies)[1]
-    outputs = [[_each_tile(form, blocks, (i + m, j + m), size) for j in range(m)] for i in range(m)]
-    input_tiles = _input_tiles(form, x_blocks, (0, 0), size)
-    pairs = zip(input_tiles, _on_both_axes(_transposed(form.of_output), outputs), strict=True)
-    products = [[_pixel_product(*pair) for pair in zip(*row, strict=True)] for row in pairs]
-    by_kernel = jnp.stack([jnp.stack(row) for row in _on_both_axes(_transposed(form.of_kernel), products)])
-    return by_x, by_kernel.astype(kernel.dtype)
-
-
-def _tile_form(kernel, size):
-    """Return the fastest form for a kernel [3, 3, C, F] and `size` outputs (h, w): in bfloat16 F2, the most exact."""
-    if max(kernel.shape[2:]) >= VERY_MANY_CHANNELS and kernel.dtype == jnp.float32:
-        for form in (F4, F3):
-            if all(-n % form.outputs <= n / 8 for n in size):  # few outputs of the tiles are outside of the map
-                return form
-    return F2
-
-
-def _convolve_tiles(form, tiles, kernel, channel_axis, size):
-    """Return the `size` first pixels of tiles * kernel [3, 3, C, F], or [3, 3, F, C] if the channel axis is 1."""
-    pairs = zip(tiles, _on_both_axes(form.of_kernel, kernel), strict=True)
-    channels = (((3,), (channel_axis,)), ((), ()))
-    products = [[lax.dot_general(*pair, channels) for pair in zip(*row, strict=True)] for row in pairs]
-    rows = [jnp.stack(row, axis=3) for row in _on_both_axes(form.of_output, products)]
-    return _pixels(jnp.stack(rows, axis=2))[:, : size[0], : size[1]]
-
-
-def _pixel_product(x, y):
-    """Sum x [B, h, w, C] times y [B, h, w, F] over all pixels: [C, F]. Flat, or XLA on CPU would transpose both."""
-    flat = [array.reshape(-1, array.shape[-1]) for array in (x, y)]
-    return lax.dot_general(*flat, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32)
-
-
-def _input_tiles(form, blocks, first, size):
-    """Return the transformed tiles of a map of `size` outputs: a grid of arrays [B, tiles down, tiles across, C].
-
-    `first` is the pixel of the blocks at which the first tile begins; tiles are form.outputs pixels apart.
-    """
-    side = range(form.outputs + 2)
-    grid = [[_each_tile(form, blocks, (first[0] + i, first[1] + j), size) for j in side] for i in side]
-    return _on_both_axes(form.of_input, grid)
-
-
-def _each_tile(form, blocks, first, size):
-    """Return one pixel of each tile, [B, tiles down, tiles across, C]: `first` is that of the first tile."""
-    (i, j), m = first, form.outputs
-    down, across = (-(-n // m) for n in size)
-    return blocks[:, i // m : i // m + down, i % m, j // m : j // m + across, j % m]
-
-
-def _padded_blocks(form, x, padding):
-    """Return the padded x as blocks, for the tiles of its convolution."""
-    number = [-(-n // form.outputs) + 1 for n in _output_size(x, padding)]
-    return _blocks(form, x, [low for low, _ in padding], number)
-
-
-def _blocks(form, x, before, number):
-    """Return x [B, H, W, C] in blocks of m x m pixels, [B, down, m, across, m, C]; `before` zeros precede each axis."""
-    m = form.outputs
-    x = _pad(x, [(low, m * n - low - pixels) for low, n, pixels in zip(before, number, x.shape[1:3], strict=True)])
-    return x.reshape(x.shape[0], number[0], m, number[1], m, x.shape[3])
-
-
-def _pixels(blocks):
-    """Return blocks [B, down, m, across, m, C] as a map [B, m down, m across, C]."""
-    batch, down, m, across, _, channels = blocks.shape
-    return blocks.reshape(batch, m * down, m * across, channels)
-
-
-def _output_size(x, padding):
-    """Return height and width of a 3x3 convolution of x with stride 1."""
-    return [size + low + high - 2 for size, (low, high) in zip(x.shape[1:3], padding, strict=True)]
-
-
-def _transposed(matrix):
-    return tuple(zip(*matrix, strict=True))
-
-
-def _on_both_axes(matrix, grid):
-    """Return matrix @ grid @ matrix.T for a grid whose entries are arrays."""
-
-    def combine(parts):
-        return [
-            sum(part if weight == 1 else weight * part for weight, part in zip(weights, parts, strict=True) if weight)
-            for weights in matrix
-        ]
-
-    columns = [combine(column) for column in zip(*grid, strict=True)]
-    return [combine(row) for row in zip(*columns, strict=True)]
+    return winograd_gradients(x, kernel, gradient, padding)
 
 
 def _depthwise(static, x, kernel):
     strides, padding, _ = static
-    taps = _taps(_pad(x, padding), kernel.shape[:2], strides)
+    taps = _taps(pad(x, padding), kernel.shape[:2], strides)
     return _weighted_sum(taps, kernel)
 
 
@@ -363,21 +206,15 @@ def _depthwise_gradients(static, x, kernel, gradient, pixel_sums=pixel_sums):
     """Return the gradients by x (convolution of the dilated gradient with the rotated kernel) and by the kernel."""
     strides, padding, groups = static
     size = kernel.shape[:2]
-    taps = _taps(_pad(x, padding), size, strides)
+    taps = _taps(pad(x, padding), size, strides)
     by_kernel = jnp.stack(pixel_sums(*(tap.astype(jnp.float32) * gradient for tap in taps)))
     rotated_padding = tuple(
         (k - 1 - low, n + low - 1 - (m - 1) * stride)
         for k, n, m, stride, (low, _) in zip(size, x.shape[1:3], gradient.shape[1:3], strides, padding, strict=True)
     )
-    spread = _pad(gradient, rotated_padding, [stride - 1 for stride in strides])
+    spread = pad(gradient, rotated_padding, [stride - 1 for stride in strides])
     by_x = _depthwise(((1, 1), ((0, 0), (0, 0)), groups), spread, jnp.flip(kernel, (0, 1)))
     return by_x, by_kernel.reshape(kernel.shape).astype(kernel.dtype)
-
-
-def _pad(x, padding, between=(0, 0)):
-    """Return x with zeros around it and between its pixels; negative padding crops."""
-    edges = [(low, high, inside) for (low, high), inside in zip(padding, between, strict=True)]
-    return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *edges, (0, 0, 0)])
 
 
 def _taps(x, size, strides):

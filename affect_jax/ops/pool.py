@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from affect_jax.ops.padding import pad
+
 
 def max_pool_2x2(x: jax.Array) -> jax.Array:
     """Return x [B, H, W, C] after 2x2 max-pooling, [B, H // 2, W // 2, C]; equal maxima share the gradient."""
@@ -56,7 +58,7 @@ def _spread(window, stride, padding, x, gradient):
     block (p + i // stride, q + j // stride), so that each pixel of the blocks is a sum over some shifted outputs.
     """
     (_, height, width, channels), (_, h, w, _) = x.shape, gradient.shape
-    padded = _pad(x, (padding, padding), (padding, padding), -jnp.inf)
+    padded = pad(x, [(padding, padding)] * 2, value=-jnp.inf)
     # Not compared with the output: XLA may compute x again, with other roundings.
     highest, first = jnp.full(gradient.shape, -jnp.inf, x.dtype), jnp.zeros(gradient.shape, jnp.int8)
     for tap in range(window**2):
@@ -65,9 +67,9 @@ def _spread(window, stride, padding, x, gradient):
         highest, first = jnp.maximum(highest, here), jnp.where(here > highest, jnp.int8(tap), first)
     reach = (window - 1) // stride
     down, across = h + reach, w + reach
-    edges = (reach, reach), (reach, reach)
+    edges = [(reach, reach)] * 2
     # a barrier, because XLA would compute both again for each tap
-    first, gradient = lax.optimization_barrier((_pad(first, *edges, -1), _pad(gradient, *edges, 0)))
+    first, gradient = lax.optimization_barrier((pad(first, edges, value=-1), pad(gradient, edges)))
 
     def of_tap(i, j):
         top, left = reach - i // stride, reach - j // stride
@@ -80,9 +82,4 @@ def _spread(window, stride, padding, x, gradient):
     blocks = jnp.stack([jnp.stack([of_pixel(i, j) for j in range(stride)], 3) for i in range(stride)], 2)
     by_padded = blocks.reshape(-1, stride * down, stride * across, channels)
     edges = [(-padding, size + padding - n) for size, n in zip((height, width), by_padded.shape[1:3], strict=True)]
-    return _pad(by_padded, *edges, 0)
-
-
-def _pad(x, rows, columns, value):
-    """Return x [B, H, W, C] with `value` before and after its rows and columns; negative numbers crop."""
-    return lax.pad(x, jnp.array(value, x.dtype), ((0, 0, 0), (*rows, 0), (*columns, 0), (0, 0, 0)))
+    return pad(by_padded, edges)

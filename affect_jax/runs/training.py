@@ -9,7 +9,7 @@ import jax
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from affect_jax.config import validate
+from affect_jax.config_checks import validate
 from affect_jax.files import find_bundled
 from affect_jax.models.pretrained import Pretrained, load_pretrained, named_weights, trained_with
 from affect_jax.runs import workdir

@@ -16,7 +16,8 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from affect_jax import files
-from affect_jax.config import default_config, validate_for_use
+from affect_jax.config import default_config
+from affect_jax.config_checks import validate_for_use
 from affect_jax.data.identity import SplitIdentity, difference
 from affect_jax.tasks.interface import DataFacts
 from affect_jax.train.writers import read_records

@@ -5,7 +5,7 @@ import pytest
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from affect_jax.ops import conv
+from affect_jax.ops import conv, winograd
 from affect_jax.ops.conv import conv2d
 
 EXPLICIT = ((2, 0), (1, 3))
@@ -86,9 +86,9 @@ def test_value_and_gradients_equal_xlas(size, kernel_size, strides, padding, cha
 
 @pytest.mark.parametrize("padding", ["SAME", "VALID", EXPLICIT])
 @pytest.mark.parametrize("size", [(8, 12), (11, 7)])
-@pytest.mark.parametrize(("form", "tolerance"), [(conv.F2, 1e-5), (conv.F3, 2e-5), (conv.F4, 5e-5)])
+@pytest.mark.parametrize(("form", "tolerance"), [(winograd.F2, 1e-5), (winograd.F3, 2e-5), (winograd.F4, 5e-5)])
 def test_all_forms_of_winograd_equal_xla(monkeypatch, form, tolerance, size, padding):
-    monkeypatch.setattr(conv, "_tile_form", lambda kernel, size: form)
+    monkeypatch.setattr(winograd, "tile_form", lambda kernel, size: form)
     x, kernel = random_case(size, (3, 3), MANY, MANY + 1, 1)
     static = ((1, 1), padding, 1)
     assert_equal(
@@ -97,13 +97,13 @@ def test_all_forms_of_winograd_equal_xla(monkeypatch, form, tolerance, size, pad
 
 
 def test_large_tiles_are_used_for_many_channels_if_they_fit_the_map():
-    kernel = jnp.zeros((3, 3, conv.VERY_MANY_CHANNELS, conv.VERY_MANY_CHANNELS))
-    assert all(conv._tile_form(kernel, (side, side)) is conv.F4 for side in (12, 24, 48, 15))
-    assert all(conv._tile_form(kernel, (side, side)) is conv.F3 for side in (3, 6, 9, 14))
-    assert all(conv._tile_form(kernel, (12, side)) is conv.F2 for side in (5, 7, 10))
-    assert conv._tile_form(kernel[:, :, :MANY], (12, 12)) is conv.F4
-    assert conv._tile_form(kernel[:, :, :MANY, :MANY], (12, 12)) is conv.F2
-    assert conv._tile_form(kernel.astype(jnp.bfloat16), (12, 12)) is conv.F2
+    kernel = jnp.zeros((3, 3, winograd.VERY_MANY_CHANNELS, winograd.VERY_MANY_CHANNELS))
+    assert all(winograd.tile_form(kernel, (side, side)) is winograd.F4 for side in (12, 24, 48, 15))
+    assert all(winograd.tile_form(kernel, (side, side)) is winograd.F3 for side in (3, 6, 9, 14))
+    assert all(winograd.tile_form(kernel, (12, side)) is winograd.F2 for side in (5, 7, 10))
+    assert winograd.tile_form(kernel[:, :, :MANY], (12, 12)) is winograd.F4
+    assert winograd.tile_form(kernel[:, :, :MANY, :MANY], (12, 12)) is winograd.F2
+    assert winograd.tile_form(kernel.astype(jnp.bfloat16), (12, 12)) is winograd.F2
 
 
 # (kernel size, channels, groups) of each algorithm: 1x1, XLA, patches, shifted multiplications, depthwise, Winograd
