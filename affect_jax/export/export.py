@@ -229,7 +229,7 @@ def write_onnx(interface: Interface, trained: Trained, path: Path, licence: str,
     """Write the network as ONNX for any B, or a fixed one; its metadata have the class names, source and licence."""
     import onnx
 
-    from affect_jax.export.onnx_graph import to_onnx
+    from affect_jax.export.onnx_model import to_onnx
 
     model = to_onnx(partial(interface.function, trained.variables), interface.inputs, batch_size)
     class_names = json.dumps(trained.data.class_names)

@@ -11,7 +11,7 @@ from jax import lax
 from untrained import untrained
 
 from affect_jax.export.export import classifier_interface
-from affect_jax.export.onnx_graph import to_onnx
+from affect_jax.export.onnx_model import to_onnx
 from affect_jax.models.fpn import upsample_nearest
 from affect_jax.ops.conv import conv2d
 from affect_jax.ops.nms import nms
