@@ -4,6 +4,7 @@ B batch, S steps in a dispatch, N examples of the split.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,8 @@ from affect_jax.train.state import TrainState
 
 TrainStep = Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Sums]]
 """(state, batch, key of the run) -> (state, sums); the key of a step is made from that of the run and its number."""
+Gradient = Callable[[TrainState, Batch, jax.Array], tuple[tuple[jax.Array, tuple[Any, Sums]], Any]]
+"""(state, batch, key of the step) -> ((loss, (batch_stats, sums)), gradient of the loss with respect to params)."""
 
 
 def make_train_step(
@@ -34,25 +37,43 @@ def make_train_step(
     `axis_name` is for pmap and shard_map, where each device has its own rows. Parameters that are `frozen` do not
     change, and no gradient is computed for them. The key is an argument, so that all seeds share one compiled program.
     """
+    rule = tx if frozen is None else hold_frozen(tx, frozen)
 
-    def where_frozen(change: Callable[[jax.Array], jax.Array], params):
-        if frozen is None:
-            return params
-        return jax.tree_util.tree_map_with_path(lambda path, p: change(p) if frozen(path_name(path)) else p, params)
+    def loss(params, *rest):
+        return loss_fn(params if frozen is None else without_gradient(params, frozen), *rest)
 
     def gradient(state: TrainState, batch: Batch, key: jax.Array):
-        def loss(params, *rest):
-            return loss_fn(where_frozen(lax.stop_gradient, params), *rest)
-
         return jax.value_and_grad(loss, has_aux=True)(state.params, state.batch_stats, batch, key)
 
-    rule = tx if frozen is None else hold_frozen(tx, frozen)
+    compute_gradient = gradient if accumulate_steps == 1 else accumulated(gradient, accumulate_steps)
+
+    def train_step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Sums]:
+        key = jax.random.fold_in(key, state.step)
+        (loss, (batch_stats, sums)), grads = compute_gradient(state, batch, key)
+        if axis_name:
+            loss, sums, grads = lax.psum((loss, sums, grads), axis_name)
+        grads = jax.tree.map(lambda g: g / sums["count"], grads)
+        grad_norm = optax.tree.norm(grads)
+        updates, opt_state = rule.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        new = {"params": params, "batch_stats": batch_stats}
+        ema = None if state.ema is None else update_average(state.ema, new, ema_decay, state.step)
+        size = optax.tree.norm((params, batch_stats))  # a finite gradient can still overflow a weight
+        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm) & jnp.isfinite(size)
+        sums = {**sums, "loss": loss, "grad_norm": grad_norm, "finite": finite.astype(jnp.float32)}
+        return TrainState(state.step + 1, params, batch_stats, opt_state, ema), sums
+
+    return train_step
+
+
+def accumulated(gradient: Gradient, parts: int) -> Gradient:
+    """Return `gradient` computed in `parts` parts of the batch, one after the other, and added."""
     unroll = jax.default_backend() == "cpu"  # there XLA runs the body of a loop on one core
 
     def accumulated_gradient(state: TrainState, batch: Batch, key: jax.Array):
         # Every part has rows of all devices. In parts of neighbouring rows, each would be on some devices only, and XLA
         # would copy it to all of them.
-        parts = jax.tree.map(lambda x: x.reshape(-1, accumulate_steps, *x.shape[1:]).swapaxes(0, 1), batch)
+        stacked = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch)
 
         def add_part(carry, part):
             batch_stats, totals = carry
@@ -62,36 +83,33 @@ def make_train_step(
             )
             return (batch_stats, jax.tree.map(jnp.add, totals, (loss, sums, grads))), None
 
-        first = jax.tree.map(lambda x: x[0], parts)
+        first = jax.tree.map(lambda x: x[0], stacked)
         (loss, (_, sums)), grads = jax.eval_shape(gradient, state, first, key)
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (loss, sums, grads))
         (batch_stats, (loss, sums, grads)), _ = lax.scan(
-            add_part, (state.batch_stats, zeros), (jnp.arange(accumulate_steps), parts), unroll=unroll
+            add_part, (state.batch_stats, zeros), (jnp.arange(parts), stacked), unroll=unroll
         )
         return (loss, (batch_stats, sums)), grads
 
-    def train_step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Sums]:
-        key = jax.random.fold_in(key, state.step)
-        compute = gradient if accumulate_steps == 1 else accumulated_gradient
-        (loss, (batch_stats, sums)), grads = compute(state, batch, key)
-        if axis_name:
-            loss, sums, grads = lax.psum((loss, sums, grads), axis_name)
-        grads = jax.tree.map(lambda g: g / sums["count"], grads)
-        grad_norm = optax.tree.norm(grads)
-        updates, opt_state = rule.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        ema = state.ema
-        if ema is not None:
-            # In the first steps the average follows closely; otherwise the random initial weights would dominate it.
-            decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
-            new = {"params": params, "batch_stats": batch_stats}
-            ema = jax.tree.map(lambda average, value: decay * average + (1.0 - decay) * value, ema, new)
-        size = optax.tree.norm((params, batch_stats))  # a finite gradient can still overflow a weight
-        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm) & jnp.isfinite(size)
-        sums = {**sums, "loss": loss, "grad_norm": grad_norm, "finite": finite.astype(jnp.float32)}
-        return TrainState(state.step + 1, params, batch_stats, opt_state, ema), sums
+    return accumulated_gradient
 
-    return train_step
+
+def without_gradient(params, frozen: Selects):
+    """Return the parameters such that no gradient is computed for the `frozen` ones."""
+
+    def stop(path, p):
+        return lax.stop_gradient(p) if frozen(path_name(path)) else p
+
+    return jax.tree_util.tree_map_with_path(stop, params)
+
+
+def update_average(average: dict, new: dict, decay: float, step: jax.Array) -> dict:
+    """Return the moving average of the variables after step number `step`, from 0, which gave the `new` ones.
+
+    In the first steps the average follows closely; otherwise the random initial weights would dominate it.
+    """
+    decay = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+    return jax.tree.map(lambda old, value: decay * old + (1.0 - decay) * value, average, new)
 
 
 def make_train_steps(train_step: TrainStep) -> Callable[..., tuple[TrainState, Sums]]:
