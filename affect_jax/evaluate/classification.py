@@ -120,9 +120,9 @@ def coverage_accuracy(
     the risk-coverage curve of selective classification (Geifman and El-Yaniv 2017, arXiv:1705.08500) at T points.
     """
     confidence, correct = probs.max(axis=1), probs.argmax(axis=1) == labels
-    named = confidence >= np.asarray(thresholds)[:, None]
-    right = (named & correct).sum(axis=1) / np.maximum(named.sum(axis=1), 1)
-    return {"confidence": list(thresholds), "coverage": named.mean(axis=1).tolist(), "accuracy": right.tolist()}
+    covered = confidence >= np.asarray(thresholds)[:, None]
+    accuracy = (covered & correct).sum(axis=1) / np.maximum(covered.sum(axis=1), 1)
+    return {"confidence": list(thresholds), "coverage": covered.mean(axis=1).tolist(), "accuracy": accuracy.tolist()}
 
 
 def most_confident_mistakes(probs: np.ndarray, labels: np.ndarray, count: int) -> np.ndarray:

@@ -1,8 +1,7 @@
 """Detection metrics by the protocols of PASCAL VOC, WIDER FACE, DARK FACE and COCO.
 
-P images, N ground-truth boxes of an image, D detections of an image, M detections of all images. `truths` has a dict
-for each image: boxes float32 [N, 4], label int [N] and ignore bool [N]. `detections` has a dict for the same image at
-the same position: boxes [D, 4], scores [D] and label [D]. Boxes are [x1, y1, x2, y2] in pixels of the image.
+P images, N ground-truth boxes, D detections. `truths` and `detections` have a dict of arrays for each image: see
+affect_jax.evaluate.boxes.
 """
 
 import contextlib
@@ -13,98 +12,99 @@ from typing import NamedTuple
 
 import numpy as np
 
+from affect_jax.evaluate.boxes import Detections, Truths, box_iou
+from affect_jax.evaluate.single_boxes import count_repeated
+
 IOU_THRESH = 0.5
 SCORE_THRESH = 0.5
 HEIGHT_EDGES = (0, 8, 16, 32, 64, 128, np.inf)
 """Edges of the height groups of recall_by_height, in pixels."""
 PRECISIONS = (0.8, 0.9)
 """Precisions of recall_at_precision_80 and recall_at_precision_90."""
-SAME_FACE = 0.5
-"""Share of the smaller of two boxes above which they show the same object."""
 TOOL_THRESHOLDS = 1000
 RESAMPLES = 500
 CURVE_POINTS = 101
 MAX_DETECTIONS = 1000  # per image for COCO's metrics; COCO's default of 100 would cut off crowds
 
-Truths = Sequence[Mapping[str, np.ndarray]]
-Detections = Sequence[Mapping[str, np.ndarray]]
+
+class ImageMatches(NamedTuple):
+    """Matched detections of one class in one image by descending score, without those that match an ignored box."""
+
+    boxes: np.ndarray  # float [D, 4]
+    scores: np.ndarray  # float [D]
+    true_positive: np.ndarray  # bool [D], True for the first detection of a ground-truth box
+    gt_boxes: np.ndarray  # float [N, 4], ground-truth boxes that are not ignored
+    gt_scores: np.ndarray  # float [N], the score of the detection of each of these boxes, -1 if it has none
 
 
 class Matches(NamedTuple):
-    """Matched detections of one class by descending score, without those that match an ignored box."""
+    """ImageMatches of all images together, by descending score."""
 
-    scores: np.ndarray  # float [M]
-    right: np.ndarray  # bool [M], True for the first detection of a ground-truth box
-    boxes: np.ndarray  # float [M, 4]
-    image: np.ndarray  # int [M], index of the image
+    boxes: np.ndarray
+    scores: np.ndarray
+    true_positive: np.ndarray
+    gt_boxes: np.ndarray
+    gt_scores: np.ndarray
+    image: np.ndarray  # int [D], index of the image of each detection
     num_true: np.ndarray  # int [P], ground-truth boxes that are not ignored
-    found_score: np.ndarray  # float, for each of these boxes: the score of its detection, -1 if it has none
-    heights: np.ndarray  # float, heights of these boxes
-
-
-def box_iou(a: np.ndarray, b: np.ndarray, border: float = 0.0) -> np.ndarray:
-    """Return the IoU [D, N] of boxes [D, 4] and [N, 4].
-
-    `border` is added to widths and heights: 1 for tools that count the last pixel as inside.
-    """
-    top_left = np.maximum(a[:, None, :2], b[None, :, :2])
-    bottom_right = np.minimum(a[:, None, 2:], b[None, :, 2:])
-    intersection = np.prod(np.maximum(bottom_right - top_left + border, 0), axis=2)
-    area_a, area_b = (np.prod(boxes[:, 2:] - boxes[:, :2] + border, axis=1) for boxes in (a, b))
-    union = area_a[:, None] + area_b - intersection
-    return intersection / np.where(union > 0, union, 1)
 
 
 def match_detections(truths: Truths, detections: Detections, label: int, border: float = 0.0) -> Matches:
+    """Return the matches of class `label` in all images: see match_image."""
+    images = [match_image(truth, found, label, border) for truth, found in zip(truths, detections, strict=True)]
+    image = np.repeat(np.arange(len(images)), [len(one.scores) for one in images])
+    return _join(images, image, np.array([len(one.gt_scores) for one in images]))
+
+
+def match_image(
+    truth: Mapping[str, np.ndarray], found: Mapping[str, np.ndarray], label: int, border: float = 0.0
+) -> ImageMatches:
     """Match each detection of class `label` to the ground-truth box with the highest IoU, if it is at least IOU_THRESH.
 
-    The detection with the highest score of a box is right. Later detections of the same box and detections without a
-    box are wrong. Detections of an ignored box are left out. The tools of PASCAL VOC, WIDER FACE and DARK FACE match
-    in this way.
+    The detection with the highest score of a box is a true positive. Later detections of the same box and detections
+    without a box are false positives. Detections of an ignored box are left out. The tools of PASCAL VOC, WIDER FACE
+    and DARK FACE match in this way.
     """
-    scores, right, detected, images, num_true, found_score, heights = [], [], [], [], [], [], []
-    for image, (truth, found) in enumerate(zip(truths, detections, strict=True)):
-        true, mine = truth["label"] == label, found["label"] == label
-        boxes, ignore = truth["boxes"][true].astype(np.float64), truth["ignore"][true]
-        order = np.argsort(-found["scores"][mine], kind="stable")
-        strength, mine = found["scores"][mine][order], found["boxes"][mine][order]
-        best = np.full(len(order), -1)
-        if len(boxes) and len(order):
-            iou = box_iou(mine.astype(np.float64), boxes, border)
-            best = np.where(iou.max(axis=1) >= IOU_THRESH, iou.argmax(axis=1), -1)
-        neither = (best >= 0) & ignore[best] if len(boxes) else np.zeros(len(order), bool)
-        best, strength, mine = best[~neither], strength[~neither], mine[~neither]
-        first = np.zeros(len(best), bool)
-        first[np.unique(best, return_index=True)[1]] = True
-        first &= best >= 0
-        reached = np.full(len(boxes), -1.0)
-        reached[best[first]] = strength[first]
-        scores.append(strength)
-        right.append(first)
-        detected.append(mine)
-        images.append(np.full(len(best), image))
-        num_true.append(np.sum(~ignore))
-        found_score.append(reached[~ignore])
-        heights.append((boxes[:, 3] - boxes[:, 1])[~ignore])
-    strength = np.concatenate(scores)
-    order = np.argsort(-strength, kind="stable")
-    return Matches(
-        strength[order],
-        np.concatenate(right)[order],
-        np.concatenate(detected)[order],
-        np.concatenate(images)[order],
-        np.array(num_true, int),
-        np.concatenate(found_score),
-        np.concatenate(heights),
-    )
+    boxes_of_class = truth["label"] == label
+    gt_boxes, ignore = truth["boxes"][boxes_of_class], truth["ignore"][boxes_of_class]
+    detections_of_class = np.flatnonzero(found["label"] == label)
+    by_score = detections_of_class[np.argsort(-found["scores"][detections_of_class], kind="stable")]
+    boxes, scores = found["boxes"][by_score], found["scores"][by_score]
+    best = np.full(len(boxes), -1)  # the ground-truth box of each detection, -1 if it has none
+    on_ignored = np.zeros(len(boxes), bool)
+    if len(gt_boxes) and len(boxes):
+        iou = box_iou(boxes.astype(np.float64), gt_boxes.astype(np.float64), border)
+        best = np.where(iou.max(axis=1) >= IOU_THRESH, iou.argmax(axis=1), -1)
+        on_ignored = (best >= 0) & ignore[best]
+    boxes, scores, best = boxes[~on_ignored], scores[~on_ignored], best[~on_ignored]
+    true_positive = np.zeros(len(best), bool)
+    true_positive[np.unique(best, return_index=True)[1]] = True
+    true_positive &= best >= 0
+    gt_scores = np.full(len(gt_boxes), -1.0)
+    gt_scores[best[true_positive]] = scores[true_positive]
+    return ImageMatches(boxes, scores, true_positive, gt_boxes[~ignore], gt_scores[~ignore])
+
+
+def merge_matches(matches: Sequence[Matches]) -> Matches:
+    """Return the matches of several classes as those of one class."""
+    image, num_true = np.concatenate([one.image for one in matches]), np.sum([one.num_true for one in matches], axis=0)
+    return _join(matches, image, num_true)
+
+
+def _join(parts: Sequence[ImageMatches] | Sequence[Matches], image: np.ndarray, num_true: np.ndarray) -> Matches:
+    """Return the matches of all parts by descending score; `image` and `num_true` are those of Matches."""
+    fields = {name: np.concatenate([getattr(part, name) for part in parts]) for name in ImageMatches._fields}
+    fields |= {"image": image, "num_true": num_true}
+    order = np.argsort(-fields["scores"], kind="stable")
+    return Matches(**fields | {name: fields[name][order] for name in ("boxes", "scores", "true_positive", "image")})
 
 
 def precision_recall(matches: Matches, weights: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Return precision and recall [M] of the best 1, 2, ... detections; `weights` [P] repeats images."""
+    """Return precision and recall [D] of the best 1, 2, ... detections; `weights` [P] repeats images."""
     weights = np.ones(len(matches.num_true)) if weights is None else weights
     weight = weights[matches.image]
-    taken, right = np.cumsum(weight), np.cumsum(weight * matches.right)
-    return right / np.maximum(taken, 1), right / max(np.sum(weights * matches.num_true), 1)
+    taken, correct = np.cumsum(weight), np.cumsum(weight * matches.true_positive)
+    return correct / np.maximum(taken, 1), correct / max(np.sum(weights * matches.num_true), 1)
 
 
 def area_under(precision: np.ndarray, recall: np.ndarray) -> float:
@@ -158,8 +158,8 @@ def tool_average_precision(truths: Truths, detections: Detections, label: int) -
     stretched = (matches.scores - low) / (high - low if high > low else 1.0)
     thresholds = 1 - np.arange(1, TOOL_THRESHOLDS + 1) / TOOL_THRESHOLDS
     taken = np.searchsorted(-stretched, -thresholds, side="right")
-    right = np.concatenate([[0], np.cumsum(matches.right)])[taken]
-    return area_under(right / np.maximum(taken, 1), right / max(matches.num_true.sum(), 1))
+    correct = np.concatenate([[0], np.cumsum(matches.true_positive)])[taken]
+    return area_under(correct / np.maximum(taken, 1), correct / max(matches.num_true.sum(), 1))
 
 
 def coco_metrics(truths: Truths, detections: Detections, class_names: Sequence[str]) -> dict[str, float]:
@@ -213,56 +213,18 @@ def coco_metrics(truths: Truths, detections: Detections, class_names: Sequence[s
 
 def recall_by_height(matches: Matches) -> dict[str, dict[str, float]]:
     """Return for each height group the number of ground-truth boxes and the recall at any score and at SCORE_THRESH."""
-    groups = {}
+    groups, heights = {}, matches.gt_boxes[:, 3].astype(np.float64) - matches.gt_boxes[:, 1]
     for low, high in itertools.pairwise(HEIGHT_EDGES):
-        score = matches.found_score[(matches.heights >= low) & (matches.heights < high)]
-        if len(score):
-            found, sure = (float(np.mean(shares)) for shares in (score >= 0, score >= SCORE_THRESH))
-            groups[height_group(low, high)] = {"boxes": len(score), "recall": found, "recall_at_score_50": sure}
+        scores = matches.gt_scores[(heights >= low) & (heights < high)]
+        if len(scores):
+            found, sure = (float(np.mean(shares)) for shares in (scores >= 0, scores >= SCORE_THRESH))
+            groups[height_group(low, high)] = {"boxes": len(scores), "recall": found, "recall_at_score_50": sure}
     return groups
 
 
 def recall_at_precision(precision: np.ndarray, recall: np.ndarray, least: float) -> float:
     """Return the highest recall at which the precision is at least `least`, 0 if there is none."""
     return float(recall[precision >= least].max(initial=0.0))
-
-
-def same_object(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Return which of boxes [N, 4] and others [M, 4] show the same object, bool [N, M].
-
-    They do if the centre of the other is in the box, or if they share more than SAME_FACE of the smaller area.
-    """
-    centres = (others[:, :2] + others[:, 2:]) / 2
-    inside = ((centres >= boxes[:, None, :2]) & (centres < boxes[:, None, 2:])).all(axis=2)
-    top_left = np.maximum(boxes[:, None, :2], others[None, :, :2])
-    bottom_right = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
-    shared = np.prod(np.maximum(bottom_right - top_left, 0), axis=2)
-    areas, other_areas = (np.prod(some[:, 2:] - some[:, :2], axis=1) for some in (boxes, others))
-    return inside | (shared > SAME_FACE * np.minimum(areas[:, None], other_areas))
-
-
-def single_boxes(truth: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Return the positions of the boxes of an image that no other box overlaps by same_object and that count."""
-    near = same_object(truth["boxes"], truth["boxes"])
-    near |= near.T
-    return np.flatnonzero((near.sum(axis=1) == 1) & ~truth["ignore"])
-
-
-def largest_single_boxes(truths: Truths, count: int) -> list[tuple[int, int]]:
-    """Return (image, position) of the `count` single boxes of the largest shorter side, largest first."""
-    single = [(image, int(at)) for image, truth in enumerate(truths) for at in single_boxes(truth)]
-    sides = [np.min(np.diff(truths[image]["boxes"][at].reshape(2, 2), axis=0)) for image, at in single]
-    return [single[place] for place in np.argsort(-np.array(sides), kind="stable")[:count]]
-
-
-def count_repeated(truths: Truths, detections: Detections) -> dict[str, int]:
-    """Return the number of single boxes, and of those with two or more detections at SCORE_THRESH by same_object."""
-    counts = []
-    for truth, found in zip(truths, detections, strict=True):
-        boxes = truth["boxes"][single_boxes(truth)]
-        counts.append(same_object(boxes, found["boxes"][found["scores"] >= SCORE_THRESH]).sum(axis=1))
-    counts = np.concatenate(counts)
-    return {"boxes": len(counts), "repeated": int(np.sum(counts > 1))}
 
 
 def height_group(low: float, high: float) -> str:
@@ -298,30 +260,17 @@ def detection_metrics(truths: Truths, detections: Detections, class_names: Seque
         **interval,
         "ap50_tool": float(np.mean([tool_average_precision(truths, detections, label) for label in present])),
         **coco_metrics(truths, detections, class_names),
-        "recall": float(np.mean(together.found_score >= SCORE_THRESH)),
-        "precision": float(np.mean(together.right[sure])) if sure.any() else 0.0,
+        "recall": float(np.mean(together.gt_scores >= SCORE_THRESH)),
+        "precision": float(np.mean(together.true_positive[sure])) if sure.any() else 0.0,
         **{
             f"recall_at_precision_{round(100 * least)}": recall_at_precision(precision, recall, least)
             for least in PRECISIONS
         },
-        "repeated": count_repeated(truths, detections),
+        "repeated": count_repeated(truths, detections, SCORE_THRESH),
         "per_class": ap,
         "recall_by_height": recall_by_height(together),
         "curve": curve(precision, recall),
     }
-
-
-def merge_matches(matches: Sequence[Matches]) -> Matches:
-    """Return the matches of several classes as those of one class."""
-    order = np.argsort(-np.concatenate([one.scores for one in matches]), kind="stable")
-    return Matches(
-        *(
-            np.concatenate([getattr(one, name) for one in matches])[order]
-            for name in ("scores", "right", "boxes", "image")
-        ),
-        np.sum([one.num_true for one in matches], axis=0),
-        *(np.concatenate([getattr(one, name) for one in matches]) for name in ("found_score", "heights")),
-    )
 
 
 def curve(precision: np.ndarray, recall: np.ndarray) -> dict[str, list[float]]:
@@ -337,11 +286,10 @@ def mistakes_of(truth: Mapping[str, np.ndarray], found: Mapping[str, np.ndarray]
     found = {name: values[sure] for name, values in found.items()}
     kinds = {"right": [], "wrong": [], "missed": []}
     for label in {*truth["label"].tolist(), *found["label"].tolist()}:
-        mine = {name: values[found["label"] == label] for name, values in found.items()}
-        matches = match_detections([truth], [mine], label)
-        kinds["right"].append(matches.boxes[matches.right])
-        kinds["wrong"].append(matches.boxes[~matches.right])
-        kinds["missed"].append(truth["boxes"][(truth["label"] == label) & ~truth["ignore"]][matches.found_score < 0])
+        matches = match_image(truth, found, label)
+        kinds["right"].append(matches.boxes[matches.true_positive])
+        kinds["wrong"].append(matches.boxes[~matches.true_positive])
+        kinds["missed"].append(matches.gt_boxes[matches.gt_scores < 0])
     return {kind: np.concatenate([np.zeros((0, 4), np.float32), *boxes]) for kind, boxes in kinds.items()}
 
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from affect_jax.data.windows import fitting_scale
-from affect_jax.evaluate.detection import box_iou
+from affect_jax.evaluate.boxes import box_iou
 
 SIDES = (256, 384, 480, 640, 768, 1024, 1280, 1536, 2048, 3072, 4096, 6144)
 """Heights and widths of searches, pixels: multiples of 32."""

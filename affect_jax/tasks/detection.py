@@ -23,9 +23,10 @@ from affect_jax.data.pipeline import spread_indices
 from affect_jax.data.transforms import transform
 from affect_jax.data.windows import fitting_scale
 from affect_jax.evaluate.anchor_coverage import best_anchor_iou, coverage_by_height
-from affect_jax.evaluate.detection import detection_metrics, largest_single_boxes, paired_bootstrap
+from affect_jax.evaluate.detection import detection_metrics, paired_bootstrap
 from affect_jax.evaluate.figures import draw_boxes
 from affect_jax.evaluate.sections import Metrics, Section, Table, metrics_table
+from affect_jax.evaluate.single_boxes import largest_single_boxes
 from affect_jax.files import whole_file
 from affect_jax.models import build_model
 from affect_jax.models.faster_rcnn import ANCHOR_STRIDES

@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 
 from affect_jax.evaluate import figures
-from affect_jax.evaluate.detection import Detections, Truths, mistakes_of, worst_images
+from affect_jax.evaluate.boxes import Detections, Truths
+from affect_jax.evaluate.detection import mistakes_of, worst_images
 from affect_jax.evaluate.sections import (
     Column,
     Figure,

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from affect_jax.evaluate.anchor_coverage import best_anchor_iou, coverage_by_height
-from affect_jax.evaluate.detection import box_iou
+from affect_jax.evaluate.boxes import box_iou
 from affect_jax.ops.anchors import grid_anchors
 
 SIZES, RATIOS = ((8.0, 11.0), (16.0, 24.0), (64.0, 90.0)), (0.5, 1.0, 2.0)

@@ -1,36 +1,19 @@
 import numpy as np
 import pytest
+from image_boxes import found, truth
 
+from affect_jax.evaluate.boxes import box_iou
 from affect_jax.evaluate.detection import (
     area_under,
     bootstrap_interval,
-    box_iou,
     coco_metrics,
-    count_repeated,
     detection_metrics,
-    largest_single_boxes,
     match_detections,
     precision_recall,
     recall_at_precision,
     tool_average_precision,
     worst_images,
 )
-
-
-def truth(boxes, label=None, ignore=None):
-    boxes = np.array(boxes, np.float32).reshape(-1, 4)
-    label = np.zeros(len(boxes), np.int32) if label is None else np.array(label, np.int32)
-    return {
-        "boxes": boxes,
-        "label": label,
-        "ignore": np.zeros(len(boxes), bool) if ignore is None else np.array(ignore, bool),
-    }
-
-
-def found(boxes, scores, label=None):
-    boxes = np.array(boxes, np.float32).reshape(-1, 4)
-    label = np.zeros(len(boxes), np.int32) if label is None else np.array(label, np.int32)
-    return {"boxes": boxes, "scores": np.array(scores, np.float32), "label": label}
 
 
 def random_images(rng, images=12, crowd=False, ties=False, many=False, classes=1):
@@ -169,7 +152,7 @@ def test_area_under_the_curve_of_an_example_worked_by_hand():
         found([[0, 0, 10, 10], [0, 0, 10, 9], [20, 0, 30, 9], [50, 50, 60, 60]], [0.9, 0.8, 0.7, 0.6]),
     ]
     matches = match_detections(truths, detections, 0)
-    assert matches.right.tolist() == [True, False, True, False]
+    assert matches.true_positive.tolist() == [True, False, True, False]
     np.testing.assert_allclose(area_under(*precision_recall(matches)), 0.5 * 1 + 0.5 * 2 / 3)
     metrics = detection_metrics(truths, detections, ("face",))
     assert (metrics["recall"], metrics["precision"]) == (1.0, 0.5)
@@ -232,25 +215,7 @@ def test_recall_at_a_precision_is_the_best_over_all_thresholds():
             best = 0.0
             for threshold in matches.scores:
                 taken = matches.scores >= threshold
-                if matches.right[taken].mean() >= least:
-                    best = max(best, matches.right[taken].sum() / matches.num_true.sum())
+                if matches.true_positive[taken].mean() >= least:
+                    best = max(best, matches.true_positive[taken].sum() / matches.num_true.sum())
             assert metrics[f"recall_at_precision_{100 * least:.0f}"] == pytest.approx(best)
     assert recall_at_precision(np.array([0.5, 0.4]), np.array([0.1, 0.2]), 0.9) == 0.0
-
-
-def test_a_box_is_repeated_if_two_sure_detections_show_it_and_no_other_box_is_near():
-    alone, pair = [0, 0, 100, 100], [[200, 0, 240, 40], [210, 5, 250, 45]]
-    truths = [truth([alone, *pair])]
-    cases = {
-        "twice": ([[0, 0, 100, 100], [5, 5, 90, 110]], [0.9, 0.6], 1),
-        "an eye": ([[0, 0, 100, 100], [20, 30, 40, 40]], [0.9, 0.6], 1),
-        "the whole person": ([[0, 0, 100, 100], [-50, -20, 150, 400]], [0.9, 0.6], 1),
-        "one unsure": ([[0, 0, 100, 100], [5, 5, 90, 110]], [0.9, 0.4], 0),
-        "one elsewhere": ([[0, 0, 100, 100], [70, 70, 190, 190]], [0.9, 0.6], 0),
-        "near the pair": ([[200, 0, 240, 40], [210, 5, 250, 45], [205, 5, 245, 40]], [0.9, 0.9, 0.9], 0),
-        "nothing": ([], [], 0),
-    }
-    for name, (boxes, scores, repeated) in cases.items():
-        assert count_repeated(truths, [found(boxes, scores)]) == {"boxes": 1, "repeated": repeated}, name
-    ignored = truth([alone, [300, 300, 340, 360]], ignore=[True, False])
-    assert largest_single_boxes([*truths, ignored, truth([])], 5) == [(0, 0), (1, 1)]
