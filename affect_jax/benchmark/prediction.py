@@ -14,7 +14,7 @@ from affect_jax.benchmark import peers
 from affect_jax.benchmark.timing import Work, interleaved_seconds
 from affect_jax.data.images import read_image
 from affect_jax.data.source_files import list_images
-from affect_jax.data.windows import resize_to_fit
+from affect_jax.data.windows import fitting_scale, pad, resize
 from affect_jax.predict.media import Report, Source, read_frames
 from affect_jax.predict.output import Output
 from affect_jax.predict.reader import FaceReader, batched
@@ -30,8 +30,9 @@ def image_video(path: Path, folder: Path, num_frames: int, frame_size: tuple[int
     files = list_images(folder).images
     if len(files) < num_frames:
         raise ValueError(f"{folder} has {len(files)} images; --num_frames={num_frames} needs more")
-    no_boxes = np.zeros((0, 4))
-    return write_video(path, (resize_to_fit(read_image(file), no_boxes, frame_size)[0] for file in files[:num_frames]))
+    images = map(read_image, files[:num_frames])
+    frames = (pad(resize(image, fitting_scale(image.shape[:2], frame_size)), frame_size) for image in images)
+    return write_video(path, frames)
 
 
 def write_video(path: Path, frames: Iterable[np.ndarray]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from affect_jax.data.windows import crop
+from affect_jax.data.windows import crop, crop_boxes
 
 
 class BoxCrops:
@@ -48,15 +48,13 @@ class BoxCrops:
         """Return boxes float32 [N, 4], label int32 [N] and ignore bool [N]."""
         (image, box), (top_left, size) = self.chosen[index], self._windows[index]
         whole = self.split.annotations(image)
-        blank = np.zeros(self.split.sizes()[image], np.uint8)
-        _, boxes, kept, _ = crop(blank, whole["boxes"], top_left, size)
+        boxes, kept, _ = crop_boxes(whole["boxes"], self.split.sizes()[image], top_left, size)
         return {"boxes": boxes, "label": whole["label"][kept], "ignore": kept != box}
 
     def read_image(self, index: int) -> dict[str, np.ndarray]:
         """Return image uint8 [H, W, 3] (RGB) and the arrays of `annotations`."""
-        (top, left), (height, width) = self._windows[index]
         image = self.split.read_image(self.chosen[index][0])["image"]
-        return {"image": image[top : top + height, left : left + width], **self.annotations(index)}
+        return {"image": crop(image, *self._windows[index]), **self.annotations(index)}
 
 
 def square_window(

@@ -246,9 +246,9 @@ def enlarge(batch: Batch, factor: float) -> Batch:
             f"images enlarged {factor:g} times are {sides[0]:g}x{sides[1]:g}; both sides must be multiples of 32:"
             " choose another factor, for example 1.5"
         )
-    no_boxes, size = np.zeros((0, 4), np.float32), (int(sides[0]), int(sides[1]))
+    size = int(sides[0]), int(sides[1])
     shown = [image[:height, :width] for image, (height, width) in zip(batch["image"], batch["image_size"], strict=True)]
-    enlarged = [resize(image, no_boxes, factor)[0] for image in shown]
+    enlarged = [resize(image, factor) for image in shown]
     return {
         **batch,
         "image": np.stack([pad(image, size) for image in enlarged]),

@@ -19,14 +19,17 @@ from affect_jax.data.windows import (
     Window,
     clip_boxes,
     crop,
+    crop_boxes,
     fitting_scale,
-    flip_horizontally,
+    flip,
+    flip_boxes,
     pad,
     random_reference_window,
     random_scale_window,
     random_side_window,
     read_reference_boxes,
     resize,
+    scale_boxes,
 )
 
 CLAHE_TILES = (8, 8)
@@ -101,7 +104,7 @@ def random_flip(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Flip half of the images."""
     if horizontal_flip and rng.random() < 0.5:
-        return flip_horizontally(image, boxes)
+        return flip(image), flip_boxes(boxes, image.shape[1])
     return image, boxes
 
 
@@ -232,8 +235,9 @@ def transform(
         window = random_side_window(size, faces, bucket, side_range, anywhere_probability, rng)
     else:
         window = Window((0, 0), size, fitting_scale(size, bucket))
-    image, boxes, kept, partial = crop(image, boxes, window.top_left, window.size)
-    image, boxes = resize(image, boxes, window.scale)
+    image = resize(crop(image, window.top_left, window.size), window.scale)
+    boxes, kept, partial = crop_boxes(boxes, size, window.top_left, window.size)
+    boxes = scale_boxes(boxes, window.scale, image.shape[:2])
     for change, names in TRANSFORMS.items():
         image, boxes = change(rng, image, boxes, **{name: settings[name] for name in names if name in settings})
     small = (boxes[:, 2:] - boxes[:, :2]).min(axis=1) < min_face

@@ -1,4 +1,4 @@
-"""Places and sizes in images: scaling, padding, cropping and random windows; boxes move with the pixels.
+"""Places and sizes in images: scaling, padding, cropping and mirroring, for pixels and for boxes; random windows.
 
 H W image, N boxes. Images are RGB uint8 [H, W, 3]; boxes are [x1, y1, x2, y2], float32 [N, 4], absolute pixels of
 their image, half-open. Sizes are (height, width). Nothing is changed in place.
@@ -24,16 +24,20 @@ def fitting_scale(image_size: tuple[int, int], size: tuple[int, int]) -> float:
     return min(size[0] / image_size[0], size[1] / image_size[1])
 
 
-def resize(image: np.ndarray, boxes: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray]:
-    """Scale image and boxes: pixel x moves to exactly scale * x, although sides are rounded to whole pixels."""
+def resize(image: np.ndarray, scale: float) -> np.ndarray:
+    """Scale the image: pixel x moves to exactly scale * x, although sides are rounded to whole pixels."""
     if scale == 1:
-        return image, boxes
+        return image
     height, width = (round(side * scale) for side in image.shape[:2])
     # pass factors, not a size: OpenCV would compute them from rounded sides, and distant boxes would be off
     size = None if min(height, width) else (max(1, width), max(1, height))
     interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    resized = cv2.resize(image, size, fx=scale, fy=scale, interpolation=interpolation)
-    return resized, clip_boxes(boxes * np.float32(scale), resized.shape[:2])
+    return cv2.resize(image, size, fx=scale, fy=scale, interpolation=interpolation)
+
+
+def scale_boxes(boxes: np.ndarray, scale: float, image_size: tuple[int, int]) -> np.ndarray:
+    """Scale boxes [N, 4] and clip them at the border of the scaled image, whose (height, width) is `image_size`."""
+    return clip_boxes(boxes * np.float32(scale), image_size)
 
 
 def pad(image: np.ndarray, size: tuple[int, int], top_left: tuple[int, int] = (0, 0)) -> np.ndarray:
@@ -50,16 +54,6 @@ def pad(image: np.ndarray, size: tuple[int, int], top_left: tuple[int, int] = (0
     return padded
 
 
-def resize_to_fit(image: np.ndarray, boxes: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, float]:
-    """Scale the image, aspect kept, to fit into `size`, and pad it with zeros on the right and at the bottom.
-
-    Returns image uint8 [*size, 3], boxes in its pixels, and the scale: new pixels per old pixel.
-    """
-    scale = fitting_scale(image.shape[:2], size)
-    image, boxes = resize(image, boxes, scale)
-    return pad(image, size), boxes, scale
-
-
 def clip_boxes(boxes: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
     """Clip boxes at the image's border."""
     height, width = image_size
@@ -74,22 +68,27 @@ class Window(NamedTuple):
     scale: float
 
 
-def crop(
-    image: np.ndarray, boxes: np.ndarray, top_left: tuple[int, int], size: tuple[int, int]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Crop the window of `size` at top_left (y, x) to the image.
-
-    Returns its pixels; its boxes [M, 4], clipped at its border; their positions among the N, int [M]; and `partial`,
-    bool [M]: boxes that reach into the window although their centre is outside. Half a face is neither an object nor
-    background, so that these should be ignored.
-    """
+def crop(image: np.ndarray, top_left: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
+    """Return the part of the image in the window of `size` at top_left (y, x)."""
     (top, left), (bottom, right) = np.maximum(top_left, 0), np.add(top_left, size)
-    image = image[top:bottom, left:right]
+    return image[top:bottom, left:right]
+
+
+def crop_boxes(
+    boxes: np.ndarray, image_size: tuple[int, int], top_left: tuple[int, int], size: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the boxes of the image that `crop` returns for an image of `image_size`.
+
+    These are its boxes [M, 4], clipped at its border; their positions among the N, int [M]; and `partial`, bool [M]:
+    boxes that reach into the window although their centre is outside. Half a face is neither an object nor background,
+    so that these should be ignored.
+    """
+    (top, left), (bottom, right) = np.maximum(top_left, 0), np.minimum(np.add(top_left, size), image_size)
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2 - (left, top)
-    inside = ((centres >= 0) & (centres < image.shape[1::-1])).all(axis=1)
-    moved = clip_boxes(boxes - np.array([left, top, left, top], np.float32), image.shape[:2])
+    inside = ((centres >= 0) & (centres < (right - left, bottom - top))).all(axis=1)
+    moved = clip_boxes(boxes - np.array([left, top, left, top], np.float32), (bottom - top, right - left))
     (kept,) = np.nonzero((moved[:, 2:] > moved[:, :2]).all(axis=1))
-    return image, moved[kept], kept, ~inside[kept]
+    return moved[kept], kept, ~inside[kept]
 
 
 def random_corner(
@@ -188,9 +187,9 @@ def random_reference_window(
     return Window((int(top), int(left)), window, scale)
 
 
-def flip_horizontally(image: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mirror image and boxes left to right."""
-    return np.ascontiguousarray(image[:, ::-1]), flip_boxes(boxes, image.shape[1])
+def flip(image: np.ndarray) -> np.ndarray:
+    """Mirror the image left to right."""
+    return np.ascontiguousarray(image[:, ::-1])
 
 
 def flip_boxes(boxes: np.ndarray, width: int) -> np.ndarray:

@@ -16,7 +16,7 @@ import numpy as np
 
 from affect_jax.data.images import crop_box, fit, to_channels
 from affect_jax.data.transforms import raise_exposure
-from affect_jax.data.windows import clip_boxes, flip_boxes, flip_horizontally, pad, resize
+from affect_jax.data.windows import clip_boxes, flip, flip_boxes, pad, resize
 from affect_jax.evaluate.tta import check_tta
 from affect_jax.predict.media import Frame
 from affect_jax.predict.programs import Programs
@@ -255,11 +255,9 @@ class Detector:
 
     def _resize(self, image: np.ndarray, search: Search) -> np.ndarray:
         """Mirror and scale an image for a search, and raise its exposure, which is done at the smaller size."""
-        no_boxes = np.zeros((0, 4), np.float32)
-        if search.mirrored:
-            image, _ = flip_horizontally(image, no_boxes)
-        reduced, _ = resize(image, no_boxes, min(search.scale, 1.0))
-        return resize(raise_exposure(reduced, self._exposure_level), no_boxes, max(search.scale, 1.0))[0]
+        image = flip(image) if search.mirrored else image
+        reduced = resize(image, min(search.scale, 1.0))
+        return resize(raise_exposure(reduced, self._exposure_level), max(search.scale, 1.0))
 
     def _in_image(
         self, detections: dict[str, np.ndarray], search: Search, image_size: tuple[int, int]

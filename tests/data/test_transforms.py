@@ -44,9 +44,11 @@ def test_boxes_match_their_pixels_after_fitting(shape):
     height, width = shape
     boxes = [[0, 0, width // 5, height // 5], [width - width // 4, height - height // 4, width, height]]
     image, boxes = marked(height, width, boxes)
-    fitted, moved, scale = windows.resize_to_fit(image, boxes, BUCKET)
-    assert fitted.shape == (*BUCKET, 3)
+    scale = windows.fitting_scale(shape, BUCKET)
     assert scale == min(BUCKET[0] / height, BUCKET[1] / width)
+    resized = windows.resize(image, scale)
+    fitted, moved = windows.pad(resized, BUCKET), windows.scale_boxes(boxes, scale, resized.shape[:2])
+    assert fitted.shape == (*BUCKET, 3)
     for channel in range(2):
         # sides are rounded to whole pixels, so the far edge is uncertain, but not the scale
         np.testing.assert_allclose(found_box(fitted, channel), moved[channel], atol=0.52)
@@ -60,7 +62,8 @@ def test_pixels_far_from_the_corner_move_by_the_exact_scale():
     image = np.zeros((501, 999, 3), np.uint8)
     image[480:490, 900:910] = 255
     scale = 0.3337
-    resized, (box,) = windows.resize(image, np.array([[900, 480, 910, 490]], np.float32), scale)
+    resized = windows.resize(image, scale)
+    (box,) = windows.scale_boxes(np.array([[900, 480, 910, 490]], np.float32), scale, resized.shape[:2])
     ys, xs = np.mgrid[: resized.shape[0], : resized.shape[1]] + 0.5
     weight = resized[..., 0].astype(float)
     middle = np.array([(xs * weight).sum(), (ys * weight).sum()]) / weight.sum()
@@ -96,14 +99,15 @@ def test_the_markers_are_in_their_boxes_after_any_crop_scale_and_flip():
 
 def test_a_crop_clips_its_boxes_and_names_those_whose_centre_is_outside():
     image, boxes = marked(200, 300, THREE)
-    cropped, moved, kept, partial = windows.crop(image, boxes, (30, 20), (100, 250))
+    moved, kept, partial = windows.crop_boxes(boxes, (200, 300), (30, 20), (100, 250))
     assert kept.tolist() == [0, 1] and partial.tolist() == [False, True]  # centre 273 is outside 20 + 250
     np.testing.assert_array_equal(moved, [[0, 0, 20, 20], [230, 0, 250, 30]])
-    np.testing.assert_array_equal(cropped, image[30:130, 20:270])
-    beyond, moved, kept, partial = windows.crop(image, boxes, (-10, 100), (400, 400))
-    np.testing.assert_array_equal(beyond, image[:, 100:])
+    np.testing.assert_array_equal(windows.crop(image, (30, 20), (100, 250)), image[30:130, 20:270])
+    beyond = (-10, 100), (400, 400)
+    moved, kept, partial = windows.crop_boxes(boxes, (200, 300), *beyond)
+    np.testing.assert_array_equal(windows.crop(image, *beyond), image[:, 100:])
     assert kept.tolist() == [1, 2] and not partial.any()
-    assert windows.crop(image, boxes[:0], (0, 0), (9, 9))[1].shape == (0, 4)
+    assert windows.crop_boxes(boxes[:0], (200, 300), (0, 0), (9, 9))[0].shape == (0, 4)
 
 
 @pytest.mark.parametrize("shape", [(200, 300), (310, 200)])
@@ -230,11 +234,10 @@ def test_faces_in_windows_of_real_images_are_as_high_as_references(shared_data):
 
 def test_flipping_twice_changes_nothing():
     image, boxes = marked(200, 301, THREE)
-    flipped, moved = windows.flip_horizontally(image, boxes)
+    flipped, moved = windows.flip(image), windows.flip_boxes(boxes, 301)
     np.testing.assert_array_equal(found_box(flipped, 0), moved[0])
-    back, boxes_back = windows.flip_horizontally(flipped, moved)
-    np.testing.assert_array_equal(back, image)
-    np.testing.assert_array_equal(boxes_back, boxes)
+    np.testing.assert_array_equal(windows.flip(flipped), image)
+    np.testing.assert_array_equal(windows.flip_boxes(moved, 301), boxes)
 
 
 @pytest.fixture
