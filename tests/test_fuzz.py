@@ -118,6 +118,7 @@ def examples_of(builder: type, source: Path, **options) -> Callable[[], object]:
     def read():
         for policy in ("skip", "fail"):
             found = builder(source=source, data_dir=source.parent / "data", on_bad_row=policy, **options)
+            found.read()
             for examples in found.examples.values():
                 for example in examples[:3]:
                     found.load(example)

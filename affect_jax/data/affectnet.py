@@ -17,7 +17,7 @@ import tensorflow_datasets as tfds
 from affect_jax import labels
 from affect_jax.data.images import crop_box, fit, read_image
 from affect_jax.data.prepared import Option, PreparedBuilder
-from affect_jax.data.source import BadInput, BadRows
+from affect_jax.data.source import BadInput
 from affect_jax.data.source_files import describe_others, find_csv, list_images, read_rows
 
 NO_EXPRESSION = ("none", "uncertain", "non-face")
@@ -90,14 +90,14 @@ class Affectnet(PreparedBuilder):
         """Return the feature of valence and arousal, each in [-1, 1]."""
         return {"valence_arousal": tfds.features.Tensor(shape=(2,), dtype=np.float32)}
 
-    def read_source(self, bad_rows: BadRows) -> Iterator[dict]:
+    def read_source(self) -> Iterator[dict]:
         """Read every face with an expression."""
         source = Path(self.source)
-        self.left_out, self.published, self.others = Counter(), {"train": Counter(), "test": Counter()}, {}
+        self.left_out, self.source_counts, self.others = Counter(), {"train": Counter(), "test": Counter()}, {}
         if all((source / name).is_dir() for name in NPY_FOLDERS):
-            rows = self._read_npy(source, bad_rows)
+            rows = self._read_npy(source)
         elif source.is_dir() and all(find_csv(source, (name,)) for name in CSV_FILES):
-            rows = self._read_csv(source, bad_rows)
+            rows = self._read_csv(source)
         else:
             raise BadInput(
                 source,
@@ -106,12 +106,12 @@ class Affectnet(PreparedBuilder):
                 "give a folder with train_set/ and val_set/, or with training.csv, validation.csv and the images",
             )
         examples = []
-        for expression, example in rows:
-            if expression >= len(self.names):
-                self.left_out[(labels.AFFECTNET + NO_EXPRESSION)[expression]] += 1
+        for label, example in rows:
+            if label >= len(self.names):
+                self.left_out[(labels.AFFECTNET + NO_EXPRESSION)[label]] += 1
                 continue
-            self.published[example["split"]][self.names[expression]] += 1
-            examples.append({**example, "label": expression})
+            self.source_counts[example["split"]][self.names[label]] += 1
+            examples.append({**example, "label": label})
         yield from self._with_val(examples)
 
     def _with_val(self, examples: list[dict]) -> Iterator[dict]:
@@ -128,7 +128,7 @@ class Affectnet(PreparedBuilder):
                 examples[index]["split"] = "val"
         yield from examples
 
-    def _read_npy(self, source: Path, bad_rows: BadRows) -> Iterator[tuple[int, dict]]:
+    def _read_npy(self, source: Path) -> Iterator[tuple[int, dict]]:
         for folder, split in NPY_FOLDERS.items():
             if not (source / folder / "images").is_dir():
                 raise BadInput(source / folder, None, "no folder images", "unpack the complete archive")
@@ -139,52 +139,51 @@ class Affectnet(PreparedBuilder):
             for path in sorted(listing.images, key=lambda path: (len(path.stem), path.stem)):
                 annotations = source / folder / "annotations"
                 try:
-                    expression, valence, arousal = (
-                        _read_number(annotations / f"{path.stem}_{name}.npy") for name in ("exp", "val", "aro")
-                    )
-                    target = parse_target(expression, valence, arousal)
+                    numbers = (_read_number(annotations / f"{path.stem}_{name}.npy") for name in ("exp", "val", "aro"))
+                    label, valence_arousal = parse_target(*numbers)
                 except ValueError as reason:
-                    bad_rows.report(path, None, str(reason))
+                    self.bad_rows.report(path, None, str(reason))
                     continue
-                file = path.relative_to(source).as_posix()
                 image = partial(read_face, path, None, 0.0, self.size)
-                yield target[0], {"split": split, "image": image, "file": file, "row": 0, "valence_arousal": target[1]}
+                origin = {"split": split, "file": path.relative_to(source).as_posix(), "row": 0}
+                yield label, {**origin, "image": image, "valence_arousal": valence_arousal}
 
-    def _read_csv(self, source: Path, bad_rows: BadRows) -> Iterator[tuple[int, dict]]:
+    def _read_csv(self, source: Path) -> Iterator[tuple[int, dict]]:
         root = next(source / name for name in IMAGE_FOLDERS if (source / name).is_dir())
         for name, split in CSV_FILES.items():
             file = find_csv(source, (name,))
-            for row, fields in read_rows(file, (name,), COLUMNS, bad_rows):
+            for row, fields in read_rows(file, (name,), COLUMNS, self.bad_rows):
                 if fields is None:
                     continue
                 path, *box, expression, valence, arousal = fields
                 try:
-                    target, box = parse_target(expression, valence, arousal), parse_box(*box)
+                    label, valence_arousal = parse_target(expression, valence, arousal)
+                    box = parse_box(*box)
                 except ValueError as reason:
-                    bad_rows.report(file, row, str(reason))
+                    self.bad_rows.report(file, row, str(reason))
                     continue
-                if target[0] < len(labels.AFFECTNET) and box is None:
-                    bad_rows.report(file, row, "no face box")
+                if label < len(labels.AFFECTNET) and box is None:
+                    self.bad_rows.report(file, row, "no face box")
                     continue
                 image = partial(read_face, root / path, box, self.margin, self.size)
-                example = {"split": split, "image": image, "file": name, "row": row, "valence_arousal": target[1]}
-                yield target[0], example
+                origin = {"split": split, "file": name, "row": row}
+                yield label, {**origin, "image": image, "valence_arousal": valence_arousal}
 
-    def check(self, counts: dict[str, Counter], skipped: int) -> list[str]:
+    def review(self, examples: dict[str, list[dict]], counts: dict[str, Counter]) -> list[str]:
         """Compare with the published counts, before val was taken from train; always report what was left out."""
         remarks = [f"{count:,} faces left out: {name}" for name, count in sorted(self.left_out.items())]
         remarks += describe_others(Path(self.source), self.others)
         train = {name: TRAINING_COUNTS[name] for name in self.names}
         missing = Counter(train)
-        missing.subtract(self.published["train"])
+        missing.subtract(self.source_counts["train"])
         test_is_whole = all(
-            VALIDATION_COUNT - 1 <= self.published["test"][name] <= VALIDATION_COUNT for name in self.names
+            VALIDATION_COUNT - 1 <= self.source_counts["test"][name] <= VALIDATION_COUNT for name in self.names
         )
-        if test_is_whole and min(missing.values()) >= 0 and sum(missing.values()) <= skipped:
+        if test_is_whole and min(missing.values()) >= 0 and sum(missing.values()) <= len(self.bad_rows.skipped):
             return remarks
         found = ", ".join(
-            f"{name} {self.published['train'][name]:,} instead of {train[name]:,} and {self.published['test'][name]}"
-            f" instead of {VALIDATION_COUNT}"
+            f"{name} {self.source_counts['train'][name]:,} instead of {train[name]:,} and"
+            f" {self.source_counts['test'][name]} instead of {VALIDATION_COUNT}"
             for name in self.names
         )
         problem = f"training and validation counts differ from the published counts: {found}"

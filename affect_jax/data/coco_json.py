@@ -36,15 +36,16 @@ class CocoJson(BoxesBuilder):
         """Names of the categories, ordered by id."""
         return tuple(self.categories.values())
 
-    def read_source(self, bad_rows: BadRows) -> Iterator[dict]:
+    def read_source(self) -> Iterator[dict]:
         """Read every image, in the order of the files."""
         label_of = {category: label for label, category in enumerate(self.categories)}
         for split, content in self.contents.items():
             path = Path(self.source) / f"{split}.json"
-            entries, seen = read_annotations(path, content, label_of, bad_rows), set()
+            entries, seen = read_annotations(path, content, label_of, self.bad_rows), set()
             for image in content["images"]:
                 if (key := identity(image["id"])) in seen:
-                    bad_rows.report(path, None, f"{image['file_name']}: another image has the same id {image['id']!r}")
+                    reason = f"{image['file_name']}: another image has the same id {image['id']!r}"
+                    self.bad_rows.report(path, None, reason)
                     continue
                 seen.add(key)
                 file = find_image(Path(self.source), image["file_name"])

@@ -50,7 +50,7 @@ class Darkface(BoxesBuilder):
             return {}
         return {"train": NUM_LABELLED - len(val_numbers()), "val": len(val_numbers())}
 
-    def read_source(self, bad_rows: BadRows) -> Iterator[dict]:
+    def read_source(self) -> Iterator[dict]:
         """Read every labelled image, by number."""
         source = Path(self.source)
         if missing := [name for name in ("image", "label") if not (source / name).is_dir()]:
@@ -61,12 +61,12 @@ class Darkface(BoxesBuilder):
         for stem in sorted(images | labels, key=lambda stem: (len(stem), stem)):
             image, label = source / "image" / f"{stem}.png", source / "label" / f"{stem}.txt"
             if stem not in labels:
-                bad_rows.report(image, None, f"no label/{label.name}")
+                self.bad_rows.report(image, None, f"no label/{label.name}")
             elif stem not in images:
-                bad_rows.report(label, None, f"no image/{image.name}")
+                self.bad_rows.report(label, None, f"no image/{image.name}")
             elif not (stem.isascii() and stem.isdigit() and 1 <= int(stem) <= NUM_LABELLED):
-                bad_rows.report(image, None, f"its name is not a number from 1 to {NUM_LABELLED}")
-            elif (entries := read_label(label, bad_rows)) is not None:
+                self.bad_rows.report(image, None, f"its name is not a number from 1 to {NUM_LABELLED}")
+            elif (entries := read_label(label, self.bad_rows)) is not None:
                 split = self.as_split or ("val" if int(stem) in val_numbers() else "train")
                 if example := self.make_example(split, f"image/{image.name}", label, None, entries):
                     yield example

@@ -123,17 +123,18 @@ class Fer2013(PreparedBuilder):
     )
     LICENCE = "FER2013: no open licence; data of the ICML 2013 challenge, for research"
 
-    def read_source(self, bad_rows: BadRows) -> Iterator[dict]:
+    def read_source(self) -> Iterator[dict]:
         """Read every face: a CSV file in its order, or a folder in the order of its sorted names."""
         source, self.others = find_faces(self.source), {}
         if source.is_dir():
-            faces = read_folder(source, bad_rows, self.others)
+            faces = read_folder(source, self.bad_rows, self.others)
         else:
-            faces = filter(None, read_csv(source, bad_rows))
+            faces = filter(None, read_csv(source, self.bad_rows))
         for face in faces:
             yield face._asdict()
 
-    def check(self, counts: dict[str, Counter], skipped: int) -> list[str]:
+    def review(self, examples: dict[str, list[dict]], counts: dict[str, Counter]) -> list[str]:
         """Compare with the published counts."""
+        skipped = len(self.bad_rows.skipped)
         differences = check_counts(self.source, counts, CLASS_COUNTS, skipped, self.allow_other_counts)
         return [*differences, *describe_others(Path(self.source), self.others)]

@@ -114,12 +114,12 @@ class Ferplus(PreparedBuilder):
             "votes": tfds.features.Tensor(shape=(len(labels.FERPLUS),), dtype=np.float32),
         }
 
-    def read_source(self, bad_rows: BadRows) -> Iterator[dict]:
+    def read_source(self) -> Iterator[dict]:
         """Read the faces that have a majority label."""
         if self.votes is None:
             raise ValueError("FER+ also needs the votes; give --votes=PATH of fer2013new.csv")
         self.num_dropped = 0
-        for face, votes in self._pairs(bad_rows):
+        for face, votes in self._pairs():
             label = majority_label(votes.counts)
             if label is None:
                 self.num_dropped += 1
@@ -127,10 +127,10 @@ class Ferplus(PreparedBuilder):
             extra = {"vote_counts": votes.counts, "votes": soft_votes(votes.counts)}
             yield {**face._replace(label=label)._asdict(), **extra}
 
-    def _pairs(self, bad_rows: BadRows) -> Iterator[tuple[Face, VoteRow]]:
+    def _pairs(self) -> Iterator[tuple[Face, VoteRow]]:
         remedy = "use both published files, complete and in their original order"
-        pairs = zip_longest(read_csv(self.source, bad_rows), read_votes(self.votes, bad_rows), fillvalue=False)
-        for number, (face, votes) in enumerate(pairs):
+        faces, rows_of_votes = read_csv(self.source, self.bad_rows), read_votes(self.votes, self.bad_rows)
+        for number, (face, votes) in enumerate(zip_longest(faces, rows_of_votes, fillvalue=False)):
             if face is False or votes is False:
                 short, long = (self.source, self.votes) if face is False else (self.votes, self.source)
                 raise BadInput(short, number + 2, f"the file ends after {number:,} rows, {long} has more", remedy)
@@ -142,8 +142,9 @@ class Ferplus(PreparedBuilder):
                 raise BadInput(self.votes, votes.row, reason, remedy)
             yield face, votes
 
-    def check(self, counts: dict[str, Counter], skipped: int) -> list[str]:
+    def review(self, examples: dict[str, list[dict]], counts: dict[str, Counter]) -> list[str]:
         """Compare with the counts after the rule; always report how many faces the rule dropped."""
+        skipped = len(self.bad_rows.skipped)
         differences = check_counts(self.source, counts, CLASS_COUNTS, skipped, self.allow_other_counts)
         return [f"{self.num_dropped:,} faces without a majority class are dropped by the FER+ rule", *differences]
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from affect_jax.data.images import fit, read_image, to_channels
 from affect_jax.data.prepared import Option, PreparedBuilder
-from affect_jax.data.source import BadInput, BadRows
+from affect_jax.data.source import BadInput
 from affect_jax.data.source_files import describe_others, list_images, subfolders
 from affect_jax.files import is_hidden, printable
 
@@ -105,7 +105,7 @@ class Folder(PreparedBuilder):
         """(H, W, C) of the prepared images, square."""
         return (self.size, self.size, self.channels)
 
-    def read_source(self, bad_rows: BadRows) -> Iterator[dict]:
+    def read_source(self) -> Iterator[dict]:
         """Read every image, by split folder, class and name."""
         self.others = {
             path: "not in a class folder"
@@ -114,7 +114,7 @@ class Folder(PreparedBuilder):
             if path.is_file() and not is_hidden(path.name)
         }
         self.splits_of_person = defaultdict(set)
-        found = list(self._images(bad_rows))
+        found = list(self._images())
         drawn = self._draw_splits(found)
         for folder_split, label, path, person in found:
             split = drawn.get(person, folder_split) if folder_split in (None, "train") else folder_split
@@ -127,7 +127,7 @@ class Folder(PreparedBuilder):
                 "row": 0,
             }
 
-    def _images(self, bad_rows: BadRows) -> Iterator[tuple[str | None, int, Path, str]]:
+    def _images(self) -> Iterator[tuple[str | None, int, Path, str]]:
         """Return split (None if no folder names it), label, path and person of every image."""
         for folder, split in self.split_of_folder.items():
             for label, name in enumerate(self.names):
@@ -139,7 +139,7 @@ class Folder(PreparedBuilder):
                     relative = path.relative_to(self.source).as_posix()
                     match = self.identity.search(relative) if self.identity else None
                     if self.identity and not (match and match.group(1)):
-                        bad_rows.report(path, None, f"its path does not match identity {self.identity.pattern!r}")
+                        self.bad_rows.report(path, None, f"its path does not match identity {self.identity.pattern!r}")
                         continue
                     yield split, label, path, match.group(1) if match else relative
 
@@ -163,7 +163,7 @@ class Folder(PreparedBuilder):
             drawn.update(split_by_person(persons, shares, self.split_seed))
         return drawn
 
-    def check(self, counts: dict[str, Counter], skipped: int) -> list[str]:
+    def review(self, examples: dict[str, list[dict]], counts: dict[str, Counter]) -> list[str]:
         """Return remarks on files that are not images, a missing test split and images of one person in two splits."""
         remarks = describe_others(Path(self.source), self.others)
         if not counts["test"]:

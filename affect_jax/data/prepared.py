@@ -9,7 +9,6 @@ import os
 import shutil
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from functools import cached_property
 from io import BytesIO
 from pathlib import Path
 from typing import ClassVar, NamedTuple
@@ -88,7 +87,7 @@ class SourceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         """Class names in the order of their integer labels."""
         return self.CLASS_NAMES
 
-    def read_source(self, bad_rows: BadRows) -> Iterator[dict]:
+    def read_source(self) -> Iterator[dict]:
         """Read examples in the order of the source: split, file (below the source) and the features."""
         raise NotImplementedError
 
@@ -104,8 +103,11 @@ class SourceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         """Check the examples by split and their counts by class; return remarks. BadInput if they are not valid."""
         raise NotImplementedError
 
-    def check_classes(self) -> list[str]:
-        """Return a remark for each split that lacks a class; BadInput if the counts cannot be used at all."""
+    def check_classes(self) -> None:
+        """Raise BadInput if the counts lack a class that the data set needs; by default it needs none."""
+
+    def missing_classes(self) -> list[str]:
+        """Return a remark for each split that lacks a class."""
         return [
             f"{split} has no {', '.join(missing)}"
             for split, counts in self.counts.items()
@@ -123,11 +125,13 @@ class SourceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def write_extra_files(self, directory: Path) -> None:
         """Write files in addition to the records, if the data set has any."""
 
-    @cached_property
-    def examples(self) -> dict[str, list[dict]]:
-        """All examples of the source by split, checked."""
+    def read(self) -> None:
+        """Read and check the source: set `examples` and `counts`, both by split, and `remarks`.
+
+        BadInput if the source is not usable.
+        """
         examples = {"train": [], "val": [], "test": []}
-        rows = self.read_source(self.bad_rows)
+        rows = self.read_source()
         for example in tqdm(rows, f"reading {self.source}", unit=f" {self.UNIT}", delay=2, disable=None):
             examples[example.pop("split")].append(example)
         if empty := [split for split in self.REQUIRED_SPLITS if not examples[split]]:
@@ -141,7 +145,7 @@ class SourceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         self.remarks = self.review(examples, counts)
         self.counts = {split: {name: counts[split][name] for name in self.class_names} for split in counts}
         self.check_classes()
-        return {split: some for split, some in examples.items() if some}
+        self.examples = {split: some for split, some in examples.items() if some}
 
     def _info(self) -> tfds.core.DatasetInfo:
         info = tfds.core.DatasetInfo(
@@ -200,7 +204,7 @@ class SourceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         temporary = target.with_name(f".{cls.name}.{os.getpid()}")
         builder = cls(data_dir=temporary, **options)
         with builder.bad_rows.named_in_errors():
-            _ = builder.examples  # checks the source before the first folder is made
+            builder.read()  # before the first folder is made
         tfds.disable_progress_bar()
         try:
             with builder.bad_rows.named_in_errors():
@@ -210,7 +214,8 @@ class SourceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                         download_config=tfds.download.DownloadConfig(try_download_gcs=False),
                         file_format="array_record",
                     )
-                remarks = [*builder.remarks, *builder.check_classes()]  # unreadable images are no longer counted
+                builder.check_classes()  # again: unreadable images are no longer counted
+                remarks = [*builder.remarks, *builder.missing_classes()]
             builder.write_extra_files(cls.directory(temporary))
             fingerprints = {split: fingerprint.text() for split, fingerprint in builder.fingerprints.items()}
             write_atomically(fingerprints_file(cls.directory(temporary)), json.dumps(fingerprints))
@@ -241,15 +246,11 @@ class PreparedBuilder(SourceBuilder, skip_registration=True):
         """(H, W, C) of the prepared images."""
         return self.IMAGE_SHAPE
 
-    def read_source(self, bad_rows: BadRows) -> Iterator[dict]:
+    def read_source(self) -> Iterator[dict]:
         """Read examples in the order of the source: split, image, label, file, row and the extra features.
 
         An image is uint8 [H, W] or RGB [H, W, 3], or a function that reads it and raises ValueError on failure.
         """
-        raise NotImplementedError
-
-    def check(self, counts: dict[str, Counter], skipped: int) -> list[str]:
-        """Check the counts by split and class; return remarks. BadInput if they are not those of the data set."""
         raise NotImplementedError
 
     def extra_features(self) -> dict[str, tfds.features.FeatureConnector]:
@@ -270,17 +271,12 @@ class PreparedBuilder(SourceBuilder, skip_registration=True):
         """Return the label of the example, in a list."""
         return [example["label"]]
 
-    def check_classes(self) -> list[str]:
-        """Return a remark for each split that lacks a class; BadInput if a class has no images in any split."""
+    def check_classes(self) -> None:
+        """Raise BadInput if a class has no images in any split, unless other counts are allowed."""
         empty = [name for name in self.class_names if not any(counts[name] for counts in self.counts.values())]
         if empty and not self.allow_other_counts:
             remedy = "add images, remove the class, or accept other counts with --allow_other_counts"
             raise BadInput(self.source, None, f"no readable image of class {', '.join(empty)}", remedy)
-        return super().check_classes()
-
-    def review(self, examples: dict[str, list[dict]], counts: dict[str, Counter]) -> list[str]:
-        """Check the counts."""
-        return self.check(counts, len(self.bad_rows.skipped))
 
     def load(self, example: dict) -> dict:
         """Read the image, if it is not read yet."""

@@ -16,7 +16,7 @@ from absl import logging
 
 from affect_jax.data.images import decode_image, read_encoded, read_image_size
 from affect_jax.data.prepared import Records, SourceBuilder
-from affect_jax.data.source import BadInput, BadRows, place
+from affect_jax.data.source import BadInput, place
 from affect_jax.files import explained, printable
 
 
@@ -51,7 +51,7 @@ class BoxesBuilder(SourceBuilder, skip_registration=True):
         self.clipped: list[str] = []
         self.stored_files: set[str] = set()
 
-    def read_source(self, bad_rows: BadRows) -> Iterator[dict]:
+    def read_source(self) -> Iterator[dict]:
         """Read examples, made by `make_example`, in the order of the source."""
         raise NotImplementedError
 

@@ -36,7 +36,7 @@ class Widerface(BoxesBuilder):
         """Return the counts of the publishers."""
         return {"train": 12_880, "val": 3_226}
 
-    def read_source(self, bad_rows: BadRows) -> Iterator[dict]:
+    def read_source(self) -> Iterator[dict]:
         """Read every image, in the order of the lists."""
         source = Path(self.source)
         lists = {split: source / "wider_face_split" / f"wider_face_{split}_bbx_gt.txt" for split in SPLITS}
@@ -46,8 +46,8 @@ class Widerface(BoxesBuilder):
         for split, path in lists.items():
             if not path.is_file():
                 continue
-            for row, name, lines in images_of(path, bad_rows):
-                entries = read_faces(path, row, name, lines, bad_rows)
+            for row, name, lines in images_of(path, self.bad_rows):
+                entries = read_faces(path, row, name, lines, self.bad_rows)
                 if entries is not None:
                     self.without_area += [place(path, entry.row) for entry in entries if not has_area(entry)]
                     entries = [entry for entry in entries if has_area(entry)]
