@@ -135,6 +135,14 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     sys.exit(f"{reason}; --help lists the flags")
 
 
+def reject_arguments(argv: Sequence[str], hint: str = "") -> None:
+    """Raise absl's UsageError if `argv`, the program and its arguments, has an argument that is not a flag."""
+    from absl import app
+
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected argument {argv[1]!r}" + (hint and f"; {hint}"))
+
+
 def expand_home(match: re.Match) -> str:
     """Return the flag and the home folder of a value that begins with it, which shells do not expand after "="."""
     return match[1] + os.path.expanduser(match[2])

@@ -59,7 +59,10 @@ def classification_config() -> ConfigDict:
 
 
 def detection_config() -> ConfigDict:
-    """Return all fields of a detector's run: torchvision's names and values, except anchors for smaller faces."""
+    """Return all fields of a detector's run.
+
+    Fields that torchvision has too have its names and values, except smaller anchors and more detections per image.
+    """
     config = _common_config()
     config.task = "detection"
     config.data.name = "widerface"

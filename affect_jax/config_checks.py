@@ -120,7 +120,7 @@ NOT_READ = (
         ("rpn.batch_size_per_image", "rpn.positive_fraction"),
     ),
 )
-"""Values of fields of a detector's model, the reason why it does not read other fields, and these fields."""
+"""Fields of a detector's model without effect: (field, its values, the reason, the fields without effect then)."""
 HEAD_CHECKS = {
     "nms_thresh": FRACTION,
     "score_thresh": FRACTION,

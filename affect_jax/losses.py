@@ -34,7 +34,7 @@ def focal_loss(logits: jax.Array, targets: jax.Array, mask: jax.Array, gamma: fl
 
 
 def _log_probs(logits: jax.Array, mask: jax.Array) -> jax.Array:
-    """Return the log-probabilities of logits [B, K], those of zeros in rows where mask [B] is 0.
+    """Return the log-probabilities of logits [B, K]; rows where mask [B] is 0 are treated as zeros.
 
     Such rows may be infinite. If only the loss left them out, its gradient would be 0 * inf, which is NaN.
     """

@@ -122,7 +122,7 @@ def warped_faces(config: ConfigDict, rotation: float = 10.0, shift: float = 0.1,
 
 
 def regularized_vgg(config: ConfigDict) -> None:
-    """Set a long training of VGG-FER against overfitting: strong warps, erasing, weight average."""
+    """Set a long training of VGG-FER with strong regularization: warps, erasing and a weight average."""
     vgg_fer(config)
     config.batch_size = 128
     config.total_epochs = 100.0
@@ -172,7 +172,10 @@ def long_cycle(config: ConfigDict, epochs: float = 40.0) -> None:
 
 
 def continued_on_ferplus(config: ConfigDict, init_from: str) -> None:
-    """Set FER+'s votes, which need no label smoothing, at half the learning rate, from a run or file of FER2013."""
+    """Continue from a run or model file of FER2013 on FER+'s votes, at half the learning rate.
+
+    The votes need no label smoothing.
+    """
     config.data.name = "ferplus"
     config.data.targets = "votes"
     config.init_from = init_from
@@ -181,7 +184,7 @@ def continued_on_ferplus(config: ConfigDict, init_from: str) -> None:
 
 
 def affectnet(config: ConfigDict) -> None:
-    """Set AffectNet with valence and arousal, classes equally often, and all that does not depend on the network."""
+    """Set AffectNet with valence and arousal and balanced classes, and the fields that do not depend on the network."""
     config.data.name = "affectnet"
     config.data.sampling = "balanced"
     config.data.num_workers = 4

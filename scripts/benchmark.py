@@ -33,6 +33,7 @@ from ml_collections import config_flags
 
 STARTED = time.perf_counter()
 CONFIG = config_flags.DEFINE_config_file("config", help_string="configs/NAME.py", lock_config=True)
+flags.mark_flag_as_required("config")
 COMPARE = flags.DEFINE_enum("compare", "none", ("none", "torch"), "Also time the same network in this framework.")
 ROUNDS = flags.DEFINE_integer("rounds", 10, "Timed calls of each work; the table shows the median.", 1)
 WORKS = flags.DEFINE_list("works", None, "Measure these works only, for example step,predict_64.")
@@ -42,10 +43,7 @@ OUT = flags.DEFINE_string("out", None, "Write the rows to this file as JSON.")
 
 
 def main(argv):
-    if len(argv) > 1:
-        raise app.UsageError(f"unknown argument {argv[1]!r}; set fields as --config.NAME=VALUE")
-    if CONFIG.value is None:
-        raise app.UsageError("--config is missing, for example --config=configs/fer_vgg.py")
+    command_line.reject_arguments(argv, "set fields as --config.NAME=VALUE")
     alone = bool(PROFILE.value) + bool(SCALING.value)
     if alone + bool(COMPARE.value != "none" or WORKS.value) > 1:
         raise app.UsageError("--profile, --scaling, and --compare with --works, are three measurements; choose one")

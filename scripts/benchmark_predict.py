@@ -17,7 +17,7 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
-from absl import app, flags, logging
+from absl import flags, logging
 
 from affect_jax.benchmark import prediction
 from affect_jax.predict import reader
@@ -41,8 +41,7 @@ def load(detector: str, batch_size: int) -> reader.FaceReader:
 
 
 def main(argv):
-    if len(argv) > 1:
-        raise app.UsageError(f"unknown argument {argv[1]!r}; the folder is --images=FOLDER")
+    command_line.reject_arguments(argv, "the folder is --images=FOLDER")
     logging.set_verbosity(logging.ERROR)
     prepare_process()
     with command_line.interruptible(), tempfile.TemporaryDirectory() as name:

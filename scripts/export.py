@@ -11,7 +11,7 @@ from affect_jax import command_line
 command_line.exit_on_interrupt()  # before the slow imports
 
 import jax
-from absl import app, flags, logging
+from absl import flags, logging
 
 from affect_jax.export.export import export_model
 from affect_jax.export.readme import table
@@ -25,8 +25,7 @@ ONNX = flags.DEFINE_bool("onnx", True, "Also write ONNX; needs the packages onnx
 
 
 def main(argv):
-    if len(argv) > 1:
-        raise app.UsageError(f"unknown argument {argv[1]!r}")
+    command_line.reject_arguments(argv)
     logging.set_verbosity(logging.ERROR)
     jax.config.update("jax_platforms", "cpu")  # exact float32; the exported files run on the other platforms too
     prepare_process()

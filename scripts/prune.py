@@ -12,7 +12,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from absl import app, flags, logging
+from absl import flags, logging
 
 from affect_jax.models.pruning import prune_vgg
 from affect_jax.runs.model_file import Trained, read, write
@@ -24,8 +24,7 @@ DENSE = flags.DEFINE_list("dense", ["256"], "Units of each dense layer.")
 
 
 def main(argv):
-    if len(argv) > 1:
-        raise app.UsageError(f"unknown argument {argv[1]!r}")
+    command_line.reject_arguments(argv)
     logging.set_verbosity(logging.ERROR)  # orbax logs each step of reading a checkpoint
     jax.config.update("jax_platforms", "cpu")
     if not OUT.value.endswith(".safetensors"):

@@ -8,18 +8,16 @@ from affect_jax import command_line
 
 command_line.exit_on_interrupt()  # before the slow imports
 
-from absl import app, flags, logging
+from absl import flags, logging
 from ml_collections import config_flags
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="configs/NAME.py", lock_config=True)
+flags.mark_flag_as_required("config")
 SPLIT = flags.DEFINE_enum("split", "train", ("train", "val"), "The split of the boxes.")
 
 
 def main(argv):
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}; set config fields with --config.NAME=VALUE")
-    if CONFIG.value is None:
-        raise app.UsageError("--config is missing, for example --config=configs/widerface_rcnn.py")
+    command_line.reject_arguments(argv, "set config fields with --config.NAME=VALUE")
     from affect_jax.config_checks import validate
     from affect_jax.tasks import build_task
     from affect_jax.tasks.detection import anchor_coverage

@@ -10,10 +10,11 @@ command_line.exit_on_interrupt()  # before the slow imports
 
 import sys
 
-from absl import app, flags, logging
+from absl import flags, logging
 from ml_collections import config_flags
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="configs/NAME.py, or configs/NAME.py:demo")
+flags.mark_flag_as_required("config")
 OUT = flags.DEFINE_string("out", "augmentations.png", "The image file to write.")
 IMAGES = flags.DEFINE_integer("images", 8, "Number of images, one in each row.", lower_bound=1)
 DRAWS = flags.DEFINE_integer("draws", 11, "Number of augmented versions of each image.", lower_bound=1)
@@ -23,10 +24,7 @@ WIDEST = 4096
 
 
 def main(argv):
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}; set config fields with --config.NAME=VALUE")
-    if CONFIG.value is None:
-        raise app.UsageError("--config is missing, for example --config=configs/fer_vgg.py")
+    command_line.reject_arguments(argv, "set config fields with --config.NAME=VALUE")
     import cv2
     import numpy as np
 

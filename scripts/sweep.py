@@ -37,8 +37,7 @@ def parse_run(text: str) -> tuple[str, list[str]]:
 
 
 def main(argv):
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}; set fields within --run")
+    command_line.reject_arguments(argv, "set fields within --run")
     from affect_jax.runs.sweep import run_sweep
 
     runs = [parse_run(text) for text in RUN.value]

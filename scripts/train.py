@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 import jax
-from absl import app, flags, logging
+from absl import flags, logging
 from ml_collections import config_flags
 
 from affect_jax.process import define_process_flags, join_processes, prepare_process
@@ -23,6 +23,7 @@ from affect_jax.process import define_process_flags, join_processes, prepare_pro
 CONFIG = config_flags.DEFINE_config_file(
     "config", help_string="configs/NAME.py, or configs/NAME.py:demo", lock_config=True
 )
+flags.mark_flag_as_required("config")
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "The run's folder. A run in it is resumed. Default: runs/ and the config's name."
 )
@@ -49,10 +50,7 @@ def default_workdir() -> Path:
 
 
 def main(argv):
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}; set fields as --config.NAME=VALUE")
-    if CONFIG.value is None:
-        raise app.UsageError("--config is missing, for example --config=configs/fer_vgg.py")
+    command_line.reject_arguments(argv, "set fields as --config.NAME=VALUE")
     from affect_jax.runs.training import train_and_evaluate
     from affect_jax.train.signals import Interrupted
 

@@ -137,7 +137,7 @@ def test_help_exits_with_status_0(name):
     ("name", "arguments", "message"),
     [
         ("audit_data", (), "give one data set of affectnet, "),
-        ("benchmark", (), "--config is missing, for example --config=configs/fer_vgg.py"),
+        ("benchmark", (), "--config is missing: configs/NAME.py"),
         ("benchmark_predict", (), "--images is missing: A folder of images"),
         ("evaluate", (), "give a run as --workdir=FOLDER or a model file as --model=FILE, one of the two"),
         ("evaluate", ("--workdir=a", "--model=b"), "give a run as --workdir=FOLDER or a model file as --model=FILE"),
@@ -148,10 +148,10 @@ def test_help_exits_with_status_0(name):
         ("prepare_data", ("fer2013",), "give the source: --source=PATH"),
         ("prune", ("--out=a.safetensors",), "--model is missing: A run's folder or a model file of VGG-FER"),
         ("report", (), "give the folders of runs, for example runs/fer_vgg runs/fer_mobilenet"),
-        ("show_anchors", (), "--config is missing, for example --config=configs/widerface_rcnn.py"),
-        ("show_augmentations", (), "--config is missing, for example --config=configs/fer_vgg.py"),
+        ("show_anchors", (), "--config is missing: configs/NAME.py"),
+        ("show_augmentations", (), "--config is missing: configs/NAME.py, or configs/NAME.py:demo"),
         ("sweep", ("--workdir=a",), "--run is missing: NAME = configs/FILE.py and any further --config.FIELD=VALUE"),
-        ("train", (), "--config is missing, for example --config=configs/fer_vgg.py"),
+        ("train", (), "--config is missing: configs/NAME.py, or configs/NAME.py:demo"),
     ],
 )
 def test_missing_arguments_are_named_in_one_line(name, arguments, message):
@@ -184,3 +184,14 @@ def test_progress_bars_are_drawn_on_terminals_only():
     calls = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Call)]
     bars = [ast.unparse(call) for call in calls if ast.unparse(call.func) == "tqdm"]
     assert bars and all("disable=None" in bar for bar in bars)
+
+
+@pytest.mark.parametrize("error", [ValueError("wrong"), FileNotFoundError("absent"), ChildProcessError("failed")])
+def test_errors_of_values_and_files_are_one_line(error):
+    with pytest.raises(SystemExit, match=f"^{type(error).__name__}: {error}$"), command_line.one_line_errors():
+        raise error
+
+
+def test_other_errors_keep_their_traceback():
+    with pytest.raises(ZeroDivisionError), command_line.one_line_errors():
+        _ = 1 / 0

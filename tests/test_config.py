@@ -43,12 +43,16 @@ VARIANTS = [
     "fer_mobilenet.py:two_cores",
     "fer_finetune.py",
     "fer_finetune.py:ferplus",
+    "fer_finetune.py:long",
+    "fer_finetune.py:distilled",
     "fer_mobilefacenet.py",
     "fer_mobilefacenet.py:ms1m",
     "fer_mobilefacenet.py:ferplus",
     "fer_mobilefacenet.py:ms1m_ferplus",
     "fer_mobilenet_v1.py",
     "fer_mobilenet_v1.py:ferplus",
+    "fer_mobilenet_v1.py:long",
+    "fer_mobilenet_v1.py:long_ferplus",
     "fer_speedrun.py",
     "fer_speedrun.py:68",
     "fer_speedrun.py:70",
@@ -213,8 +217,8 @@ def test_config_of_the_speedrun_trains_with_one_dispatch_per_epoch(tmp_path, mon
 def test_unknown_variant_is_refused_with_the_known_ones(file):
     with pytest.raises(ValueError, match="unknown variant 'nonsense'") as error:
         load(f"{file}:nonsense")
-    known = {variant.partition(":")[2] for variant in VARIANTS if variant.startswith(f"{file}:")}
-    assert all(name in str(error.value) for name in known)
+    listed = str(error.value).partition("the variants are ")[2]
+    assert set(filter(None, listed.split(", "))) == {v.partition(":")[2] for v in VARIANTS if v.startswith(f"{file}:")}
 
 
 class StandInClassifier(nn.Module):

@@ -4,13 +4,16 @@ N, M, A boxes, [..., 4] as [x1, y1, x2, y2], absolute pixels, half-open: area = 
 are finite for boxes without area too, because padded arrays contain them.
 """
 
+import math
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 
-MAX_LOG_SCALE = 4.135166556742356  # log(1000 / 16), the largest growth of a decoded box over its reference
-MIN_SIDE = 1e-3  # pixels; keeps the offsets of boxes without area finite
+MAX_LOG_SCALE = math.log(1000 / 16)
+"""Logarithm of the largest growth of a decoded box over its reference."""
+MIN_SIDE = 1e-3
+"""Pixels; keeps the offsets of boxes without area finite."""
 
 
 def box_area(boxes: jax.Array) -> jax.Array:

@@ -1,11 +1,13 @@
 """Two-dimensional convolutions, NHWC, by the fastest algorithm on the device.
 
-On TPU every convolution is XLA's. On GPU 1x1 convolutions are matrix products and depthwise ones shifted
-multiplications: with cuDNN's, a training step of MobileNetV2 takes 117 ms on an H200 (bfloat16, batch 128) unless XLA
-tunes its algorithms, which takes minutes. On CPU others use other algorithms too, equal in value and gradient up to
-rounding: the convolution of an image is a sum of shifted multiplications, or a matrix product of its patches if it has
-one channel; 3x3 with stride 1 and many channels is Winograd's algorithm (Lavin and Gray 2015, arXiv:1509.09308), unless
-the arrays are so small that each product would run on one core, as for one small image: XLA's, or a product of patches.
+- TPU: XLA's convolution.
+- GPU: 1x1 kernels as matrix products, depthwise ones as shifted multiplications, others XLA's. With cuDNN's, a step
+  of MobileNetV2 takes 117 ms on an H200 (bfloat16, batch 128) unless XLA tunes its algorithms, which takes minutes.
+- CPU: besides these two, few input channels as shifted multiplications, one input channel as a product of patches, and
+  3x3 with stride 1 and many channels by Winograd's algorithm. The last would use one core for small arrays, as of one
+  image: these are XLA's, or a product of patches.
+
+All are equal in value and gradient up to rounding.
 Shapes: B batch, H W input, h w output, C channels in, F channels out, kh kw kernel.
 """
 
@@ -23,20 +25,24 @@ from affect_jax.ops.winograd import winograd, winograd_gradients
 
 Padding = str | Pixels
 
-# From this number of channels in and out, Winograd saves more in products than it costs in sums.
 MANY_CHANNELS = 64
-# Convolutions of an image with up to this number of products per output are shifted multiplications, which XLA fuses
-# with the next layers.
+"""From this number of channels in and out, Winograd saves more in products than it costs in sums."""
 FEW_TAPS = 36
-# Those of one channel are products of patches, which are faster in a training step of VGG-FER, if all patches have at
-# most this number of values, so that they stay in the cache.
+"""Convolutions of an image with up to this number of products per output are shifted multiplications.
+
+XLA fuses them with the next layers.
+"""
 MOST_PATCH_VALUES = 2**21
-# Outputs of a patch: patches of neighbours overlap, so that fewer pixels are copied, but more products are with zeros.
+"""Convolutions of one channel are products of patches if all patches have at most this number of values.
+
+They are faster in a training step of VGG-FER, as long as the patches stay in the cache.
+"""
 PATCH_OUTPUTS = 2
-# Up to this number (pixels of the batch times channels in and out) XLA is faster: 1.2 to 1.7 times for one face.
+"""Outputs of a patch: with more of them, fewer pixels are copied, but more products are with zeros."""
 FEW_PRODUCTS = 2**24
-# Of these, convolutions of up to this number of pixels (of the batch) are faster as products of patches.
+"""Up to this number, pixels of the batch times channels in and out, XLA is faster: 1.2 to 1.7 times for one face."""
 FEW_PIXELS = 64
+"""Convolutions of few products are faster as products of patches if the batch has at most this number of pixels."""
 
 
 def conv2d(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding: Padding, groups: int = 1) -> jax.Array:

@@ -9,8 +9,8 @@ from jax import lax
 
 from affect_jax.ops.boxes import box_iou
 
-# Boxes of a block on CPU.
 BLOCK = 64
+"""Boxes of a block on CPU."""
 
 
 @jax.jit  # export to ONNX recognizes the call by its name

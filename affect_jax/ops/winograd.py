@@ -15,10 +15,10 @@ from jax import lax
 
 from affect_jax.ops.padding import Pixels, pad
 
-# From this number of channels in or out, tiles larger than those of F(2x2, 3x3) are faster, if they fit the map.
 VERY_MANY_CHANNELS = 128
-# Up to this number in and out, the products of the gradient by the kernel are too small for more than one core.
+"""From this number of channels in or out, tiles larger than those of F(2x2, 3x3) are faster, if they fit the map."""
 SINGLE_CORE_CHANNELS = 64
+"""Up to this number in and out, the products of the gradient by the kernel are too small for more than one core."""
 
 
 class TileForm(NamedTuple):

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import jax
-from absl import app, flags, logging
+from absl import flags, logging
 
 from affect_jax.benchmark.classifier import noise_batch
 from affect_jax.benchmark.detector import first_batch
@@ -43,8 +43,7 @@ PROFILE = flags.DEFINE_string("profile", "", "Write a profile of the first netwo
 
 
 def main(argv):
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}")
+    command_line.reject_arguments(argv)
     logging.set_verbosity(logging.ERROR)
     prepare_process()
     print(", ".join(f"{device.device_kind} ({device.platform})" for device in jax.devices()), flush=True)

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
-from absl import app, flags
+from absl import flags
 
 from affect_jax.data.source import BadRows
 from affect_jax.data.widerface import SPLITS, images_of
@@ -47,8 +47,7 @@ CALL_MIB = flags.DEFINE_float("call_mib", 64, "MiB of one transfer, with the fil
 
 
 def main(argv):
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}")
+    command_line.reject_arguments(argv)
     kit = Path(KIT.value)
     shutil.rmtree(kit, ignore_errors=True)
     everything = kit / "all"
