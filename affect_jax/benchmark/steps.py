@@ -106,7 +106,7 @@ def loop_work(config: ConfigDict, calls: int, num_steps: int, data_input: str | 
     """
     config = loop_config(config, calls, num_steps, data_input)
     with closing(Trainer(config, build_task(config))) as trainer:
-        log = RunLog(trainer.total_steps, trainer.steps_per_epoch, {}, say=lambda line: None)
+        log = RunLog(trainer.plan.total_steps, trainer.plan.steps_per_epoch, {}, say=lambda line: None)
 
         def work() -> None:
             first = trainer.step

@@ -101,7 +101,7 @@ def open_log(run: Workdir, trainer: Trainer, say) -> RunLog:
     writers = []
     if jax.process_index() == 0:
         writers = [JsonlWriter(run.history, trainer.step), tensorboard_writer(run.path, trainer.step)]
-    return RunLog(trainer.total_steps, trainer.steps_per_epoch, trainer.task.progress_metrics, say, writers)
+    return RunLog(trainer.plan.total_steps, trainer.plan.steps_per_epoch, trainer.task.progress_metrics, say, writers)
 
 
 def write_best(run: Workdir, trainer: Trainer, best: BestEvaluation) -> None:

@@ -14,7 +14,6 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from affect_jax.config import epochs_to_steps
 from affect_jax.data.pipeline import BatchIterator
 from affect_jax.models.calibration import calibrate_batch_norm
 from affect_jax.models.pretrained import Pretrained, named_weights
@@ -23,6 +22,7 @@ from affect_jax.tasks.interface import Batch, Task
 from affect_jax.train import builders
 from affect_jax.train.checkpoint import Checkpoints
 from affect_jax.train.mesh import data_mesh, replicated, split_over_devices, to_devices
+from affect_jax.train.plan import plan_steps
 from affect_jax.train.prediction import compile_predict, predict_split
 from affect_jax.train.progress import Clock, RunLog
 from affect_jax.train.signals import Interrupted, ended_by_signals, stop_request
@@ -54,8 +54,9 @@ class BestEvaluation(NamedTuple):
 class Trainer:
     """Trains a network as a config says: builds all parts, restores a checkpoint, trains to the end.
 
-    `step` is the number of steps done. `best` is the best evaluation that this process computed. Nothing is written to
-    disk before `train`. ValueError if the config does not fit the data, the devices or the pretrained weights.
+    `plan` has the steps of the run, and `step` is the number of steps done. `best` is the best evaluation that this
+    process computed. Nothing is written to disk before `train`. ValueError if the config does not fit the data, the
+    devices or the pretrained weights.
     """
 
     def __init__(self, config: ConfigDict, task: Task, pretrained: Pretrained | None = None):
@@ -64,17 +65,10 @@ class Trainer:
         train_split = task.open_split("train")
         self.data = task.data_facts(train_split)
         self.validation = task.evaluation("val")
-        self.description = task.describe(train_split, self.validation)
+        self.data_description = task.describe(train_split, self.validation)
 
         num_examples = task.examples_per_epoch(train_split)
-        self.steps_per_epoch = num_examples / config.batch_size
-        self.total_steps = epochs_to_steps(config.total_epochs, num_examples, config.batch_size)
-        self.eval_steps = evaluation_steps(config, num_examples, self.total_steps)
-        # While parameters are frozen another step runs, which computes no gradient for them.
-        thaw_step = epochs_to_steps(config.optim.freeze_epochs, num_examples, config.batch_size)
-        self.thaw_step = min(thaw_step, self.total_steps) or self.total_steps
-        log_steps = range(config.log_every_steps, self.total_steps, config.log_every_steps)
-        self.boundaries = sorted({*log_steps, *self.eval_steps, self.thaw_step, self.total_steps})
+        self.plan = plan_steps(config, num_examples)
 
         # Separate keys: a change of the initial weights does not change the augmentation.
         init_key, self.step_key = jax.random.split(jax.random.key(config.seed))
@@ -85,7 +79,7 @@ class Trainer:
             images = task.normalized_images(train_split, CALIBRATION_IMAGES)
             variables = calibrate_batch_norm(self.model, variables, images, pretrained.values)
         self.schedule = builders.build_schedule(config, num_examples)
-        self.optimizer = builders.build_optimizer(config, self.schedule, self.thaw_step)
+        self.optimizer = builders.build_optimizer(config, self.schedule, self.plan.thaw_step)
         # in one program: outside of one, every shape of a parameter would be compiled by itself
         state = run_once(lambda variables: create_state(variables, self.optimizer, config.ema_decay > 0), variables)
         self.state = jax.device_put(state, replicated(self.mesh))
@@ -95,13 +89,14 @@ class Trainer:
         check_patterns(config.optim.freeze, names, "optim.freeze")
         check_patterns([pattern for pattern, _ in config.optim.multipliers], names, "optim.multipliers")
         frozen = builders.build_frozen(config)
+        # While parameters are frozen another step runs, which computes no gradient for them.
         self.steps_frozen, self.steps_free = self.build_train_steps(frozen), self.build_train_steps(None)
         self.programs = {}
         self.predict = compile_predict(task.predict_fn(make_apply(self.model), self.data), self.mesh)
 
         self.steps_per_dispatch = task.steps_per_dispatch(train_split)
         processes = jax.process_index(), jax.process_count()
-        self._reading, shapes, self.batches = task.training_data(train_split, self.total_steps, *processes)
+        self._reading, shapes, self.batches = task.training_data(train_split, self.plan.total_steps, *processes)
         self.example_shapes = jax.tree.map(lambda x: x.update(sharding=replicated(self.mesh)), shapes)
 
     @cached_property
@@ -127,8 +122,8 @@ class Trainer:
                 str(config),
                 describe_parameters({"params": self.state.params}),
                 f"devices: {devices}, {jax.process_count()} process(es)",
-                *self.description,
-                f"{self.total_steps} steps, {config.total_epochs} epochs",
+                *self.data_description,
+                f"{self.plan.total_steps} steps, {config.total_epochs} epochs",
             ]
         )
 
@@ -141,15 +136,15 @@ class Trainer:
     def train(self, checkpoints: Checkpoints, log: RunLog, keep_best: Callable[[BestEvaluation], None]) -> None:
         """Train up to the last step, with evaluations and checkpoints on the way.
 
-        `keep_best` is called with every evaluation that is the best so far. Raises Interrupted after
-        a signal, with everything saved, FloatingPointError if loss, gradient or weights are not finite, and OSError if
-        something cannot be read or written.
+        `keep_best` is called with every evaluation that is the best so far. Raises Interrupted after a signal, with
+        everything saved, FloatingPointError if loss, gradient or weights are not finite, and OSError if something
+        cannot be read or written.
         """
         self.clock.begin()
         running: list[Dispatch] = []  # dispatched since the last log line
         due: list[Dispatch] = []  # logged after the next dispatch, so that the device never waits for the log
         with stop_request() as stop:
-            while self.step < self.total_steps:
+            while self.step < self.plan.total_steps:
                 running.append(self.dispatch(log))
                 if len(running) > 1:  # one dispatch waits behind the one that runs: a stop waits for all dispatched
                     jax.block_until_ready(running[-2].sums)
@@ -159,7 +154,7 @@ class Trainer:
                     due = []
                 if self.step % self.config.log_every_steps == 0:
                     running, due = [], running
-                evaluating, stopping = self.step in self.eval_steps, stop.is_due_after(self.step)
+                evaluating, stopping = self.step in self.plan.eval_steps, stop.is_due_after(self.step)
                 if not (evaluating or stopping):
                     continue
                 if due or running:
@@ -171,16 +166,16 @@ class Trainer:
                 if stopping:
                     break
         checkpoints.wait()
-        if self.step < self.total_steps:
-            message = f"stopped after step {self.step} of {self.total_steps}; rerun the command to resume"
+        if self.step < self.plan.total_steps:
+            message = f"stopped after step {self.step} of {self.plan.total_steps}; rerun the command to resume"
             raise Interrupted(message, stop.signal)
 
     def dispatch(self, log: RunLog) -> Dispatch:
         """Start the steps up to the next boundary, at most `steps_per_dispatch`, without waiting for them."""
-        next_boundary = self.boundaries[bisect_right(self.boundaries, self.step)]
+        next_boundary = self.plan.boundaries[bisect_right(self.plan.boundaries, self.step)]
         count = min(self.steps_per_dispatch, next_boundary - self.step)
         batches, indices = take_batches(self.batches, count, self.steps_per_dispatch, self.mesh)
-        train_steps = self.steps_frozen if self.step < self.thaw_step else self.steps_free
+        train_steps = self.steps_frozen if self.step < self.plan.thaw_step else self.steps_free
         rest = batches, jnp.int32(count), self.step_key
         program = train_steps, tuple((name, array.shape) for name, array in batches.items())
         if program not in self.programs:
@@ -219,7 +214,7 @@ class Trainer:
             "train/images_per_second": steps_per_second * self.config.batch_size,
             **self.clock.seconds,
         }
-        log.training(last, metrics, seconds_left=(self.total_steps - last) / steps_per_second)
+        log.training(last, metrics, seconds_left=(self.plan.total_steps - last) / steps_per_second)
 
     def evaluate(
         self, checkpoints: Checkpoints, log: RunLog, keep_best: Callable[[BestEvaluation], None]
@@ -251,16 +246,6 @@ def check_batch_size(config: ConfigDict, num_devices: int) -> None:
             f"batch_size is {config.batch_size}, which cannot be split evenly over {num_devices} devices{parts};"
             " change one of them"
         )
-
-
-def evaluation_steps(config: ConfigDict, num_examples: int, total_steps: int) -> set[int]:
-    """Return the steps after which val is evaluated: those nearest to each eval_every_epochs, and the last."""
-    evaluations = int(config.total_epochs / config.eval_every_epochs)
-    nearest = (
-        epochs_to_steps(i * config.eval_every_epochs, num_examples, config.batch_size)
-        for i in range(1, evaluations + 1)
-    )
-    return {min(step, total_steps) for step in nearest} | {total_steps}
 
 
 def take_batches(

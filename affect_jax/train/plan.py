@@ -1,0 +1,35 @@
+"""The steps of a run: how many there are, and after which of them something happens."""
+
+from typing import NamedTuple
+
+from ml_collections import ConfigDict
+
+from affect_jax.config import epochs_to_steps
+
+
+class Plan(NamedTuple):
+    """The steps of a run; the first is step 1."""
+
+    steps_per_epoch: float
+    total_steps: int
+    eval_steps: set[int]
+    """Steps after which val is evaluated: those nearest to each eval_every_epochs, and the last."""
+    thaw_step: int
+    """The last step that holds the frozen parameters; total_steps if they are never thawed."""
+    boundaries: list[int]
+    """Steps after which a dispatch ends, in order: those of log lines, evaluations, the thaw and the end."""
+
+
+def plan_steps(config: ConfigDict, num_examples: int) -> Plan:
+    """Return the plan of a run whose epochs have `num_examples` examples."""
+
+    def steps(epochs: float) -> int:
+        return epochs_to_steps(epochs, num_examples, config.batch_size)
+
+    total = steps(config.total_epochs)
+    evaluations = int(config.total_epochs / config.eval_every_epochs)
+    eval_steps = {min(steps(i * config.eval_every_epochs), total) for i in range(1, evaluations + 1)} | {total}
+    thaw_step = min(steps(config.optim.freeze_epochs), total) or total
+    log_steps = range(config.log_every_steps, total, config.log_every_steps)
+    boundaries = sorted({*log_steps, *eval_steps, thaw_step, total})
+    return Plan(num_examples / config.batch_size, total, eval_steps, thaw_step, boundaries)
