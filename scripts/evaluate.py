@@ -14,11 +14,14 @@ from affect_jax import command_line
 command_line.exit_on_interrupt()  # before the slow imports
 
 import os
+from collections.abc import Callable
 
 import jax
 from absl import app, flags, logging
+from ml_collections import ConfigDict
 
 from affect_jax.data import SPLITS
+from affect_jax.data.transforms import BRIGHTENINGS
 from affect_jax.evaluate.tta import TTA
 from affect_jax.process import define_process_flags, join_processes, prepare_process
 
@@ -38,19 +41,19 @@ OPTIONS = {
     ),
     "detection": (
         flags.DEFINE_bool("dark", False, "Detectors: apply the low-light simulator to the images."),
-        flags.DEFINE_enum(
-            "brighten", "none", ("none", "equalize", "clahe", "exposure"), "Detectors: brighten the images."
-        ),
+        flags.DEFINE_enum("brighten", "none", BRIGHTENINGS, "Detectors: brighten the images."),
         flags.DEFINE_string("data", "", "Detectors: evaluate on this prepared data set instead of the run's own."),
         flags.DEFINE_list("buckets", [], "Detectors: sizes of the input in place of the config's, such as 640x640."),
         flags.DEFINE_float("enlarge", 1.0, "Detectors: enlarge the images before detection.", 1.0),
         flags.DEFINE_bool("large_faces", False, "Detectors: evaluate on crops around the 40 largest faces."),
-        flags.DEFINE_bool("as_predicted", False, "Detectors: also evaluate the searches that predict.py makes."),
-        flags.DEFINE_list("peer", [], "Detectors: published detectors to evaluate as well: yunet, centerface."),
-        flags.DEFINE_list("peer_file", [], "Detectors: the ONNX file of each peer, in the same order."),
     ),
 }
-"""Flags by task: the arguments of its `evaluation` method, and what is evaluated for comparison."""
+"""Flags by task: the arguments of its `evaluation` method."""
+AS_PREDICTED = flags.DEFINE_bool("as_predicted", False, "Detectors: also evaluate the searches that predict.py makes.")
+PEER = flags.DEFINE_list("peer", [], "Detectors: published detectors to evaluate as well: yunet, centerface.")
+PEER_FILE = flags.DEFINE_list("peer_file", [], "Detectors: the ONNX file of each peer, in the same order.")
+OTHERS = (AS_PREDICTED, PEER, PEER_FILE)
+"""Flags for detectors: what is evaluated for comparison."""
 MIN_SCORE = 0.005
 """Detections of predict.py with a lower score are dropped. It is below the 0.02 of the peers, because the score is a
 mean over searches, in which a search that missed the face counts 0."""
@@ -61,49 +64,74 @@ def main(argv):
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
     if bool(WORKDIR.value) == bool(MODEL.value):
         raise app.UsageError("give a run as --workdir=FOLDER or a model file as --model=FILE, one of the two")
-    from affect_jax.evaluate.peers import load_peers
-    from affect_jax.runs.evaluation import evaluate_function, evaluate_model, evaluate_run
     from affect_jax.runs.model_file import read
-    from affect_jax.runs.text import compare_evaluations, describe_evaluation
     from affect_jax.runs.workdir import Workdir, load_config
-    from affect_jax.tasks import TASKS
 
     logging.set_verbosity(logging.ERROR)
     prepare_process()
     join_processes(*(flag.value for flag in PROCESSES))
-    name = read(MODEL.value).config.task if MODEL.value else load_config(Workdir(WORKDIR.value)).task
-    if wrong := [flag.name for task in OPTIONS if task != name for flag in OPTIONS[task] if flag.present]:
-        raise ValueError(f"--{wrong[0]} is not an option for {name}")
-    task, options = TASKS[name], {flag.name: flag.value for flag in OPTIONS[name]}
-    peers = load_peers(options.pop("peer", []), options.pop("peer_file", []))
-    as_predicted = options.pop("as_predicted", False)
-    options["data_dir"] = DATA_DIR.value
+    config = read(MODEL.value).config if MODEL.value else load_config(Workdir(WORKDIR.value))
+    given = {**OPTIONS, "detection": OPTIONS["detection"] + OTHERS}
+    if wrong := [flag.name for task in given if task != config.task for flag in given[task] if flag.present]:
+        raise ValueError(f"--{wrong[0]} is not an option for {config.task}")
+    options = {flag.name: flag.value for flag in OPTIONS[config.task]} | {"data_dir": DATA_DIR.value}
     if MODEL.value:
-        if peers or as_predicted:
-            raise ValueError("--peer and --as_predicted need --workdir")
-        metrics = evaluate_model(MODEL.value, SPLIT.value, **options)
-        if jax.process_index() == 0:
-            print(describe_evaluation(metrics, task))
-        return
-    if (peers or as_predicted) and jax.process_count() > 1:
+        evaluate_file(config, options)
+    else:
+        evaluate_workdir(config, options)
+
+
+def evaluate_file(config: ConfigDict, options: dict) -> None:
+    """Evaluate the model file and print the result."""
+    from affect_jax.runs.evaluation import evaluate_model
+    from affect_jax.runs.text import describe_evaluation
+    from affect_jax.tasks import TASKS
+
+    if any(flag.value for flag in OTHERS):
+        raise ValueError("--peer and --as_predicted need --workdir")
+    metrics = evaluate_model(MODEL.value, SPLIT.value, **options)
+    if jax.process_index() == 0:
+        print(describe_evaluation(metrics, TASKS[config.task]))
+
+
+def evaluate_workdir(config: ConfigDict, options: dict) -> None:
+    """Evaluate the run, and what the flags name for comparison; record and print the result."""
+    from affect_jax.evaluate.peers import load_peers
+    from affect_jax.runs.evaluation import evaluate_run
+    from affect_jax.runs.text import compare_evaluations, describe_evaluation
+    from affect_jax.runs.workdir import Workdir
+    from affect_jax.tasks import TASKS
+
+    task, run = TASKS[config.task], Workdir(WORKDIR.value)
+    peers = load_peers(PEER.value, PEER_FILE.value)
+    if (peers or AS_PREDICTED.value) and jax.process_count() > 1:
         raise ValueError("--peer and --as_predicted need a single process")
-    run = Workdir(WORKDIR.value)
     if not os.access(run.path, os.W_OK):
         raise ValueError(f"the result cannot be recorded: {run.path} is not writable; copy the run to a folder that is")
     metrics = evaluate_run(run.path, SPLIT.value, **options)
     if jax.process_index() > 0:
         return
     print(describe_evaluation(metrics, task))
-    others = {}
-    if as_predicted:
+    if peers or AS_PREDICTED.value:
+        print(compare_evaluations({"this run": metrics, **evaluate_others(config, options, peers)}, task))
+    print(run.report)
+
+
+def evaluate_others(config: ConfigDict, options: dict, peers: dict[str, Callable]) -> dict[str, dict]:
+    """Return the metrics of predict.py, which are recorded, and of published detectors on the images of the run."""
+    from affect_jax.runs.evaluation import evaluate_function, record_beside
+    from affect_jax.runs.workdir import Workdir
+    from affect_jax.tasks import build_task
+
+    task = build_task(config)
+    evaluation, metrics = task.evaluation(SPLIT.value, **options), {}
+    if AS_PREDICTED.value:
         from affect_jax.predict.reader import image_detector  # needs PyAV
 
-        detect = image_detector(run.path, MIN_SCORE)
-        others["predict.py"] = evaluate_function(detect, run.path, SPLIT.value, "as_predicted", **options)
-    others |= {name: evaluate_function(peer, run.path, SPLIT.value, **options) for name, peer in peers.items()}
-    if others:
-        print(compare_evaluations({"this run": metrics, **others}, task))
-    print(run.report)
+        detect = image_detector(WORKDIR.value, MIN_SCORE)
+        metrics["predict.py"] = evaluate_function(detect, task, evaluation)
+        record_beside(Workdir(WORKDIR.value), task, evaluation, "as_predicted", metrics["predict.py"])
+    return metrics | {name: evaluate_function(peer, task, evaluation) for name, peer in peers.items()}
 
 
 if __name__ == "__main__":

@@ -40,6 +40,13 @@ HARMLESS_NOISE, SIGMA_PER_NOISE, MOST_SIGMA = 2.0, 0.33, 2.5
 
 Chosen for the AP50 of YuNet on darkened validation images of WIDER FACE.
 """
+BRIGHTENINGS = {
+    "none": {},
+    "equalize": {"equalize_probability": 1.0},
+    "clahe": {"clahe_probability": 1.0},
+    "exposure": {"exposure_level": 60.0},
+}
+"""Ways to brighten an image before detection, as settings of `transform`."""
 NOISE_KERNEL = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)
 
 

@@ -1,7 +1,7 @@
-"""Evaluation of a run's best checkpoint: metrics, predictions, figures and the report, all in the run's folder."""
+"""Evaluation of runs, model files and other detectors, and the record of a run's evaluations in its folder."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,6 @@ import numpy as np
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from affect_jax.evaluate.detection import detection_metrics
 from affect_jax.files import locked, write_atomically
 from affect_jax.runs import workdir
 from affect_jax.runs.best_checkpoint import load_best_checkpoint
@@ -18,7 +17,7 @@ from affect_jax.runs.model_file import check_weights, read
 from affect_jax.runs.report import save_figures, write_report
 from affect_jax.runs.workdir import Workdir
 from affect_jax.tasks import build_task
-from affect_jax.tasks.detection import ground_truth
+from affect_jax.tasks.detection import Detection
 from affect_jax.tasks.interface import Apply, DataFacts, Evaluation, Task
 from affect_jax.train.mesh import data_mesh
 from affect_jax.train.prediction import compile_predict, predict_split
@@ -84,37 +83,23 @@ def record_evaluation(run: Workdir, task: Task, evaluation: Evaluation, step: in
 
 
 def evaluate_function(
-    detect: Callable[[np.ndarray], dict[str, np.ndarray]],
-    path: str | Path,
-    split_name: str,
-    record_as: str = "",
-    **options: Any,
+    detect: Callable[[np.ndarray], dict[str, np.ndarray]], task: Detection, evaluation: Evaluation
 ) -> dict:
-    """Return the metrics of `detect`, image uint8 [H, W, 3] -> detections, on the images of evaluate_run.
+    """Return the metrics of `detect`, image uint8 [H, W, 3] -> detections, on the images of an evaluation."""
+    return task.metrics({"detections": task.detections_of(detect, evaluation)}, evaluation)
 
-    With `record_as`, metrics.json gets them under the name of that evaluation, which must be recorded, and this suffix,
-    and report.html is written again.
+
+def record_beside(run: Workdir, task: Task, evaluation: Evaluation, suffix: str, metrics: Mapping[str, Any]) -> None:
+    """Record metrics of something else than the network beside those of an evaluation that is recorded already.
+
+    metrics.json gets them under the evaluation's name with `_suffix`, and report.html is written again.
     """
-    config = workdir.load_config(Workdir(path))
-    config.preprocess.exposure_level = 0.0  # a detector gets the image itself, not what the run's network gets
-    task = build_task(config)
-    evaluation = task.evaluation(split_name, **options)
-    detections = [{}] * len(evaluation.split)
-    for batch in task.evaluation_batches(evaluation, config.eval_batch_size):
-        for row in np.flatnonzero(batch["mask"]):
-            height, width = batch["image_size"][row]
-            found = detect(np.ascontiguousarray(batch["image"][row, :height, :width]))
-            detections[batch["index"][row]] = {**found, "boxes": found["boxes"] / batch["scale"][row]}
-    metrics = detection_metrics(ground_truth(evaluation.split), detections, evaluation.split.class_names)
-    if record_as:
-        run = Workdir(path)
-        name = f"{evaluation.name}_{record_as}"
-        split = {"split": f"{evaluation.about['split']}, {record_as.replace('_', ' ')}"}
-        step = {"checkpoint_step": workdir.load_metrics(run)[evaluation.name]["checkpoint_step"]}
-        _, predictions = task.read_predictions(run.predictions / f"{evaluation.name}.npz")
-        task = build_task(workdir.load_config(run))
-        _record(run, task, evaluation, name, {**split, **step, **metrics}, predictions)
-    return {**evaluation.about, **metrics}
+    about = {
+        "split": f"{evaluation.about['split']}, {suffix.replace('_', ' ')}",
+        "checkpoint_step": workdir.load_metrics(run)[evaluation.name]["checkpoint_step"],
+    }
+    _, predictions = task.read_predictions(run.predictions / f"{evaluation.name}.npz")
+    _record(run, task, evaluation, f"{evaluation.name}_{suffix}", {**about, **metrics}, predictions)
 
 
 def _record(

@@ -4,7 +4,7 @@ B batch, N ground-truth boxes padded, D detections of an image. Batches are thos
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -20,7 +20,7 @@ from affect_jax.data.box_crops import BoxCrops
 from affect_jax.data.boxes_pipeline import Size
 from affect_jax.data.identity import identify, to_text
 from affect_jax.data.pipeline import spread_indices
-from affect_jax.data.transforms import transform
+from affect_jax.data.transforms import BRIGHTENINGS, transform
 from affect_jax.data.windows import fitting_scale
 from affect_jax.evaluate.anchor_coverage import best_anchor_iou, coverage_by_height
 from affect_jax.evaluate.detection import detection_metrics, paired_bootstrap
@@ -50,13 +50,6 @@ LOSS_COUNTS = {"objectness": "rpn_count", "rpn_box_reg": "rpn_count", "classifie
 """The parts of the loss, and the count of samples that each is averaged over."""
 MOST_PIXELS = 2**22
 """Pixels of all images of Detection.normalized_images: 28 images of 384x384."""
-BRIGHTENINGS = {
-    "none": {},
-    "equalize": {"equalize_probability": 1.0},
-    "clahe": {"clahe_probability": 1.0},
-    "exposure": {"exposure_level": 60.0},
-}
-"""Ways to brighten an image before detection, as settings of data.transforms.transform."""
 LARGE_FACES, LARGE_FACE_MARGIN = 40, 2.0
 """Number of crops around the largest faces of a split, and the side of a crop in longer sides of its face."""
 VAL_METRICS = ("ap50", "ap50_tool", "coco_ap", "recall", "precision")
@@ -201,18 +194,40 @@ class Detection(Task):
         self, evaluation: Evaluation, batch_size: int, rows: slice = slice(None)
     ) -> Iterator[HostBatch]:
         """Yield the batches of boxes_pipeline.padded_box_batches, bucket by bucket."""
+        return self._evaluation_batches(evaluation, batch_size, self._exposure(), rows)
+
+    def _evaluation_batches(
+        self, evaluation: Evaluation, batch_size: int, settings: Mapping[str, float], rows: slice = slice(None)
+    ) -> Iterator[HostBatch]:
+        """Yield the batches of an evaluation; `settings` of transform are for those that its options leave open."""
         data = self.config.data
         batches = boxes_pipeline.padded_box_batches(
             evaluation.split,
             batch_size,
             evaluation.options["buckets"] or data.eval_buckets or data.buckets,
             data.max_boxes,
-            self._exposure() | evaluation.options["transform"],
+            {**settings, **evaluation.options["transform"]},
             self.config.seed,
             rows,
             data.num_workers,
         )
         return (boxes_pipeline.enlarge(batch, evaluation.options["enlarge"]) for batch in batches)
+
+    def detections_of(
+        self, detect: Callable[[np.ndarray], dict[str, np.ndarray]], evaluation: Evaluation
+    ) -> list[dict[str, np.ndarray]]:
+        """Return the detections of a function in the images of an evaluation, in the order of the split.
+
+        `detect` maps an image, uint8 [H, W, 3], to boxes, scores and label. It gets the image as the evaluation's
+        options change it, but without the config's preprocess.exposure_level, which is for the run's network.
+        """
+        detections = [{}] * len(evaluation.split)
+        for batch in self._evaluation_batches(evaluation, self.config.eval_batch_size, settings={}):
+            for row in np.flatnonzero(batch["mask"]):
+                height, width = batch["image_size"][row]
+                found = detect(np.ascontiguousarray(batch["image"][row, :height, :width]))
+                detections[batch["index"][row]] = {**found, "boxes": found["boxes"] / batch["scale"][row]}
+        return detections
 
     def predictions(self, outputs: Mapping[str, Any], evaluation: Evaluation) -> dict[str, Any]:
         """Return "detections", one dict per image, and "losses", the mean losses of the split.
@@ -229,10 +244,10 @@ class Detection(Task):
         return {"detections": detections, "losses": {"loss": sum(losses.values()), **losses}}
 
     def metrics(self, predictions: Mapping[str, Any], evaluation: Evaluation, intervals: bool = True) -> dict:
-        """Return detection_metrics and the losses."""
+        """Return detection_metrics and the losses, if the predictions have them."""
         truths, class_names = ground_truth(evaluation.split), evaluation.split.class_names
         metrics = detection_metrics(truths, predictions["detections"], class_names, intervals)
-        return {**metrics, "losses": predictions["losses"]}
+        return metrics | {name: predictions[name] for name in ("losses",) if name in predictions}
 
     def scalars(self, metrics: Mapping[str, Any]) -> dict[str, float]:
         """Return the metrics that a run records."""
