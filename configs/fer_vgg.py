@@ -1,11 +1,11 @@
-"""VGG-FER on FER2013, the published set-up: 48x48 gray, batch 64, Adam 0.001, 120 epochs, dropout 0.5, warped faces.
+"""VGG-FER on FER2013, a common set-up: 48x48 gray, batch 64, Adam 0.001, 120 epochs, dropout 0.5, warped faces.
 
     python scripts/prepare_data.py fer2013 --source=PATH/fer2013.csv
     python scripts/train.py --config=configs/fer_vgg.py --workdir=runs/fer_vgg
     python scripts/evaluate.py --workdir=runs/fer_vgg --split=test
 
-Trains on Training; the best checkpoint is selected by accuracy on PublicTest (val). The published accuracy is 68 % on
-val. `:demo` runs the same code on drawn faces, in a minute on two CPU cores.
+Trains on Training; the best checkpoint is selected by accuracy on PublicTest (val). 68 % of val has been claimed for
+this set-up. `:demo` runs the same code on drawn faces, in a minute on two CPU cores.
 """
 
 from affect_jax.config import apply_variant, classification_config

@@ -1,11 +1,11 @@
-"""VGG-FER on FER2013, the best recipe we found: SGD with linear decay, label smoothing, mixup, erasing, weight average.
+"""VGG-FER on FER2013 with SGD, linear decay, label smoothing, mixup, erasing and a weight average, for a GPU.
 
     python scripts/train.py --config=configs/fer_vgg_best.py --workdir=runs/fer_vgg_best
     python scripts/evaluate.py --workdir=runs/fer_vgg_best --split=test --tta=flip
 
-The best checkpoint is selected on PublicTest (val). `:two_cores` trained in 47 minutes on two CPU cores. `:narrow`
-continues from the bundled classifier of FER+, a network with 29 % of the weights. `:distilled` continues that run, by
-learning its predictions and those of a run of `fer_finetune.py`:
+The 100 epochs have not been measured. The best checkpoint is selected on PublicTest (val). `:two_cores` trained in 47
+minutes on two CPU cores. `:narrow` continues from the bundled classifier of FER+, a network with 29 % of the weights.
+`:distilled` continues that run, distilled from it and from a run of `fer_finetune.py`:
 
     python scripts/train.py --config=configs/fer_vgg_best.py:narrow --workdir=runs/fer_vgg_narrow
     python scripts/train.py --config=configs/fer_vgg_best.py:distilled --workdir=runs/fer_vgg_distilled

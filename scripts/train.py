@@ -2,8 +2,9 @@
 
 Any field of the config can be set on the command line: --config.seed=1 --config.total_epochs=10.
 
-Several processes run the same command with one shared workdir. On SLURM, Kubernetes and TPU pods they find each other;
-elsewhere each one gets --coordinator_address=HOST:PORT --num_processes=2 --process_id=0. scripts/launch/ has templates.
+Several processes run the same command with one shared workdir. On SLURM, Open MPI, Kubernetes and TPU pods they find
+each other; elsewhere each one gets --coordinator_address=HOST:PORT --num_processes=2 --process_id=0 (--helpfull
+describes these). scripts/launch/ has templates.
 """
 
 from affect_jax import command_line
