@@ -5,19 +5,19 @@ B batch, N boxes padded, P images of a split, (H, W) a bucket: the size of a bat
 A batch is a dict: image uint8 [B, H, W, 3], boxes float32 [B, N, 4] (pixels of `image`), label int32 [B, N], box_mask
 bool [B, N] (False: padding, zeros), ignore bool [B, N], image_size int32 [B, 2] (height and width without padding),
 scale float32 [B] (pixels of `image` per pixel of the original), index int32 [B] (position in the split). The boxes of
-an image begin with at most max_boxes true boxes; the last MAX_IGNORED places are for ignored regions.
+an image begin with at most max_boxes true boxes; the remaining places are for ignored regions, MAX_IGNORED of them in
+training.
 """
 
 import math
 import re
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
 
-from affect_jax.data.pipeline import Batch, BatchIterator, read_ahead
+from affect_jax.data.pipeline import Batch, BatchIterator, process_rows, read_ahead
 from affect_jax.data.transforms import transform
 from affect_jax.data.windows import fitting_scale, pad, resize
 
@@ -133,11 +133,9 @@ class ReadImages:
 
     def __call__(self, plan: BatchPlan) -> Batch:
         """Read and transform."""
-        share = len(plan.indices) // self.process_count
-        rows = range(self.process_index * share, (self.process_index + 1) * share)
-        rngs = [np.random.default_rng((self.seed, plan.step, row)) for row in rows]
-        indices = plan.indices[rows.start : rows.stop]
-        return read_batch(self.split, indices, plan.bucket, rngs, self.max_boxes, MAX_IGNORED, self.settings)
+        rows = process_rows(len(plan.indices), self.process_index, self.process_count)
+        rngs = [np.random.default_rng((self.seed, plan.step, row)) for row in range(len(plan.indices))[rows]]
+        return read_batch(self.split, plan.indices[rows], plan.bucket, rngs, self.max_boxes, MAX_IGNORED, self.settings)
 
 
 def read_batch(
@@ -198,22 +196,18 @@ def merge_boxes(boxes: np.ndarray, count: int) -> np.ndarray:
     return np.array(merged, boxes.dtype).reshape(-1, 4)
 
 
-def report_surplus_boxes(split, max_boxes: int) -> None:
-    """Print to stderr how many images have more than max_boxes true boxes, and how many boxes training ignores there.
-
-    A print and not a log message: the scripts hide warnings of the libraries that they use.
-    """
+def describe_surplus(split, max_boxes: int) -> str:
+    """Return a line on images with more than max_boxes true boxes, some of which training ignores; "" without any."""
     crowded = np.flatnonzero(split.box_counts() > max_boxes)
     counts = np.array([np.sum(~split.annotations(int(index))["ignore"]) for index in crowded])
     counts = counts[counts > max_boxes]
-    if len(counts):
-        print(
-            f"{len(counts):,} of {len(split):,} training images have more than config.data.max_boxes = {max_boxes}"
-            f" boxes (at most {counts.max():,}); their smallest {np.sum(counts - max_boxes):,} boxes are ignored in"
-            " training, neither learned as objects nor as background",
-            file=sys.stderr,
-            flush=True,
-        )
+    if not len(counts):
+        return ""
+    return (
+        f"{len(counts):,} of {len(split):,} training images have more than config.data.max_boxes = {max_boxes} boxes"
+        f" (at most {counts.max():,}); their smallest {np.sum(counts - max_boxes):,} boxes are ignored in training,"
+        " neither learned as objects nor as background"
+    )
 
 
 def boxes_stream_iterator(
@@ -230,8 +224,6 @@ def boxes_stream_iterator(
 
     `settings` are keyword arguments of `transform`. The state of the iterator goes into the checkpoint.
     """
-    if process_index == 0:
-        report_surplus_boxes(split, max_boxes)
     read = ReadImages(split, source.seed, max_boxes, settings, process_index, process_count)
     return read_ahead(source, (read,), num_workers)
 

@@ -93,6 +93,12 @@ class BatchIndices:
         return self._orders[epoch]
 
 
+def process_rows(batch_size: int, process_index: int, process_count: int) -> slice:
+    """Return the rows of a batch that belong to a process."""
+    share = batch_size // process_count
+    return slice(process_index * share, (process_index + 1) * share)
+
+
 class TakeRows:
     """Callable that takes this process's rows of a batch of indices."""
 
@@ -101,8 +107,7 @@ class TakeRows:
 
     def __call__(self, indices: np.ndarray) -> Batch:
         """Return {"index": int32 [B / process_count]}."""
-        rows = len(indices) // self.process_count
-        return {"index": indices[self.process_index * rows : (self.process_index + 1) * rows]}
+        return {"index": indices[process_rows(len(indices), self.process_index, self.process_count)]}
 
 
 class ReadExamples:

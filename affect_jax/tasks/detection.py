@@ -72,10 +72,12 @@ class Detection(Task):
         """Return lines about the data for the start of a run."""
         sizes = " or ".join(f"[{self.config.batch_size}, {h}, {w}, 3]" for h, w in self.config.data.buckets)
         boxes = [int(split.box_counts().sum()) for split in (train_split, validation.split)]
+        surplus = boxes_pipeline.describe_surplus(train_split, self.config.data.max_boxes)
         return [
             f"train: {len(train_split)} images with {boxes[0]} boxes; val: {len(validation.split)} with {boxes[1]};"
             f" classes: {', '.join(train_split.class_names)}",
             f"batch: {sizes}",
+            *([surplus] if surplus else []),
         ]
 
     def build_network(self, data: DataFacts):

@@ -9,7 +9,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 def data_mesh() -> Mesh:
     """Return a mesh of all devices of all processes with one axis "data"; the devices of a process are adjacent."""
-    # JAX's own orders may interleave the devices of two processes; process_rows needs them adjacent.
+    # JAX's own orders may interleave the devices of two processes; pipeline.process_rows needs them adjacent.
     devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
     return Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
 
@@ -32,9 +32,3 @@ def split_over_devices(mesh: Mesh, axis: int = 0) -> NamedSharding:
 def to_devices(arrays: Mapping[str, np.ndarray], sharding: NamedSharding) -> dict[str, jax.Array]:
     """Return global arrays with this sharding from each process's part of them."""
     return {key: jax.make_array_from_process_local_data(sharding, array) for key, array in arrays.items()}
-
-
-def process_rows(batch_size: int) -> slice:
-    """Return this process's rows of a batch."""
-    rows = batch_size // jax.process_count()
-    return slice(jax.process_index() * rows, (jax.process_index() + 1) * rows)

@@ -8,8 +8,9 @@ import numpy as np
 from jax.sharding import Mesh
 from tqdm import tqdm
 
+from affect_jax.data.pipeline import process_rows
 from affect_jax.tasks.interface import Batch, Evaluation, HostBatch, PredictFn, Task
-from affect_jax.train.mesh import process_rows, replicated, split_over_devices, to_devices
+from affect_jax.train.mesh import replicated, split_over_devices, to_devices
 
 BATCHES_IN_FLIGHT = 2
 """Batches on the devices at a time: one is computed while the next is transferred."""
@@ -29,7 +30,8 @@ def predict_split(predict: PredictFn, variables: dict, task: Task, evaluation: E
     batch_size = -(-task.config.eval_batch_size // mesh.size) * mesh.size
     num_examples = len(evaluation.split)
     pending, fetched = deque(), []
-    batches = task.evaluation_batches(evaluation, batch_size, process_rows(batch_size))
+    rows = process_rows(batch_size, jax.process_index(), jax.process_count())
+    batches = task.evaluation_batches(evaluation, batch_size, rows)
     total = -(-num_examples // batch_size)
     for batch in tqdm(batches, f"evaluating {evaluation.name}", total, delay=2, leave=False, disable=None):
         pending.append(_dispatch(predict, variables, batch, mesh))

@@ -7,6 +7,7 @@ from affect_jax.data.boxes_pipeline import (
     BucketBatches,
     boxes_stream_iterator,
     choose_buckets,
+    describe_surplus,
     find_limited,
     merge_boxes,
     pad_boxes,
@@ -50,11 +51,9 @@ def plan(steps: int = 40, batch_size: int = 4, seed: int = 3) -> BucketBatches:
     return BucketBatches(NoiseImages().sizes(), BUCKETS, batch_size, steps, seed)
 
 
-def stream(num_workers: int = 0, max_boxes: int = 3, **options):
+def stream(num_workers: int = 0, **options):
     source, split = plan(steps=12), NoiseImages()
-    return boxes_stream_iterator(
-        source, split, max_boxes=max_boxes, settings=SETTINGS, num_workers=num_workers, **options
-    )
+    return boxes_stream_iterator(source, split, max_boxes=3, settings=SETTINGS, num_workers=num_workers, **options)
 
 
 def assert_same(first: dict, second: dict):
@@ -236,14 +235,12 @@ def test_merged_regions_are_of_neighbours():
     assert sorted(merged.tolist()) == [[x, y, x + 32, y + 8] for x in (0, 300) for y in (0, 300)]
 
 
-def test_surplus_boxes_are_reported_on_stderr_with_counts(capsys):
-    stream(max_boxes=2)
-    text = capsys.readouterr().err
+def test_surplus_boxes_are_described_with_counts():
+    text = describe_surplus(NoiseImages(), 2)
     # images with 4 boxes have 3 true boxes
     assert "4 of 23 training images have more than config.data.max_boxes = 2 boxes (at most 3)" in text
     assert "smallest 4 boxes are ignored" in text
-    stream(max_boxes=3)
-    assert capsys.readouterr().err == ""
+    assert describe_surplus(NoiseImages(), 3) == ""
 
 
 def test_evaluation_batches_are_the_same_for_any_number_of_workers():
