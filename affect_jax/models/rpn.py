@@ -132,30 +132,36 @@ class RegionProposalNetwork(nn.Module):
         """Return rpn_losses of each image."""
         cells_of_levels = [len(level) for level in anchors]
         logits, offsets, anchors = jnp.concatenate(logits, 1), jnp.concatenate(offsets, 1), jnp.concatenate(anchors)
-        sampling = Sampling(self.fg_iou_thresh, self.bg_iou_thresh, self.batch_size_per_image, self.positive_fraction)
         priority = matching.sampling_priority(sampler_key(self), logits.shape[:2])
 
         def losses(priority, logits, offsets, truth):
-            match self.assigner:
-                case "iou":
-                    thresholds = self.fg_iou_thresh, self.bg_iou_thresh
-                    matched = matching.match_by_iou(anchors, truth, *thresholds, allow_low_quality_matches=True)
-                case "atss":
-                    matched = assign_adaptively(anchors, cells_of_levels, truth)
-                case "simota":
-                    predicted = log_geometric_mean(logits), decode_boxes(offsets, anchors)
-                    matched = assign_by_cost(*lax.stop_gradient(predicted), anchors, truth)
-                case unknown:
-                    raise ValueError(f"unknown assigner {unknown!r}; must be iou, atss or simota")
-            if self.objectness_loss == "cross_entropy":
-                samples = matching.sample_matches(priority, matched, jnp.ones(len(anchors), bool), sampling)
-            else:
-                samples = matching.Samples(jnp.arange(len(anchors)), matched != matching.IGNORED, matched)
+            samples = self._sample(priority, self._match(logits, offsets, anchors, cells_of_levels, truth))
             return rpn_losses(
                 samples, logits, offsets, anchors, truth, self.objectness_loss, self.box_loss, self.box_loss_weight
             )
 
         return jax.vmap(losses)(priority, logits, offsets, truth)
+
+    def _match(self, logits, offsets, anchors, cells_of_levels: Sequence[int], truth: GroundTruth) -> jax.Array:
+        """Return the index of the ground-truth box of each anchor of an image, or BACKGROUND or IGNORED, int32 [A]."""
+        match self.assigner:
+            case "iou":
+                thresholds = self.fg_iou_thresh, self.bg_iou_thresh
+                return matching.match_by_iou(anchors, truth, *thresholds, allow_low_quality_matches=True)
+            case "atss":
+                return assign_adaptively(anchors, cells_of_levels, truth)
+            case "simota":
+                predicted = log_geometric_mean(logits), decode_boxes(offsets, anchors)
+                return assign_by_cost(*lax.stop_gradient(predicted), anchors, truth)
+            case unknown:
+                raise ValueError(f"unknown assigner {unknown!r}; must be iou, atss or simota")
+
+    def _sample(self, priority: jax.Array, matched: jax.Array) -> Samples:
+        """Return the anchors of an image that enter the losses, given their matches [A]: a sample or all."""
+        if self.objectness_loss != "cross_entropy":
+            return Samples(jnp.arange(len(matched)), matched != matching.IGNORED, matched)
+        sampling = Sampling(self.fg_iou_thresh, self.bg_iou_thresh, self.batch_size_per_image, self.positive_fraction)
+        return matching.sample_matches(priority, matched, jnp.ones(len(matched), bool), sampling)
 
 
 def sampler_key(module: nn.Module) -> jax.Array:
