@@ -49,7 +49,7 @@ def load_pretrained(reference: str | Path) -> Pretrained:
     The weights are those of MobileNetV2 or a ResNet under the names of torchvision, timm or, for MobileNetV2 in a .h5
     file, keras.applications; of torchvision's Faster R-CNN with a feature pyramid (its weights COCO_V1 need bn_epsilon
     0); of MobileNetV1 with BatchNorm folded, or MobileFaceNet with BatchNorm or with BatchNorm folded (names as
-    `blocks.0.depthwise.conv.weight`); of YuNet-n (.onnx); or of one of our model files, see predict.model_file. Raises
+    `blocks.0.depthwise.conv.weight`); of YuNet-n (.onnx); or of one of our model files, see runs.model_file. Raises
     ValueError for a wrong reference or file, ImportError for a missing package.
     """
     reference = str(reference)

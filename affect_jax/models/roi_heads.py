@@ -109,8 +109,9 @@ class RoISamples(NamedTuple):
 class RoIHeads(nn.Module):
     """Detections of a batch and, given its ground truth, the losses of sampled proposals.
 
-    The fields after pooled_side are torchvision's, without "box_"; roi_aligned is detectron2's "ROIAlignV2".
-    box_head maps pooled RoIs [R, P, P, C] with P = pooled_side to features, box_predictor these to logits and offsets.
+    The fields from score_thresh to positive_fraction are torchvision's, without "box_"; canonical_size is its
+    canonical_scale, and roi_aligned is detectron2's "ROIAlignV2". box_head maps pooled RoIs [R, P, P, C] with P =
+    pooled_side to features, box_predictor these to logits and offsets.
     RoIs are pooled with `context` times their sides. box_loss is "smooth_l1" or a key of box_losses.BOX_LOSSES;
     box_loss_weight multiplies it. The score of a detection is the weighted geometric mean of the scores of its proposal
     and of its class (Zhou et al. 2021, arXiv:2103.07461), with proposal_weight for the first. In prediction, groups of
@@ -221,7 +222,7 @@ class RoIHeads(nn.Module):
 def sample_proposals(priority: jax.Array, proposals: Proposals, truth: GroundTruth, sampling: Sampling) -> RoISamples:
     """Sample proposals of an image for the losses; the ground-truth boxes are added to them.
 
-    priority [R + N], see match_and_sample; S is at most batch_size_per_image.
+    priority [R + N], see `matching.sample_matches`; S is at most batch_size_per_image.
     """
     rois = jnp.concatenate([proposals.boxes, truth.boxes])
     valid = jnp.concatenate([proposals.valid, truth.mask & ~truth.ignore])

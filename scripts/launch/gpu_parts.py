@@ -177,18 +177,13 @@ def speedrun(cut: bool) -> Command:
 
 
 def benchmarks(cut: bool) -> list[Command]:
-    """Return the commands that compare two networks with PyTorch, which gets half of the GPU's memory."""
+    """Return the commands that compare VGG-FER with PyTorch, which gets half of the memory, in bfloat16 and float32."""
     commands = []
-    for config, dtype, batch_size in (
-        ("fer_vgg", "bfloat16", 512),
-        ("fer_vgg", "float32", 64),
-    ):
-        file = f"{WORK}/benchmark_{config}_{dtype}_{batch_size}.json"
+    for dtype, batch_size in (("bfloat16", 512), ("float32", 64)):
+        file = f"{WORK}/benchmark_fer_vgg_{dtype}_{batch_size}.json"
+        options = "--config=configs/fer_vgg.py", "--compare=torch", "--works=step", f"--out={file}"
         fields = f"--config.dtype={dtype}", f"--config.batch_size={batch_size}", "--config.data.name=drawn_faces"
-        works = "--works=step"
-        command = script(
-            "benchmark", f"--config=configs/{config}.py", "--compare=torch", works, f"--out={file}", *fields
-        )
+        command = script("benchmark", *options, *fields)
         commands.append(Command(["env", "XLA_PYTHON_CLIENT_MEM_FRACTION=0.5", *command.words], file))
     if cut:  # without torch.compile, which takes minutes on CPU
         quick = [*SMALL_VGG[:2], "--config.batch_size=8", "--rounds=1"]
