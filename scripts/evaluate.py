@@ -3,6 +3,7 @@
     python scripts/evaluate.py --workdir=runs/widerface_rcnn [--dark] [--brighten=clahe] [--data=darkface]
     python scripts/evaluate.py --workdir=runs/widerface_rcnn --peer=yunet,centerface --peer_file=yunet.onnx,center.onnx
     python scripts/evaluate.py --model=affect_jax/predict/weights/ferplus_vgg.safetensors --split=val
+    python scripts/evaluate.py --model=affect_jax/predict/weights/widerface_yunet.safetensors --as_predicted
 
 The result is printed and recorded in the workdir: metrics.json, predictions/, figures/ and report.html; that of a model
 file is only printed. Choose between runs by val; evaluate on test once, at the end. Several processes share the work,
@@ -60,12 +61,14 @@ mean over searches, in which a search that missed the face counts 0."""
 
 
 def main(argv):
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}")
+    command_line.reject_arguments(argv)
     if bool(WORKDIR.value) == bool(MODEL.value):
         raise app.UsageError("give a run as --workdir=FOLDER or a model file as --model=FILE, one of the two")
+    from affect_jax.evaluate.peers import load_peers
     from affect_jax.runs.model_file import read
+    from affect_jax.runs.text import compare_evaluations, describe_evaluation
     from affect_jax.runs.workdir import Workdir, load_config
+    from affect_jax.tasks import TASKS
 
     logging.set_verbosity(logging.ERROR)
     prepare_process()
@@ -75,50 +78,36 @@ def main(argv):
     if wrong := [flag.name for task in given if task != config.task for flag in given[task] if flag.present]:
         raise ValueError(f"--{wrong[0]} is not an option for {config.task}")
     options = {flag.name: flag.value for flag in OPTIONS[config.task]} | {"data_dir": DATA_DIR.value}
-    if MODEL.value:
-        evaluate_file(config, options)
-    else:
-        evaluate_workdir(config, options)
-
-
-def evaluate_file(config: ConfigDict, options: dict) -> None:
-    """Evaluate the model file and print the result."""
-    from affect_jax.runs.evaluation import evaluate_model
-    from affect_jax.runs.text import describe_evaluation
-    from affect_jax.tasks import TASKS
-
-    if any(flag.value for flag in OTHERS):
-        raise ValueError("--peer and --as_predicted need --workdir")
-    metrics = evaluate_model(MODEL.value, SPLIT.value, **options)
-    if jax.process_index() == 0:
-        print(describe_evaluation(metrics, TASKS[config.task]))
-
-
-def evaluate_workdir(config: ConfigDict, options: dict) -> None:
-    """Evaluate the run, and what the flags name for comparison; record and print the result."""
-    from affect_jax.evaluate.peers import load_peers
-    from affect_jax.runs.evaluation import evaluate_run
-    from affect_jax.runs.text import compare_evaluations, describe_evaluation
-    from affect_jax.runs.workdir import Workdir
-    from affect_jax.tasks import TASKS
-
-    task, run = TASKS[config.task], Workdir(WORKDIR.value)
     peers = load_peers(PEER.value, PEER_FILE.value)
     if (peers or AS_PREDICTED.value) and jax.process_count() > 1:
         raise ValueError("--peer and --as_predicted need a single process")
-    if not os.access(run.path, os.W_OK):
-        raise ValueError(f"the result cannot be recorded: {run.path} is not writable; copy the run to a folder that is")
-    metrics = evaluate_run(run.path, SPLIT.value, **options)
+    metrics = evaluate_network(options)
     if jax.process_index() > 0:
         return
+    task = TASKS[config.task]
     print(describe_evaluation(metrics, task))
     if peers or AS_PREDICTED.value:
-        print(compare_evaluations({"this run": metrics, **evaluate_others(config, options, peers)}, task))
-    print(run.report)
+        title = "this run" if WORKDIR.value else "this model"
+        print(compare_evaluations({title: metrics, **evaluate_others(config, options, peers)}, task))
+    if WORKDIR.value:
+        print(Workdir(WORKDIR.value).report)
+
+
+def evaluate_network(options: dict) -> dict:
+    """Return the metrics of the run, which are recorded in its folder, or of the model file."""
+    from affect_jax.runs.evaluation import evaluate_model, evaluate_run
+
+    if MODEL.value:
+        return evaluate_model(MODEL.value, SPLIT.value, **options)
+    if not os.access(WORKDIR.value, os.W_OK):
+        raise ValueError(
+            f"the result cannot be recorded: {WORKDIR.value} is not writable; copy the run to a folder that is"
+        )
+    return evaluate_run(WORKDIR.value, SPLIT.value, **options)
 
 
 def evaluate_others(config: ConfigDict, options: dict, peers: dict[str, Callable]) -> dict[str, dict]:
-    """Return the metrics of predict.py, which are recorded, and of published detectors on the images of the run."""
+    """Return the metrics of the searches of predict.py, which a run records, and of published detectors."""
     from affect_jax.runs.evaluation import evaluate_function, record_beside
     from affect_jax.runs.workdir import Workdir
     from affect_jax.tasks import build_task
@@ -128,9 +117,10 @@ def evaluate_others(config: ConfigDict, options: dict, peers: dict[str, Callable
     if AS_PREDICTED.value:
         from affect_jax.predict.reader import image_detector  # needs PyAV
 
-        detect = image_detector(WORKDIR.value, MIN_SCORE)
+        detect = image_detector(MODEL.value or WORKDIR.value, MIN_SCORE)
         metrics["predict.py"] = evaluate_function(detect, task, evaluation)
-        record_beside(Workdir(WORKDIR.value), task, evaluation, "as_predicted", metrics["predict.py"])
+        if WORKDIR.value:
+            record_beside(Workdir(WORKDIR.value), task, evaluation, "as_predicted", metrics["predict.py"])
     return metrics | {name: evaluate_function(peer, task, evaluation) for name, peer in peers.items()}
 
 
