@@ -10,10 +10,10 @@ from collections import defaultdict
 from collections.abc import Hashable, Iterator
 from pathlib import Path
 
+from affect_jax.data import SPLITS
 from affect_jax.data.prepared_boxes import BoxesBuilder, Entry
 from affect_jax.data.source import BadInput, BadRows
 
-SPLITS = ("train", "val", "test")
 LAYOUT = "give a folder with train.json, val.json and the images that they name"
 
 

@@ -13,10 +13,10 @@ import cv2
 import numpy as np
 
 from affect_jax import labels
+from affect_jax.data import SPLITS
 
 SUPERSAMPLING = 3
 SUBPIXEL_BITS = 4
-SPLITS = ("train", "val", "test")
 CACHED_BYTES = 2**20, 2**27
 """Smallest and largest size of the images of a set that may be stored in the cache folder."""
 

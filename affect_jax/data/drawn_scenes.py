@@ -10,7 +10,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from affect_jax.data.drawn_faces import EXPRESSIONS, SPLITS, face_parameters, head_mask, render_face
+from affect_jax.data import SPLITS
+from affect_jax.data.drawn_faces import EXPRESSIONS, face_parameters, head_mask, render_face
 from affect_jax.data.low_light import low_light, random_low_light
 from affect_jax.data.transforms import gaussian_blur
 

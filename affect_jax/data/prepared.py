@@ -19,6 +19,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.proto import tf_example_pb2
 from tqdm import tqdm
 
+from affect_jax.data import SPLITS
 from affect_jax.data.identity import Fingerprint
 from affect_jax.data.source import BadInput, BadRows, MissingSplit, place
 from affect_jax.files import explained, printable, read_json, write_atomically
@@ -58,7 +59,7 @@ class SourceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     VERSION = tfds.core.Version("1.0.0")
     OPTIONS: ClassVar[tuple[Option, ...]] = ()
     """Options of this data set, in addition to the options of all data sets."""
-    REQUIRED_SPLITS: ClassVar[tuple[str, ...]] = ("train", "val", "test")
+    REQUIRED_SPLITS: ClassVar[tuple[str, ...]] = SPLITS
     CLASS_NAMES: ClassVar[tuple[str, ...]]
     DESCRIPTION: ClassVar[str]
     LICENCE: ClassVar[str] = ""
@@ -130,7 +131,7 @@ class SourceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
         BadInput if the source is not usable.
         """
-        examples = {"train": [], "val": [], "test": []}
+        examples = {split: [] for split in SPLITS}
         rows = self.read_source()
         for example in tqdm(rows, f"reading {self.source}", unit=f" {self.UNIT}", delay=2, disable=None):
             examples[example.pop("split")].append(example)
