@@ -16,7 +16,8 @@ import tensorflow_datasets as tfds
 
 from affect_jax import labels
 from affect_jax.data.images import crop_box, fit, read_image
-from affect_jax.data.prepared import Option, PreparedBuilder
+from affect_jax.data.prepared import Option
+from affect_jax.data.prepared_faces import FacesBuilder
 from affect_jax.data.source import BadInput
 from affect_jax.data.source_files import describe_others, find_csv, list_images, read_rows
 
@@ -36,7 +37,7 @@ VALIDATION_COUNT = 500
 """Images of each class; the layout with .npy files has 499 of contempt."""
 
 
-class Affectnet(PreparedBuilder):
+class Affectnet(FacesBuilder):
     """AffectNet's manually annotated faces, in 8 classes or 7 (without contempt), RGB squares of `image_size` pixels.
 
     The validation set of the publishers is `test`, as in published results. `val`, for selection, has `val_per_class`

@@ -13,7 +13,7 @@ import numpy as np
 
 from affect_jax import labels
 from affect_jax.data.images import read_image, to_channels
-from affect_jax.data.prepared import PreparedBuilder
+from affect_jax.data.prepared_faces import FacesBuilder
 from affect_jax.data.source import BadInput, BadRows, check_counts
 from affect_jax.data.source_files import describe_others, find_csv, list_images, read_rows, subfolders
 
@@ -114,7 +114,7 @@ def read_folder(source: Path, bad_rows: BadRows, others: dict[Path, str]) -> Ite
                 yield Face(image, label, split, path.relative_to(source).as_posix(), 0)
 
 
-class Fer2013(PreparedBuilder):
+class Fer2013(FacesBuilder):
     """FER2013 with its original labels; PublicTest is val, PrivateTest is test."""
 
     CLASS_NAMES = labels.FER2013

@@ -14,7 +14,8 @@ import tensorflow_datasets as tfds
 
 from affect_jax import labels
 from affect_jax.data.fer2013 import USAGES, Face, read_csv
-from affect_jax.data.prepared import Option, PreparedBuilder
+from affect_jax.data.prepared import Option
+from affect_jax.data.prepared_faces import FacesBuilder
 from affect_jax.data.source import BadInput, BadRows, check_counts
 from affect_jax.data.source_files import find_csv, read_rows
 
@@ -89,7 +90,7 @@ def _parse_votes(fields: list[str], row: int) -> VoteRow:
     return VoteRow(np.array(counts, np.int32), USAGES[usage], row)
 
 
-class Ferplus(PreparedBuilder):
+class Ferplus(FacesBuilder):
     """FER+ labels by the official majority rule, and the votes; PublicTest is val, PrivateTest is test.
 
     `votes` is the path of fer2013new.csv, `source` the CSV file of the challenge. Rows are matched by their order.

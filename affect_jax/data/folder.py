@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from affect_jax.data.images import fit, read_image, to_channels
-from affect_jax.data.prepared import Option, PreparedBuilder
+from affect_jax.data.prepared import Option
+from affect_jax.data.prepared_faces import FacesBuilder
 from affect_jax.data.source import BadInput
 from affect_jax.data.source_files import describe_others, list_images, subfolders
 from affect_jax.files import is_hidden, printable
@@ -42,7 +43,7 @@ def split_by_person(persons: list[str], shares: dict[str, float], seed: int) -> 
     return split_of
 
 
-class Folder(PreparedBuilder):
+class Folder(FacesBuilder):
     """Faces in folders. The sorted folder names are the classes; images become squares of `image_size` pixels.
 
     `channels` 1 is gray. `identity` is a regular expression whose first group, searched in the path of an image below

@@ -1,34 +1,22 @@
-"""Data sets prepared once with tfds as array_record files, read without TensorFlow; classification data sets.
-
-B batch, H W C image, K classes.
-"""
+"""The base of all data sets that are prepared once with tfds, as array_record files, without TensorFlow."""
 
 import contextlib
 import json
 import os
 import shutil
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
-from io import BytesIO
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
-import cv2
-import numpy as np
 import tensorflow_datasets as tfds
-from tensorflow_datasets.proto import tf_example_pb2
 from tqdm import tqdm
 
 from affect_jax.data import SPLITS
 from affect_jax.data.identity import Fingerprint
-from affect_jax.data.source import BadInput, BadRows, MissingSplit, place
-from affect_jax.files import explained, printable, read_json, write_atomically
-
-# array_record compresses as well, and better: compressed PNG would take more space in it and longer to read.
-STORED = (cv2.IMWRITE_PNG_COMPRESSION, 0)
-
-TARGETS = ("votes", "valence_arousal")
-"""Optional targets of an example, in addition to its label."""
+from affect_jax.data.records import fingerprints_file
+from affect_jax.data.source import BadInput, BadRows
+from affect_jax.files import printable, write_atomically
 
 
 class Preparation(NamedTuple):
@@ -231,210 +219,3 @@ class SourceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def prepare_command(cls, data_dir: str | Path) -> str:
         """Return the command that prepares this data set."""
         return f"python scripts/prepare_data.py {cls.name} --source=PATH --data_dir={data_dir}"
-
-
-class PreparedBuilder(SourceBuilder, skip_registration=True):
-    """Base of classification data sets: a subclass declares its classes and reads its source."""
-
-    IMAGE_SHAPE: ClassVar[tuple[int, int, int]] = (48, 48, 1)
-
-    def __init__(self, **kwargs):
-        self.labels = defaultdict(list)  # of the examples of each split that were written
-        super().__init__(**kwargs)
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(H, W, C) of the prepared images."""
-        return self.IMAGE_SHAPE
-
-    def read_source(self) -> Iterator[dict]:
-        """Read examples in the order of the source: split, image, label, file, row and the extra features.
-
-        An image is uint8 [H, W] or RGB [H, W, 3], or a function that reads it and raises ValueError on failure.
-        """
-        raise NotImplementedError
-
-    def extra_features(self) -> dict[str, tfds.features.FeatureConnector]:
-        """Return features in addition to image, label, file and row."""
-        return {}
-
-    def features(self) -> dict[str, tfds.features.FeatureConnector]:
-        """Return the features: the image as PNG, its label and its origin."""
-        return {
-            "image": tfds.features.Image(shape=self.image_shape, encoding_format="png"),
-            "label": tfds.features.ClassLabel(names=self.class_names),
-            "file": tfds.features.Text(),
-            "row": tfds.features.Scalar(np.int32),
-            **self.extra_features(),
-        }
-
-    def labels_of(self, example: dict) -> Iterable[int]:
-        """Return the label of the example, in a list."""
-        return [example["label"]]
-
-    def check_classes(self) -> None:
-        """Raise BadInput if a class has no images in any split, unless other counts are allowed."""
-        empty = [name for name in self.class_names if not any(counts[name] for counts in self.counts.values())]
-        if empty and not self.allow_other_counts:
-            remedy = "add images, remove the class, or accept other counts with --allow_other_counts"
-            raise BadInput(self.source, None, f"no readable image of class {', '.join(empty)}", remedy)
-
-    def load(self, example: dict) -> dict:
-        """Read the image, if it is not read yet."""
-        return {**example, "image": example["image"]()} if callable(example["image"]) else example
-
-    def encode(self, example: dict) -> dict:
-        """Encode the image as PNG."""
-        image = example["image"]
-        if image.ndim == 3:
-            image = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-        return {**example, "image": BytesIO(cv2.imencode(".png", image, STORED)[1].tobytes())}
-
-    def _generate_examples(self, examples: list[dict], split: str) -> Iterator[tuple[int, dict]]:
-        for index, example in super()._generate_examples(examples, split):
-            self.labels[split].append(example["label"])
-            yield index, example
-
-    def write_extra_files(self, directory: Path) -> None:
-        """Write the labels again, without the images."""
-        for split, some in self.labels.items():
-            np.save(labels_file(directory, split), np.array(some, np.int32))
-
-    @classmethod
-    def open_split(cls, split: str, data_dir: str | Path) -> "PreparedSplit":
-        """Open a prepared split; FileNotFoundError, with the command to run, if it is not prepared."""
-        return PreparedSplit(cls.prepared_directory(data_dir), split)
-
-
-def fingerprints_file(directory: Path) -> Path:
-    """Return the path of the fingerprints of the splits; sets that an older version prepared have none."""
-    return directory / "fingerprints.json"
-
-
-def labels_file(directory: Path, split: str) -> Path:
-    """Return the path of the labels of a split; sets that an older version prepared have none."""
-    return directory / f"labels_{split}.npy"
-
-
-def check_features(features: object, directory: Path) -> None:
-    """Raise ValueError if the description of a prepared set names a class that is not tfds' own.
-
-    tfds imports the modules that it names, and a prepared set may come from others.
-    """
-    parts = features.values() if isinstance(features, dict) else features if isinstance(features, list) else ()
-    name = features.get("pythonClassName", "") if isinstance(features, dict) else ""
-    if name and not str(name).startswith("tensorflow_datasets.core.features."):
-        raise ValueError(f"{directory}/features.json names the class {name!r:.100}, which is not a feature of tfds")
-    for part in parts:
-        check_features(part, directory)
-
-
-class Records:
-    """The records of a prepared split, its `features` and its `fingerprint`; MissingSplit if it does not exist."""
-
-    def __init__(self, directory: str | Path, split: str):
-        check_features(read_json(Path(directory) / "features.json"), Path(directory))
-        with explained(directory):
-            builder = tfds.builder_from_directory(directory)
-        if split not in builder.info.splits:
-            raise MissingSplit(f"{directory} has no split {split}; it has {', '.join(builder.info.splits)}")
-        self.features = builder.info.features
-        file = fingerprints_file(Path(directory))
-        with explained(file):
-            self.fingerprint: str = read_json(file)[split] if file.exists() else ""
-        self._files = [str(file) for file in builder.info.splits[split].filepaths]
-        self._ends = np.cumsum(builder.info.splits[split].shard_lengths)
-        # decoding by tfds, one example at a time, was four times slower; this source is pickled without its builder
-        raw = tfds.decode.DeserializeMethod.RAW_BYTES
-        self._source = builder.as_data_source(split, deserialize_method=raw).data_source
-
-    def __len__(self) -> int:
-        return len(self._source)
-
-    def read(self, indices: np.ndarray) -> list[Mapping]:
-        """Return the stored features of the examples at `indices`, a mapping from names for each.
-
-        OSError with the file name if a file is missing, truncated or damaged.
-        """
-        if not len(indices):
-            return []
-        indices = np.asarray(indices).tolist()
-        try:
-            found = self._source.__getitems__(indices)
-        except RuntimeError as error:  # the only error of array_record
-            raise self._unreadable(indices) from error
-        if not all(found):  # array_record returns nothing for the missing part of a truncated file
-            raise self._unreadable(indices)
-        return [tf_example_pb2.Example.FromString(record).features.feature for record in found]
-
-    def _unreadable(self, indices: list[int]) -> OSError:
-        for index in indices:
-            try:
-                (record,) = self._source.__getitems__([index])
-                reason = "" if record else f"it ends before example {index}"
-            except RuntimeError as error:
-                reason = str(error)
-            if reason:
-                file = self._files[np.searchsorted(self._ends, index, side="right")]
-                return OSError(
-                    f"{file} cannot be read: {reason}; restore it, or prepare the data set again with --overwrite"
-                )
-        return OSError(f"{', '.join(self._files)} could not be read, but can be read now; rerun the command to resume")
-
-
-class PreparedSplit:
-    """A prepared split for classification, read in batches; it can be pickled, and then opens its files again.
-
-    It has `class_names`, `image_shape` (H, W, C), `fingerprint`, and `len`.
-    """
-
-    def __init__(self, directory: str | Path, split: str):
-        self._records = Records(directory, split)
-        self._labels_file = labels_file(Path(directory), split)
-        features, self.fingerprint = self._records.features, self._records.fingerprint
-        self.class_names: tuple[str, ...] = tuple(features["label"].names)
-        self.image_shape: tuple[int, int, int] = features["image"].shape
-        self._targets = {name: features[name].shape[0] for name in TARGETS if name in features}
-
-    def __len__(self) -> int:
-        return len(self._records)
-
-    def read(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-        """Return image uint8 [B, H, W, C] (RGB), label int32 [B], and those of TARGETS that the data set has, float32.
-
-        votes [B, K] (sum 1), valence_arousal [B, 2] in [-1, 1].
-        """
-        examples = self._records.read(indices)
-        batch = {
-            "image": np.empty((len(examples), *self.image_shape), np.uint8),
-            "label": np.fromiter((example["label"].int64_list.value[0] for example in examples), np.int32),
-        }
-        for image, example in zip(batch["image"], examples, strict=True):
-            encoded = np.frombuffer(example["image"].bytes_list.value[0], np.uint8)
-            decoded = cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED).reshape(self.image_shape)
-            image[:] = decoded[..., ::-1]
-        for name, size in self._targets.items():
-            values = [example[name].float_list.value for example in examples]
-            batch[name] = np.array(values, np.float32).reshape(len(examples), size)
-        return batch
-
-    def labels(self) -> np.ndarray:
-        """Return the label of every example, int32 [N], from the records if the file of labels is not intact."""
-        with contextlib.suppress(OSError, EOFError, ValueError):
-            labels = np.load(self._labels_file)
-            if labels.shape == (len(self),):
-                return labels
-        pieces = np.array_split(np.arange(len(self)), max(1, len(self) // 2048))
-        return np.concatenate(
-            [
-                [example["label"].int64_list.value[0] for example in self._records.read(piece)]
-                for piece in tqdm(pieces, "reading labels", delay=2, leave=False, disable=None)
-            ]
-        ).astype(np.int32)
-
-    def places(self, indices: np.ndarray) -> list[str]:
-        """Return the origin of each example in the source, for example `fer2013.csv, row 17`."""
-        return [
-            place(example["file"].bytes_list.value[0].decode(), example["row"].int64_list.value[0])
-            for example in self._records.read(indices)
-        ]

@@ -15,7 +15,8 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from affect_jax.data.images import decode_image, read_encoded, read_image_size
-from affect_jax.data.prepared import Records, SourceBuilder
+from affect_jax.data.prepared import SourceBuilder
+from affect_jax.data.records import Records
 from affect_jax.data.source import BadInput, place
 from affect_jax.files import explained, printable
 
