@@ -56,8 +56,8 @@ def main(argv):
     prepare_process()
     print(f"imports: {time.perf_counter() - STARTED:.1f} s", flush=True)
     if PROFILE.value:
-        rows = profile_rows(CONFIG.value, ROUNDS.value)
-        print(format_profile(rows))
+        rows, peak = profile_rows(CONFIG.value, ROUNDS.value)
+        print(format_profile(rows, peak))
     elif SCALING.value:
         from affect_jax.benchmark.scaling import format_curve, plot_curves, scaling_curves  # needs PyAV
 

@@ -9,10 +9,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from affect_jax.benchmark import torch_twin
+from affect_jax.benchmark.flop import forward_flop
 from affect_jax.benchmark.steps import evaluate_work, loop_work, predict_work, step_work
 from affect_jax.benchmark.timing import (
     Work,
-    forward_flop,
     interleaved_rows,
     interleaved_seconds,
     peak_memory,

@@ -14,16 +14,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from affect_jax.benchmark import torch_twin
-from affect_jax.benchmark.steps import loop_work, step_work
-from affect_jax.benchmark.timing import (
-    Work,
-    forward_flop,
-    interleaved_rows,
-    peak_memory,
-    rows_of,
-    seconds_one_by_one,
-    training_flop,
-)
+from affect_jax.benchmark.flop import forward_flop, training_flop
+from affect_jax.benchmark.steps import loop_work, random_network, step_work
+from affect_jax.benchmark.timing import Work, interleaved_rows, peak_memory, rows_of, seconds_one_by_one
 from affect_jax.config import detection_config
 from affect_jax.models.faster_rcnn import ANCHOR_STRIDES, BACKBONES
 from affect_jax.ops.nms import nms
@@ -33,7 +26,7 @@ from affect_jax.runs.workdir import differing_fields
 from affect_jax.tasks import build_task
 from affect_jax.train.mesh import data_mesh, replicated, split_over_devices, to_devices
 from affect_jax.train.prediction import compile_predict
-from affect_jax.train.state import init_variables, make_apply
+from affect_jax.train.state import make_apply
 
 LOOP_WINDOW = 5
 """Steps of the loop that are timed together."""
@@ -76,7 +69,7 @@ def detector_measurements(config: ConfigDict, compare_torch: bool, rounds: int) 
 
     def roi_align_alone(backward: bool) -> list[dict]:
         name = "forward_backward" if backward else "forward"
-        works = {"affect_jax": roi_align_works(config, *maps_and_rois)[name]}
+        works = {"affect_jax": roi_align_work(config, *maps_and_rois, backward)}
         if compare_torch:
             box = config.model.box
             align = (*maps_and_rois, ROI_STRIDES[0], box.canonical_size, box.canonical_level, backward)
@@ -124,8 +117,7 @@ def forward_work(config: ConfigDict, batch: dict[str, np.ndarray]) -> Work:
     """Return a work that detects in a batch on the devices with random weights."""
     mesh, task = data_mesh(), build_task(config)
     data = task.data_facts(task.open_split("train"))
-    model = task.build_network(data)
-    variables = init_variables(model, jax.random.key(0), task.network_inputs(data))
+    model, variables = random_network(task, data)
     variables = jax.device_put(variables, replicated(mesh))
     detect = compile_predict(task.predict_fn(make_apply(model), data), mesh)
     batch = to_devices(batch, split_over_devices(mesh))
@@ -173,26 +165,23 @@ def maps_and_regions(
     return maps, np.concatenate([corners, corners + sides], axis=-1).astype(np.float32)
 
 
-def roi_align_works(config: ConfigDict, maps: list[np.ndarray], rois: np.ndarray) -> dict[str, Work]:
-    """Return RoIAlign of the regions: "forward", and "forward_backward" with the gradient by the maps."""
+def roi_align_work(config: ConfigDict, maps: list[np.ndarray], rois: np.ndarray, backward: bool) -> Work:
+    """Return RoIAlign of the regions, if `backward` with the gradient by the maps."""
     maps, rois = jax.device_put((maps, rois))
     size, level = config.model.box.canonical_size, config.model.box.canonical_level
 
     def align(maps):
         return roi_align(maps, ROI_STRIDES, rois, roi_levels(rois, 4, 2, size, level), POOLED_SIDE, SAMPLING_RATIO)
 
-    forward, backward = jax.jit(align), jax.jit(jax.grad(lambda maps: jnp.sum(align(maps) ** 2)))
-    return {
-        "forward": lambda: jax.block_until_ready(forward(maps)),
-        "forward_backward": lambda: jax.block_until_ready(backward(maps)),
-    }
+    program = jax.jit(jax.grad(lambda maps: jnp.sum(align(maps) ** 2)) if backward else align)
+    return lambda: jax.block_until_ready(program(maps))
 
 
 def roi_align_of_step(config: ConfigDict) -> Work:
     """Return RoIAlign, forward and backward, with the sizes of a training step."""
     model, size = config.model, config.data.buckets[0]
     rois = maps_and_regions(size, config.batch_size, model.box.batch_size_per_image, model.fpn_channels)
-    return roi_align_works(config, *rois)["forward_backward"]
+    return roi_align_work(config, *rois, backward=True)
 
 
 def nms_of_step(config: ConfigDict) -> Work:

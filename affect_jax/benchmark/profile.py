@@ -8,6 +8,7 @@ import statistics
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,21 +16,37 @@ from ml_collections import ConfigDict
 
 from affect_jax.benchmark.classifier import noise_batch
 from affect_jax.benchmark.detector import PARTS_OF_STEP, first_batch
-from affect_jax.benchmark.steps import step_work
-from affect_jax.benchmark.timing import count_flop, interleaved_seconds, matmul_peak
+from affect_jax.benchmark.flop import count_flop
+from affect_jax.benchmark.steps import random_network, step_work
+from affect_jax.benchmark.timing import interleaved_seconds, matmul_peak
 from affect_jax.models.inspection import LayerCall, layer_calls
 from affect_jax.ops.augment import augment
 from affect_jax.tasks import build_task
+from affect_jax.tasks.interface import Batch, LossFn
 from affect_jax.train import builders
-from affect_jax.train.state import create_state, init_variables, make_apply
+from affect_jax.train.state import create_state, make_apply
 from affect_jax.train.steps import make_train_step
 
 BANDWIDTH_ELEMENTS = 2**25
 """float32 numbers of each array of the measurement of bandwidth, far more than a cache holds."""
 
 
-def profile_rows(config: ConfigDict, rounds: int) -> list[dict]:
-    """Return a row for each part of the config's step, then "rest" and "step".
+class Peak(NamedTuple):
+    """What the device reaches at most."""
+
+    flop_per_second: float
+    """In large matrix products."""
+    bytes_per_second: float
+    """Read from and written to its memory."""
+
+    def floor_ms(self, flop: float, *arrays) -> float:
+        """Return the least milliseconds of a part with `flop` operations and these arrays."""
+        size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(arrays))
+        return 1000 * max(flop / self.flop_per_second, size / self.bytes_per_second)
+
+
+def profile_rows(config: ConfigDict, rounds: int) -> tuple[list[dict], Peak]:
+    """Return a row for each part of the config's step, then "rest" and "step", and the peak of the device.
 
     A row has "part", "calls", "ms" of all calls together, "forward_ms" of it and "floor_ms". "rest" is the step minus
     the parts: activations and sums between layers, losses and, in a detector, proposals. It is negative if the layers
@@ -46,57 +63,70 @@ def profile_rows(config: ConfigDict, rounds: int) -> list[dict]:
         first_batch(config) if is_detector else noise_batch(config.batch_size, data.image_shape, len(data.class_names))
     )
     batch = jax.device_put(batch)
-    model = task.build_network(data)
-    variables = init_variables(model, jax.random.key(0), task.network_inputs(data))
-    loss_fn = task.loss_fn(make_apply(model), data)
-    peak, bandwidth = matmul_peak(jnp.dtype(config.dtype)), memory_bandwidth()
+    model, variables = random_network(task, data)
+    peak = Peak(matmul_peak(jnp.dtype(config.dtype)), memory_bandwidth())
 
-    def milliseconds(**works: Callable[[], object]) -> list[float]:
-        blocking = {name: lambda work=work: jax.block_until_ready(work()) for name, work in works.items()}
-        return [1000 * statistics.median(times) for times in interleaved_seconds(blocking, rounds).values()]
+    rows = layer_rows(task.loss_fn(make_apply(model), data), variables, batch, peak, rounds)
+    rows.append(optimizer_row(config, variables, len(split), peak, rounds))
+    if is_detector:
+        rows += [part_row(name, 1, *median_ms(rounds, part(config))) for name, part in PARTS_OF_STEP.items()]
+    elif config.augment:
+        rows.append(augment_row(config, batch["image"], peak, rounds))
+    (step,) = median_ms(rounds, step_work(config, batch, 1, augmented=True)[0])
+    rows.append(part_row("rest", 1, step - sum(row["ms"] for row in rows)))
+    rows.append(part_row("step", 1, step, 0.0, sum(row["floor_ms"] for row in rows)))
+    return rows, peak
 
-    def floor(flop: float, *arrays) -> float:
-        size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(arrays))
-        return 1000 * max(flop / peak, size / bandwidth)
 
-    def row(part: str, calls: int, ms: float, forward_ms: float = 0.0, floor_ms: float = 0.0) -> dict:
-        return {"part": part, "calls": calls, "ms": ms, "forward_ms": forward_ms, "floor_ms": floor_ms}
-
+def layer_rows(loss_fn: LossFn, variables: dict, batch: Batch, peak: Peak, rounds: int) -> list[dict]:
+    """Return a row for each kind of layer that the loss of a batch calls, the slowest first."""
     rows = []
     calls = layer_calls(loss_fn, variables["params"], variables["batch_stats"], batch, jax.random.key(0))
     examples = {label(call): call for call in calls}
     for name, count in Counter(map(label, calls)).items():
         forward, both, arguments = layer_programs(examples[name])
-        alone, together = milliseconds(forward=partial(forward, *arguments[:2]), both=partial(both, *arguments))
+        alone, together = median_ms(rounds, partial(forward, *arguments[:2]), partial(both, *arguments))
         flop = count_flop(jax.make_jaxpr(examples[name].apply)(*arguments[:2]).jaxpr)
         own, x, gradient = arguments
-        least = floor(flop, own, x, gradient) + floor(2 * flop, own, x, x, gradient)
-        rows.append(row(name, count, count * together, count * alone, count * least))
-    rows.sort(key=lambda row: -row["ms"])
+        least = peak.floor_ms(flop, own, x, gradient) + peak.floor_ms(2 * flop, own, x, x, gradient)
+        rows.append(part_row(name, count, count * together, count * alone, count * least))
+    return sorted(rows, key=lambda row: -row["ms"])
 
-    tx = builders.build_optimizer(config, builders.build_schedule(config, len(split)))
+
+def optimizer_row(config: ConfigDict, variables: dict, num_examples: int, peak: Peak, rounds: int) -> dict:
+    """Return the row of the update of the parameters and of their average, with the checks of a step."""
+    tx = builders.build_optimizer(config, builders.build_schedule(config, num_examples))
     state = create_state(variables, tx, config.ema_decay > 0)
     update = jax.jit(make_train_step(_loss_of_sizes, tx, ema_decay=config.ema_decay))
-    (ms,) = milliseconds(update=partial(update, state, {}, jax.random.key(1)))
-    rows.append(row("optimizer", 1, ms, ms, floor(0.0, state, state, variables["params"])))
-    if is_detector:
-        rows += [row(name, 1, *milliseconds(part=part(config))) for name, part in PARTS_OF_STEP.items()]
-    elif config.augment:
-        change = jax.jit(partial(augment, **config.augment.to_dict()))
-        images = batch["image"].astype(jnp.float32)
-        (ms,) = milliseconds(change=partial(change, jax.random.key(0), images))
-        rows.append(row("augment", 1, ms, ms, floor(0.0, images, images)))
-    (step,) = milliseconds(step=step_work(config, batch, 1, augmented=True)[0])
-    rows.append(row("rest", 1, step - sum(row["ms"] for row in rows)))
-    rows.append(row("step", 1, step, 0.0, sum(row["floor_ms"] for row in rows)))
-    print(f"{peak / 1e9:.0f} GFLOP/s in matrix products, {bandwidth / 1e9:.1f} GB/s of memory")
-    return rows
+    (ms,) = median_ms(rounds, partial(update, state, {}, jax.random.key(1)))
+    return part_row("optimizer", 1, ms, ms, peak.floor_ms(0.0, state, state, variables["params"]))
 
 
-def format_profile(rows: list[dict]) -> str:
-    """Return the rows as a table."""
+def augment_row(config: ConfigDict, images: jax.Array, peak: Peak, rounds: int) -> dict:
+    """Return the row of the augmentation of images uint8 [B, H, W, C]."""
+    images = images.astype(jnp.float32)
+    change = jax.jit(partial(augment, **config.augment.to_dict()))
+    (ms,) = median_ms(rounds, partial(change, jax.random.key(0), images))
+    return part_row("augment", 1, ms, ms, peak.floor_ms(0.0, images, images))
+
+
+def part_row(part: str, calls: int, ms: float, forward_ms: float = 0.0, floor_ms: float = 0.0) -> dict:
+    """Return a row: see profile_rows."""
+    return {"part": part, "calls": calls, "ms": ms, "forward_ms": forward_ms, "floor_ms": floor_ms}
+
+
+def median_ms(rounds: int, *calls: Callable[[], object]) -> list[float]:
+    """Return the median milliseconds of each call, until its arrays are computed; the calls are interleaved."""
+    works = {place: lambda call=call: jax.block_until_ready(call()) for place, call in enumerate(calls)}
+    return [1000 * statistics.median(times) for times in interleaved_seconds(works, rounds).values()]
+
+
+def format_profile(rows: list[dict], peak: Peak) -> str:
+    """Return the peak and the rows as a table."""
     width = max(len(row["part"]) for row in rows)
-    lines = [f"{'part':{width}} {'calls':>5} {'ms':>8} {'forward':>8} {'backward':>8} {'floor':>8} {'ratio':>6}"]
+    products, memory = peak.flop_per_second / 1e9, peak.bytes_per_second / 1e9
+    lines = [f"{products:.0f} GFLOP/s in matrix products, {memory:.1f} GB/s of memory"]
+    lines += [f"{'part':{width}} {'calls':>5} {'ms':>8} {'forward':>8} {'backward':>8} {'floor':>8} {'ratio':>6}"]
     for row in rows:
         ms, forward, least = row["ms"], row["forward_ms"], row["floor_ms"]
         split = f"{forward:8.1f} {ms - forward:8.1f}" if forward else f"{'':17}"

@@ -15,14 +15,20 @@ from ml_collections import ConfigDict
 from affect_jax.benchmark.timing import Work
 from affect_jax.config_checks import validate
 from affect_jax.tasks import build_task
-from affect_jax.tasks.interface import Batch, DataFacts
+from affect_jax.tasks.interface import Batch, DataFacts, Task
 from affect_jax.train import builders
 from affect_jax.train.loop import Trainer
 from affect_jax.train.mesh import data_mesh, one_device, replicated, split_over_devices, to_devices
 from affect_jax.train.prediction import compile_predict, predict_split
 from affect_jax.train.progress import RunLog
-from affect_jax.train.state import create_state, init_variables, make_apply
+from affect_jax.train.state import Network, create_state, init_variables, make_apply
 from affect_jax.train.steps import make_train_step
+
+
+def random_network(task: Task, data: DataFacts) -> tuple[Network, dict]:
+    """Return the task's network and random variables, whose values do not change the speed."""
+    model = task.build_network(data)
+    return model, init_variables(model, jax.random.key(0), task.network_inputs(data))
 
 
 def step_work(
@@ -39,9 +45,8 @@ def step_work(
     mesh, task = data_mesh(), build_task(config)
     split = task.open_split("train")
     data = task.data_facts(split)
-    model = task.build_network(data)
+    model, variables = random_network(task, data)
     tx = builders.build_optimizer(config, builders.build_schedule(config, len(split)))
-    variables = init_variables(model, jax.random.key(0), task.network_inputs(data))
     state = jax.device_put(create_state(variables, tx, config.ema_decay > 0), replicated(mesh))
     frozen = builders.build_frozen(config)
     loss_fn, key = task.loss_fn(make_apply(model, frozen), data), jax.random.key(1)
@@ -72,8 +77,7 @@ def evaluate_work(config: ConfigDict, batches: int) -> tuple[Work, int]:
     split = evaluation.split
     split.arrays = {key: array[: batches * config.eval_batch_size] for key, array in split.arrays.items()}
     data = task.data_facts(split)
-    model = task.build_network(data)
-    variables = init_variables(model, jax.random.key(0), task.network_inputs(data))
+    model, variables = random_network(task, data)
     variables = jax.device_put(variables, replicated(mesh))
     predict = compile_predict(task.predict_fn(make_apply(model), data), mesh)
 
@@ -87,8 +91,7 @@ def predict_work(config: ConfigDict, images: np.ndarray, calls: int) -> Work:
     """Return a work of `calls` predictions from images uint8 [B, H, W, C] to probabilities, both on the host."""
     task = build_task(config)
     data = DataFacts(task.open_split("val").class_names, images.shape[1:])
-    model = task.build_network(data)
-    variables = init_variables(model, jax.random.key(0), task.network_inputs(data))
+    model, variables = random_network(task, data)
     predict = compile_predict(task.predict_fn(make_apply(model), data), one_device())
 
     def work() -> None:

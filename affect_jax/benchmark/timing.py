@@ -1,4 +1,4 @@
-"""Time functions, count their operations, and make tables of the results."""
+"""Time functions and make tables of the results."""
 
 import statistics
 import time
@@ -6,11 +6,6 @@ from collections.abc import Callable, Hashable, Mapping
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from ml_collections import ConfigDict
-
-from affect_jax.tasks import build_task
-from affect_jax.train.state import make_apply, variable_shapes
 
 Work = Callable[[], None]
 """Function that does a fixed amount of work and returns when the devices have finished it."""
@@ -96,50 +91,3 @@ def matmul_peak(dtype: jnp.dtype) -> float:
 def peak_memory() -> int | None:
     """Return the peak of bytes in use on the first device; None if the device does not report it, as on CPU."""
     return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
-
-
-def forward_flop(config: ConfigDict) -> float:
-    """Return the operations of the network for one image: two per multiplication of convolutions and products.
-
-    For a detector, an image has the size of the first bucket. Boxes, NMS and loops of unknown length are not counted.
-    """
-    task = build_task(config)
-    data = task.data_facts(task.open_split("train"))
-    model, inputs = task.build_network(data), task.network_inputs(data)
-    variables = variable_shapes(model, inputs)
-    apply = make_apply(model)
-    return count_flop(jax.make_jaxpr(lambda variables, x: apply(variables, x, False))(variables, inputs).jaxpr)
-
-
-def training_flop(config: ConfigDict, batch: dict[str, np.ndarray]) -> float:
-    """Return the operations of the forward pass of a training step for one image: see forward_flop."""
-    task = build_task(config)
-    data = task.data_facts(task.open_split("train"))
-    model = task.build_network(data)
-    variables = variable_shapes(model, task.network_inputs(data))
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
-    loss = jax.make_jaxpr(task.loss_fn(make_apply(model), data))
-    traced = loss(variables["params"], variables["batch_stats"], shapes, jax.random.key(0))
-    return count_flop(traced.jaxpr) / config.batch_size
-
-
-def count_flop(jaxpr) -> float:
-    """Return the operations of a program's convolutions and matrix products, two per multiplication."""
-    total = 0.0
-    for equation in jaxpr.eqns:
-        name, params = equation.primitive.name, equation.params
-        if name == "conv_general_dilated":
-            kernel = equation.invars[1].aval.shape
-            features = kernel[params["dimension_numbers"].rhs_spec[0]]
-            total += 2 * equation.outvars[0].aval.size * np.prod(kernel) / features
-        elif name == "dot_general":
-            contracted = [equation.invars[0].aval.shape[axis] for axis in params["dimension_numbers"][0][0]]
-            total += 2 * equation.outvars[0].aval.size * np.prod(contracted)
-        elif name == "scan":
-            total += params["length"] * count_flop(params["jaxpr"].jaxpr)
-        elif name == "cond":  # a convolution by platform; the last branch is XLA's own
-            total += count_flop(params["branches"][-1].jaxpr)
-        else:
-            inner = params.get("jaxpr", params.get("call_jaxpr"))
-            total += count_flop(getattr(inner, "jaxpr", inner)) if inner is not None else 0.0
-    return total

@@ -177,7 +177,10 @@ def speedrun(cut: bool) -> Command:
 
 
 def benchmarks(cut: bool) -> list[Command]:
-    """Return the commands that compare VGG-FER with PyTorch, which gets half of the memory, in bfloat16 and float32."""
+    """Return the commands that compare VGG-FER with PyTorch, in bfloat16 and in float32.
+
+    PyTorch gets half of the GPU's memory.
+    """
     commands = []
     for dtype, batch_size in (("bfloat16", 512), ("float32", 64)):
         file = f"{WORK}/benchmark_fer_vgg_{dtype}_{batch_size}.json"

@@ -8,8 +8,9 @@ import pytest
 from affect_jax.benchmark import detector as detector_benchmark
 from affect_jax.benchmark import scaling, timing, torch_twin
 from affect_jax.benchmark.classifier import noise_batch
+from affect_jax.benchmark.flop import forward_flop
 from affect_jax.benchmark.profile import format_profile, profile_rows
-from affect_jax.benchmark.timing import format_row, forward_flop
+from affect_jax.benchmark.timing import format_row
 from affect_jax.benchmark.training import benchmark
 from affect_jax.config import detection_config
 from affect_jax.data.drawn_faces import DrawnFaces
@@ -83,7 +84,7 @@ def test_benchmark_has_a_row_for_each_work(tiny_config, plain_convolutions):
 
 def test_profile_has_each_layer_and_its_parts_add_up_to_the_step(tiny_config, plain_convolutions):
     tiny_config.model = {"name": "vgg_fer", "widths": (4, 4), "convs_per_block": 2, "dense": (8,)}
-    rows = profile_rows(tiny_config, rounds=1)
+    rows, peak = profile_rows(tiny_config, rounds=1)
     calls = {row["part"]: row["calls"] for row in rows}
     assert calls["Conv 3x3 24x24x4 -> 24x24x4"] == 2 and calls["BatchNorm 48x48x4 -> 24x24x4"] == 1
     assert sum(calls[part] for part in calls if part.startswith(("Conv", "BatchNorm", "Dense"))) == 4 + 4 + 2
@@ -91,7 +92,7 @@ def test_profile_has_each_layer_and_its_parts_add_up_to_the_step(tiny_config, pl
     *parts, step = rows
     assert step["ms"] == pytest.approx(sum(row["ms"] for row in parts))
     assert all(row["floor_ms"] > 0 for row in rows if row["part"] != "rest")
-    assert len(format_profile(rows).splitlines()) == len(rows) + 1
+    assert len(format_profile(rows, peak).splitlines()) == len(rows) + 2
 
 
 def test_exponent_of_a_curve_is_that_of_its_power_law():
