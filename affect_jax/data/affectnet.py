@@ -15,7 +15,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from affect_jax import labels
-from affect_jax.data.images import crop_box, fit, read_image
+from affect_jax.data.faces import crop_box, fit
+from affect_jax.data.images import read_image
 from affect_jax.data.prepared import Option
 from affect_jax.data.prepared_faces import FacesBuilder
 from affect_jax.data.source import BadInput

@@ -12,7 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 from affect_jax import labels
-from affect_jax.data.images import read_image, to_channels
+from affect_jax.data.faces import to_channels
+from affect_jax.data.images import read_image
 from affect_jax.data.prepared_faces import FacesBuilder
 from affect_jax.data.source import BadInput, BadRows, check_counts
 from affect_jax.data.source_files import describe_others, find_csv, list_images, read_rows, subfolders

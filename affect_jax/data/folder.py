@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from affect_jax.data.images import fit, read_image, to_channels
+from affect_jax.data.faces import fit, to_channels
+from affect_jax.data.images import read_image
 from affect_jax.data.prepared import Option
 from affect_jax.data.prepared_faces import FacesBuilder
 from affect_jax.data.source import BadInput

@@ -17,11 +17,12 @@ from jax import export, lax
 
 from affect_jax.data import find_dataset, open_split
 from affect_jax.data.boxes_pipeline import padded_box_batches
+from affect_jax.data.faces import face_input
 from affect_jax.data.pipeline import spread_indices
 from affect_jax.export.readme import describe
 from affect_jax.ops.boxes import box_iou
 from affect_jax.packages import require
-from affect_jax.predict.reader import compiled_predict, face_input
+from affect_jax.predict.reader import compiled_predict
 from affect_jax.runs.model_file import Trained, read, write
 from affect_jax.tasks import build_task
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from affect_jax.data.images import crop_box, fit, to_channels
+from affect_jax.data.faces import crop_box, face_input
 from affect_jax.data.transforms import raise_exposure
 from affect_jax.data.windows import clip_boxes, flip, flip_boxes, pad, resize
 from affect_jax.evaluate.tta import check_tta
@@ -334,12 +334,6 @@ def build_device_task(trained: Trained) -> Task:
     if jax.default_backend() == "cpu":
         config.dtype = "float32"
     return build_task(config)
-
-
-def face_input(face: np.ndarray, image_shape: tuple[int, int, int]) -> np.ndarray:
-    """Return an image RGB uint8 [H, W, 3] of any size as the input of a classifier, uint8 of `image_shape`."""
-    height, width, channels = image_shape
-    return to_channels(fit(face, (height, width)), channels).reshape(image_shape)
 
 
 def check_task(trained: Trained, expected: str) -> None:

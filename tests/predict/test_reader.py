@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from affect_jax.data import open_split
-from affect_jax.data.images import crop_box, fit, to_channels
+from affect_jax.data.faces import crop_box, fit, to_channels
 from affect_jax.data.windows import flip_boxes
 from affect_jax.predict.media import Frame
 from affect_jax.predict.reader import CANDIDATE_SCORE, Classifier, Detector, FaceReader, compiled_predict
