@@ -46,7 +46,7 @@ def classification_config() -> ConfigDict:
                 "erase_area": 0.2,  # largest fraction of the image, 0 to 1
             },
             "loss": "cross_entropy",  # or another name of losses.CLASSIFICATION_LOSSES
-            "mixup_alpha": 0.0,  # at least 0; 0: no mixup
+            "mixup_alpha": 0.0,  # 0 to 10; 0: no mixup
             "valence_arousal_weight": 0.0,  # weight of this loss, at least 0; 0: no head for valence and arousal
             "label_smoothing": 0.0,  # 0 to 0.99
             "distillation": {

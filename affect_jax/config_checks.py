@@ -151,7 +151,7 @@ CHECKS = {
         "augment.equalize_probability": FRACTION,
         "augment.erase_probability": FRACTION,
         "augment.erase_area": FRACTION,
-        "mixup_alpha": at_least(0, "0 is no mixup"),
+        "mixup_alpha": between(0, 10),
         "valence_arousal_weight": at_least(0, "0 is no head for valence and arousal"),
         "label_smoothing": between(0, 0.99),
         "distillation.weight": FRACTION,
@@ -279,6 +279,12 @@ def _classification_rules(config: ConfigDict) -> Iterator[str]:
 
 def _detection_rules(config: ConfigDict) -> Iterator[str]:
     yield from _common_rules(config)
+    objectness_loss = config.model.rpn.objectness_loss
+    if config.accumulate_steps != 1 and objectness_loss != "cross_entropy":
+        yield (
+            f"model.rpn.objectness_loss {objectness_loss} needs accumulate_steps = 1: its sum over all anchors is"
+            " divided by the positive anchors of the whole batch"
+        )
     if config.transform.scale_range and config.transform.side_range:
         yield "transform.scale_range and transform.side_range are both set; a window has one size"
     yield from _regex_rules("data.epoch_limits", [regex for regex, _ in config.data.epoch_limits])

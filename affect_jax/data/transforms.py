@@ -225,7 +225,7 @@ def transform(
     reference_boxes: in an image with boxes that are not ignored, crop a window of `random_reference_window` instead;
     a JSON file, see read_reference_boxes.
     If none of them is set, the whole image is used.
-    min_face: ignore boxes whose shorter side is below this number of pixels of the bucket.
+    min_face: ignore boxes whose shorter side is below this number of pixels of the bucket, or 0.
     settings: keyword arguments of TRANSFORMS; all are off by default. They act after scaling, and not on the padding.
 
     Returns image uint8 [*bucket, 3], boxes float32 [M, 4], label int32 [M], ignore bool [M], image_size int32 [2] (the
@@ -247,12 +247,14 @@ def transform(
     boxes = scale_boxes(boxes, window.scale, image.shape[:2])
     for change, names in TRANSFORMS.items():
         image, boxes = change(rng, image, boxes, **{name: settings[name] for name in names if name in settings})
-    small = (boxes[:, 2:] - boxes[:, :2]).min(axis=1) < min_face
     y, x = (round(max(0, -start) * window.scale) for start in window.top_left)
     image_size = np.minimum(np.add(image.shape[:2], (y, x)), bucket)
+    boxes = clip_boxes(boxes + np.array([x, y, x, y], np.float32), image_size).astype(np.float32)
+    shorter_side = (boxes[:, 2:] - boxes[:, :2]).min(axis=1)
+    small = (shorter_side < min_face) | (shorter_side <= 0)  # rounding can leave a box at the border without area
     return {
         "image": pad(image, bucket, (y, x)),
-        "boxes": clip_boxes(boxes + np.array([x, y, x, y], np.float32), image_size).astype(np.float32),
+        "boxes": boxes,
         "label": label[kept].astype(np.int32),
         "ignore": ignore[kept] | partial | small,
         "image_size": image_size.astype(np.int32),

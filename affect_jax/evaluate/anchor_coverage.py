@@ -19,13 +19,17 @@ def best_anchor_iou(
 ) -> np.ndarray:
     """Return the IoU [N] of each box [N, 4] with its best anchor, in images of image_size (H, W).
 
-    Of all anchors of one shape, the anchor nearest to the box, in x and in y, has the highest IoU.
+    A level has H / stride x W / stride cells, rounded up. As in the network, its anchors are H and W divided by these
+    numbers apart, rounded down. Of all anchors of one shape, the anchor nearest to the box, in x and in y, has the
+    highest IoU.
     """
+    width_height = np.array(image_size[::-1])
     best = np.zeros(len(boxes))
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2
     for stride, sizes in zip(strides, anchor_sizes, strict=True):
-        last = np.array([-(-side // stride) - 1 for side in image_size[::-1]])
-        nearest = np.clip(np.rint(centres / stride), 0, last) * stride
+        cells = -(-width_height // stride)
+        distance = width_height // cells
+        nearest = np.clip(np.rint(centres / distance), 0, cells - 1) * distance
         for anchor in np.asarray(cell_anchors(sizes, aspect_ratios), np.float64):
             candidates = np.concatenate([nearest, nearest], axis=1) + anchor
             best = np.maximum(best, paired_iou(boxes, candidates))

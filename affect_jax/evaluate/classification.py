@@ -58,6 +58,8 @@ def valence_arousal_metrics(predicted: np.ndarray, targets: np.ndarray) -> dict[
 
     CCC is the concordance correlation coefficient (Lin 1989) with moments over N; it is 0 if both are constant.
     """
+    # float64: the variance of a constant is then exactly 0
+    predicted, targets = np.asarray(predicted, np.float64), np.asarray(targets, np.float64)
     means, variances = (np.stack([f(x, axis=0) for x in (predicted, targets)]) for f in (np.mean, np.var))
     covariance = ((predicted - means[0]) * (targets - means[1])).mean(axis=0)
     scale = variances.sum(axis=0) + (means[0] - means[1]) ** 2

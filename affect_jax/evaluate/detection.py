@@ -237,9 +237,10 @@ def detection_metrics(truths: Truths, detections: Detections, class_names: Seque
 
     "ap50" is the area under the precision-recall curve at IoU 0.5, "ap50_ci95" its interval (one class only),
     "ap50_tool" that of the tools of WIDER FACE and DARK FACE, and "coco_..." are COCO's metrics. At score 0.5 and IoU
-    0.5, "recall" is the share of ground-truth boxes that are detected, and "precision" the share of detections that are
-    right. A published "accuracy" of a face detector is often this recall, which ignores false detections: read it
-    together with the precision. "recall_at_precision_90" is the highest recall at a precision of 0.9 or more.
+    0.5, "recall" is the share of ground-truth boxes that are detected, and "precision" the share of detections of
+    these classes that are right. A published "accuracy" of a face detector is often this recall, which ignores false
+    detections: read it together with the precision. "recall_at_precision_90" is the highest recall at a precision of
+    0.9 or more.
     "recall_by_height", "repeated" (see count_repeated) and "curve" (precision at recalls from 0 to 1) are of all
     classes together. ValueError if no image has a ground-truth box.
     """

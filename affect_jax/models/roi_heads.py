@@ -15,7 +15,7 @@ from jax import lax
 
 from affect_jax.losses import softmax_cross_entropy
 from affect_jax.models.resnet import BLOCKS, ResidualBlock
-from affect_jax.models.rpn import Proposals, box_regression_loss, sampler_key
+from affect_jax.models.rpn import Proposals, box_regression_loss, sampling_priorities
 from affect_jax.models.yunet import SeparableUnit
 from affect_jax.ops import matching
 from affect_jax.ops.boxes import clip_boxes, decode_boxes, enlarge_boxes, is_large
@@ -158,7 +158,7 @@ class RoIHeads(nn.Module):
                 self.fg_iou_thresh, self.bg_iou_thresh, self.batch_size_per_image, self.positive_fraction
             )
             count = proposals.boxes.shape[1] + truth.boxes.shape[1]
-            priority = matching.sampling_priority(sampler_key(self), (len(proposals.boxes), count))
+            priority = sampling_priorities(self, len(proposals.boxes), count)
             samples = jax.vmap(partial(sample_proposals, sampling=sampling))(priority, proposals, truth)
             loss = partial(box_losses, box_loss=self.box_loss, box_loss_weight=self.box_loss_weight)
             losses = jax.vmap(loss)(*self._classify(features, samples.rois, train), samples)

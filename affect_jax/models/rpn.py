@@ -132,7 +132,7 @@ class RegionProposalNetwork(nn.Module):
         """Return rpn_losses of each image."""
         cells_of_levels = [len(level) for level in anchors]
         logits, offsets, anchors = jnp.concatenate(logits, 1), jnp.concatenate(offsets, 1), jnp.concatenate(anchors)
-        priority = matching.sampling_priority(sampler_key(self), logits.shape[:2])
+        priority = sampling_priorities(self, *logits.shape[:2])
 
         def losses(priority, logits, offsets, truth):
             samples = self._sample(priority, self._match(logits, offsets, anchors, cells_of_levels, truth))
@@ -164,9 +164,15 @@ class RegionProposalNetwork(nn.Module):
         return matching.sample_matches(priority, matched, jnp.ones(len(matched), bool), sampling)
 
 
-def sampler_key(module: nn.Module) -> jax.Array:
-    """Key of the rng "sampler" of a bound module, or a fixed key without that rng."""
-    return module.make_rng("sampler") if module.has_rng("sampler") else jax.random.key(0)
+def sampling_priorities(module: nn.Module, images: int, candidates: int) -> jax.Array:
+    """Return random priorities [images, candidates] from the rng "sampler" of a bound module.
+
+    Without that rng they are the same for all images and calls, so that losses do not depend on the size of the batch.
+    """
+    if module.has_rng("sampler"):
+        return matching.sampling_priority(module.make_rng("sampler"), (images, candidates))
+    same = matching.sampling_priority(jax.random.key(0), (candidates,))
+    return jnp.broadcast_to(same, (images, candidates))
 
 
 def select_proposals(

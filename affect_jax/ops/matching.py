@@ -97,8 +97,8 @@ def sample_balanced(
     priority, positive, negative [A]. Returns indices int32 [size], positives first, and a mask bool [size], False where
     there were too few candidates.
     """
+    most_positive = min(int(size * positive_fraction), len(priority))
     size = min(size, len(priority))
-    most_positive = int(size * positive_fraction)
     # priorities are below 1: all positives come before all negatives, and these before all others
     candidates = jnp.where(positive, 2.0 + priority, -1.0)
     strength, indices = jax.lax.top_k(candidates, most_positive)

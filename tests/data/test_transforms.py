@@ -367,6 +367,14 @@ def test_transform_depends_only_on_its_generator_and_changes_nothing_in_place(ph
         np.testing.assert_array_equal(array, copy)
 
 
+def test_a_box_without_area_after_scaling_is_ignored():
+    image = np.zeros((601, 397, 3), np.uint8)  # 96 x 63.4 pixels after scaling, rounded to 63
+    boxes = np.array([[396.5, 10, 397, 500], [10, 10, 300, 300]], np.float32)
+    out = transform(image, boxes, np.zeros(2, np.int32), np.zeros(2, bool), (96, 96), np.random.default_rng(0))
+    assert out["boxes"][0, 0] == out["boxes"][0, 2] == 63
+    assert out["ignore"].tolist() == [True, False]
+
+
 def test_everything_is_off_by_default_and_images_without_boxes_are_accepted():
     image, boxes = marked(*BUCKET, [])
     nothing = np.zeros(0, np.int32), np.zeros(0, np.bool_)

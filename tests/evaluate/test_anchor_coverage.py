@@ -5,22 +5,27 @@ from affect_jax.evaluate.anchor_coverage import best_anchor_iou, coverage_by_hei
 from affect_jax.evaluate.boxes import box_iou
 from affect_jax.ops.anchors import grid_anchors
 
+STRIDES = 4, 8, 64
 SIZES, RATIOS = ((8.0, 11.0), (16.0, 24.0), (64.0, 90.0)), (0.5, 1.0, 2.0)
 
 
-def test_best_anchor_equals_a_search_over_all_anchors():
+@pytest.mark.parametrize("image_size", [(96, 128), (96, 160)])  # the second does not split into cells of 64 pixels
+def test_best_anchor_equals_a_search_over_all_anchors(image_size):
     rng = np.random.default_rng(0)
     corner, size = rng.uniform(-5, 120, (200, 2)), np.exp(rng.uniform(np.log(2), np.log(120), (200, 2)))
     boxes = np.concatenate([corner, corner + size], 1)
     anchors = np.concatenate(
         [
-            grid_anchors((96 // stride, 128 // stride), (stride, stride), sizes, RATIOS)
-            for stride, sizes in zip((4, 8, 32), SIZES, strict=True)
+            grid_anchors(
+                grid, tuple(side // cells for side, cells in zip(image_size, grid, strict=True)), sizes, RATIOS
+            )
+            for stride, sizes in zip(STRIDES, SIZES, strict=True)
+            for grid in [tuple(-(-side // stride) for side in image_size)]
         ]
     )
     expected = box_iou(boxes, anchors.astype(np.float64)).max(axis=1)
     np.testing.assert_allclose(
-        best_anchor_iou(boxes, (96, 128), (4, 8, 32), SIZES, RATIOS), expected, rtol=1e-5, atol=1e-6
+        best_anchor_iou(boxes, image_size, STRIDES, SIZES, RATIOS), expected, rtol=1e-5, atol=1e-6
     )
 
 

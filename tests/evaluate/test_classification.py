@@ -168,3 +168,9 @@ def test_macro_f1_leaves_out_classes_without_labels_and_predictions_as_scikit_le
     expected = sk.f1_score(labels, probs.argmax(1), average="macro", zero_division=0.0)
     assert found["macro_f1"] == pytest.approx(expected)
     assert found["absent_classes"] == ["b", "f"]
+
+
+def test_ccc_of_equal_constants_is_0():
+    constant = np.full((100, 2), 0.1, np.float32)
+    found = valence_arousal_metrics(constant, constant)
+    assert found == {"ccc_valence": 0.0, "ccc_arousal": 0.0, "rmse_valence": 0.0, "rmse_arousal": 0.0}

@@ -125,6 +125,15 @@ def test_pyramid_rpn_proposals_and_detections_equal_torchvisions(case, variables
 
 
 @pytest.mark.usefixtures("plain_convolutions")
+def test_losses_in_evaluation_do_not_depend_on_the_batch(variables):
+    batch = padded_batch(CASES[1])
+    together = evaluate(variables, batch)[0]["losses"]
+    last = evaluate(variables, jax.tree.map(lambda x: x[-1:], batch))[0]["losses"]
+    for name, values in together.items():
+        np.testing.assert_allclose(values[-1:], last[name], rtol=1e-4, err_msg=name)
+
+
+@pytest.mark.usefixtures("plain_convolutions")
 @pytest.mark.parametrize("case", CASES)
 def test_losses_and_gradients_equal_torchvisions(case, variables, tmp_path, monkeypatch):
     monkeypatch.setattr(

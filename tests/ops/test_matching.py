@@ -69,6 +69,12 @@ def test_sample_is_balanced_if_there_are_enough_candidates(positives, negatives)
     assert len(set(indices[sampled].tolist())) == sampled.sum() and (chosen[:expected] == 1).all()
 
 
+def test_fewer_candidates_than_samples_leave_no_positive_out_that_fits():
+    positive = np.arange(100) < 90
+    indices, sampled = sample_balanced(jnp.linspace(0, 0.9, 100), positive, ~positive, 256, 0.5)
+    assert indices.shape == sampled.shape == (100,) and sampled.all()
+
+
 def test_candidates_are_drawn_equally_often():
     positive, negative = np.arange(40) < 20, np.arange(40) >= 20
     draw = jax.jit(lambda key: sample_balanced(jax.random.uniform(key, (40,)), positive, negative, 16, 0.5)[0])
