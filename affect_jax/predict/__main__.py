@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from affect_jax.evaluate import tta
 from affect_jax.files import printable
-from affect_jax.predict import reader
+from affect_jax.predict import reader, search
 from affect_jax.predict.media import Inputs, Report, Source, count_frames, find_sources, plural, read_frames
 from affect_jax.predict.output import DRAWN, Output, is_result
 from affect_jax.process import prepare_process
@@ -38,12 +38,15 @@ BATCH_SIZE = flags.DEFINE_integer(
     1,
 )
 MARGIN = flags.DEFINE_float(
-    "margin", 0.1, "Added to each side of a face before it is classified, as a fraction of its longer side.", 0
+    "margin",
+    reader.MARGIN,
+    "Added to each side of a face before it is classified, as a fraction of its longer side.",
+    0,
 )
-MIN_SCORE = flags.DEFINE_float("min_score", 0.65, "Drop detections with a lower score.", 0, 1)
+MIN_SCORE = flags.DEFINE_float("min_score", reader.MIN_SCORE, "Drop detections with a lower score.", 0, 1)
 MIN_CONFIDENCE = flags.DEFINE_float("min_confidence", 0.0, "Below this probability no expression is named.", 0, 1)
 ENLARGE = flags.DEFINE_float(
-    "enlarge", 1.5, "Search images, but not videos, at this many times their size, to find smaller faces.", 1
+    "enlarge", search.ENLARGE, "Search images, but not videos, at this many times their size, to find smaller faces.", 1
 )
 TTA = flags.DEFINE_enum(
     "tta",
@@ -72,6 +75,14 @@ def write_predictions(inputs: Inputs, read_faces: reader.FaceReader) -> Report:
                 num_faces += len(faces)
         except KeyboardInterrupt:
             interrupted = True
+    print_summary(inputs, output, num_faces, interrupted)
+    if interrupted and len(inputs.sources) > 1:
+        raise KeyboardInterrupt
+    return output.report
+
+
+def print_summary(inputs: Inputs, output: Output, num_faces: int, interrupted: bool) -> None:
+    """Print what was written and where, and which files were skipped or not read."""
     faces, frames = plural(num_faces, "face"), plural(output.num_frames, "frame")
     if output.kept_earlier:
         print(f"no frame was read; the results of an earlier call in {output.folder} are kept")
@@ -84,9 +95,6 @@ def write_predictions(inputs: Inputs, read_faces: reader.FaceReader) -> Report:
     if unread := len(inputs.sources) - output.report.begun:
         limit = "" if interrupted else f"stopped after --max_frames={MAX_FRAMES.value}: "
         print(f"{limit}{unread} of {len(inputs.sources)} files were not read")
-    if interrupted and len(inputs.sources) > 1:
-        raise KeyboardInterrupt
-    return output.report
 
 
 def expected_frames(sources: Sequence[Source]) -> int | None:

@@ -20,7 +20,7 @@ from affect_jax.data.windows import clip_boxes, flip, flip_boxes, pad, resize
 from affect_jax.evaluate.tta import check_tta
 from affect_jax.predict.media import Frame
 from affect_jax.predict.programs import Programs
-from affect_jax.predict.search import MOST_PIXELS, SMALLEST_FACE, Search, merge, plan_searches, smallest_face
+from affect_jax.predict.search import ENLARGE, MOST_PIXELS, SMALLEST_FACE, Search, merge, plan_searches, smallest_face
 from affect_jax.runs.model_file import Trained, check_weights, read
 from affect_jax.tasks import build_task
 from affect_jax.tasks.interface import Batch, PredictFn, Task
@@ -33,6 +33,8 @@ CLASSIFIER = BUNDLED_WEIGHTS / "ferplus_vgg.safetensors"
 DETECTOR = BUNDLED_WEIGHTS / "widerface_yunet.safetensors"
 WHOLE = "whole"
 """Given instead of a detector: every image is one face."""
+MARGIN, MIN_SCORE = 0.1, 0.65
+"""Defaults of `load`."""
 CANDIDATE_SCORE = 0.5
 """Fraction of the lowest score of a face that its detections in single searches need, since their mean counts."""
 
@@ -54,11 +56,11 @@ def load(
     detector: str | Path = DETECTOR,
     *,
     batch_size: int | None = None,
-    margin: float = 0.1,
-    min_score: float = 0.65,
+    margin: float = MARGIN,
+    min_score: float = MIN_SCORE,
     min_confidence: float = 0.0,
     most_pixels: int = MOST_PIXELS,
-    enlarge: float = 1.5,
+    enlarge: float = ENLARGE,
     tta: str = "none",
 ) -> "FaceReader":
     """Load a face reader from a classifier and a detector.
@@ -277,7 +279,7 @@ class Detector:
         return {"boxes": boxes[kept], "scores": scores[kept]}
 
 
-def image_detector(detector: str | Path, min_score: float, enlarge: float = 1.5) -> Callable:
+def image_detector(detector: str | Path, min_score: float, enlarge: float = ENLARGE) -> Callable:
     """Return a function that finds the faces of one image by the searches of `load`, for evaluation."""
     search = Detector(read(detector), 1, min_score)
 

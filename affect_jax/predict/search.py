@@ -21,6 +21,8 @@ SIDES = (256, 384, 480, 640, 768, 1024, 1280, 1536, 2048, 3072, 4096, 6144)
 """Heights and widths of searches, pixels: multiples of 32."""
 MOST_PIXELS = 1536 * 2048
 """Pixels of the largest search by default: photographs of up to 3 megapixels are not reduced."""
+ENLARGE = 1.5
+"""The default of `enlarge` for images."""
 OVERVIEW_PIXELS = 384 * 512
 TOLERANCE = 0.95
 """A smaller search is preferred if its scale is at least this fraction of the best."""
