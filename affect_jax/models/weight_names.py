@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from affect_jax.config import IMAGENET_MEAN, IMAGENET_STD
 from affect_jax.models import mobilefacenet, mobilenet_v1, yunet
 from affect_jax.models.mobilenet import STAGES
 from affect_jax.models.resnet import BLOCKS
@@ -13,11 +14,11 @@ from affect_jax.models.weight_files import Arrays, Preprocess
 
 TORCHVISION_POOLED_SIDE = 7
 """Cells of a pooled RoI along each side in torchvision's detectors."""
-IMAGENET = Preprocess((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+IMAGENET = Preprocess(IMAGENET_MEAN, IMAGENET_STD)
 MINUS_ONE_TO_ONE = Preprocess((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 MOBILEFACENET = Preprocess((0.5, 0.5, 0.5), (128 / 255, 128 / 255, 128 / 255))
 ZERO_TO_ONE = Preprocess((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-VGGFACE2 = Preprocess((123.68 / 255, 116.779 / 255, 103.939 / 255), IMAGENET.std)
+VGGFACE2 = Preprocess((123.68 / 255, 116.779 / 255, 103.939 / 255), IMAGENET_STD)
 """The mean is that of the weights. They expect pixels in [0, 255]: _from_mobilenet_v1 scales the first kernel."""
 
 

@@ -24,7 +24,9 @@ from reference.deterministic import (
 from safetensors.numpy import save_file
 
 from affect_jax.config import detection_config
+from affect_jax.config_checks import NECK_LEVELS
 from affect_jax.models import build_model
+from affect_jax.models.faster_rcnn import ANCHOR_STRIDES
 from affect_jax.models.pretrained import check_options, load_pretrained, merge, named_weights
 from affect_jax.names import selects
 from affect_jax.ops import matching
@@ -36,6 +38,10 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 NAMES = json.loads((REFERENCE / "detector_names.json").read_text())
 EXPECTED = np.load(REFERENCE / "detector.npz")
 MOST_BOXES = 6
+
+
+def test_check_of_the_config_knows_the_levels_of_each_neck():
+    assert {neck: len(strides) for neck, strides in ANCHOR_STRIDES.items()} == NECK_LEVELS
 
 
 def padded_batch(case):
