@@ -16,6 +16,7 @@ from jax.experimental import multihost_utils
 
 from affect_jax.command_line import handling
 from affect_jax.files import cache_folder
+from affect_jax.packages import is_installed
 
 # option numbers of glibc's malloc.h
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
@@ -97,7 +98,7 @@ def has_xla_flag(name: str) -> bool:
 
 def has_accelerator_plugin() -> bool:
     """Return True if a plugin of JAX for GPU or TPU is installed, without starting a device."""
-    return any(importlib.util.find_spec(plugin) for plugin in ACCELERATOR_PLUGINS)
+    return any(map(is_installed, ACCELERATOR_PLUGINS))
 
 
 def keep_freed_memory() -> None:

@@ -3,7 +3,6 @@
 Writers have the methods of clu.metric_writers.MetricWriter that a run uses. clu's own classes need TensorFlow.
 """
 
-import importlib.util
 import json
 import os
 import time
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from affect_jax.files import errors_naming, write_atomically
+from affect_jax.packages import is_installed
 
 Scalars = Mapping[str, float]
 
@@ -113,7 +113,7 @@ class TensorBoardWriter:
 
 def tensorboard_writer(logdir: Path, first_step: int) -> MetricWriter:
     """Return clu's own writer if TensorFlow and tensorboard are installed, else TensorBoardWriter."""
-    if importlib.util.find_spec("tensorflow") and importlib.util.find_spec("tensorboard"):
+    if is_installed("tensorflow") and is_installed("tensorboard"):
         from clu import metric_writers
 
         return metric_writers.SummaryWriter(str(logdir))
