@@ -67,7 +67,7 @@ def test_network_is_traced_only_if_the_cache_lacks_it(classifier, empty_cache, m
     config = classifier.config.copy_and_resolve_references()
     config.preprocess.mean = (0.25,)
     for changed in (classifier._replace(config=config), classifier):
-        monkeypatch.setattr(programs, "environment", lambda: "another version of the code")
+        monkeypatch.setattr(programs, "code_and_versions", lambda: "another version of the code")
         assert (Classifier(changed, 1)([face]) == first).all() == (changed is classifier)
     assert num_traced == 3
 

@@ -81,7 +81,7 @@ def traced(predict: PredictFn, arguments: tuple, description: str) -> export.Exp
     folder = jax.config.jax_compilation_cache_dir
     if not folder or "://" in folder:
         return export.export(predict)(*arguments)
-    key = hashlib.sha256("\n".join((description, str(arguments), environment())).encode()).hexdigest()
+    key = hashlib.sha256("\n".join((description, str(arguments), code_and_versions())).encode()).hexdigest()
     file = Path(folder) / f"{key}.stablehlo"
     if (stored := _read(file)) is not None:
         return stored
@@ -105,7 +105,7 @@ def _read(file: Path) -> export.Exported | None:
 
 
 @functools.cache
-def environment() -> str:
+def code_and_versions() -> str:
     """Return a text that changes with the device, the versions and settings of JAX, and the code of this package."""
     code = hashlib.sha256()
     for file in sorted(Path(affect_jax.__file__).parent.rglob("*.py")):
