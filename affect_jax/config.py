@@ -223,6 +223,11 @@ def apply_variant(
     return config
 
 
+def evaluation_buckets(config: ConfigDict) -> tuple[tuple[int, int], ...]:
+    """Return the sizes (height, width) of a detector's input in evaluation, in pixels."""
+    return config.data.eval_buckets or config.data.buckets
+
+
 def epochs_to_steps(epochs: float, num_examples: int, batch_size: int) -> int:
     """Return the number of steps nearest to `epochs` epochs, at least 1 if epochs > 0."""
     return max(round(epochs * num_examples / batch_size), math.ceil(min(epochs, 1)))

@@ -98,10 +98,10 @@ def noise_batch(batch_size: int, image_shape: tuple[int, int, int], num_classes:
 def torch_twins(config: ConfigDict, image_shape: tuple[int, int, int], num_classes: int) -> dict[str, torch_twin.Twin]:
     """Return the network in PyTorch, eager and, if there is a C++ compiler, compiled."""
     require("torch", purpose="--compare=torch")
-    name = config.model.name
+    options = config.model.to_dict()
+    name = options.pop("name")
     if name not in torch_twin.NETWORKS:
         raise ValueError(f"--compare=torch has no {name}; choose one of {', '.join(torch_twin.NETWORKS)}")
-    options = {key: value for key, value in config.model.items() if key != "name"}
     network = name, image_shape, num_classes, options, config.dtype
     twins = {"torch_eager": torch_twin.Twin(*network, compiled=False)}
     if shutil.which("g++") or shutil.which("clang++"):

@@ -17,7 +17,7 @@ from affect_jax.benchmark import torch_twin
 from affect_jax.benchmark.flop import forward_flop, training_flop
 from affect_jax.benchmark.steps import loop_work, random_network, step_work
 from affect_jax.benchmark.timing import Work, interleaved_rows, peak_memory, rows_of, seconds_one_by_one
-from affect_jax.config import detection_config
+from affect_jax.config import detection_config, evaluation_buckets
 from affect_jax.models.faster_rcnn import ANCHOR_STRIDES, BACKBONES
 from affect_jax.ops.nms import nms
 from affect_jax.ops.roi_align import roi_align, roi_levels
@@ -148,8 +148,9 @@ def nms_works() -> dict[str, Work]:
 
 def roi_align_inputs(config: ConfigDict) -> tuple[list[np.ndarray], np.ndarray]:
     """Return feature maps [1, H, W, C] of an image of the largest bucket and ROIS regions [1, R, 4] of all sizes."""
-    buckets = config.data.eval_buckets or config.data.buckets
-    return maps_and_regions(max(buckets, key=lambda size: size[0] * size[1]), 1, ROIS, config.model.fpn_channels)
+    return maps_and_regions(
+        max(evaluation_buckets(config), key=lambda size: size[0] * size[1]), 1, ROIS, config.model.fpn_channels
+    )
 
 
 def maps_and_regions(

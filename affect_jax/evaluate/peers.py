@@ -85,8 +85,10 @@ def check_file(file: str | Path, source: str) -> None:
 
 
 def load_peers(names: Sequence[str], files: Sequence[str]) -> dict[str, Detector]:
-    """Load published detectors by name from their ONNX files; ValueError on an unknown name or if the
-    numbers differ."""
+    """Load published detectors by name from their ONNX files.
+
+    ValueError on an unknown name or if there are more names than files or fewer, FileNotFoundError if a file is absent.
+    """
     if unknown := [name for name in names if name not in PEERS]:
         raise ValueError(f"unknown detector {unknown[0]!r}; known are {', '.join(PEERS)}")
     if len(names) != len(files):

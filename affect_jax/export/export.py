@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from jax import export, lax
 
+from affect_jax.config import evaluation_buckets
 from affect_jax.data import find_dataset, open_split
 from affect_jax.data.boxes_pipeline import padded_box_batches
 from affect_jax.data.faces import face_input
@@ -133,8 +134,7 @@ def write_detector(trained: Trained, folder: Path, licence: str, with_onnx: bool
     rounded = read(folder / MODEL_FILE).variables
     checked_on, split = scenes_to_check(trained)
     files, rounding = {}, []
-    data = trained.config.data
-    for height, width in data.eval_buckets or data.buckets:
+    for height, width in evaluation_buckets(trained.config):
         interface = detector_interface(in_float32(trained), (height, width))
         batch = next(padded_box_batches(split, NUM_SCENES, ((height, width),)))
         arrays = [batch["image"], batch["image_size"].astype(np.int32)]

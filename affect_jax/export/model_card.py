@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from affect_jax.config import evaluation_buckets
 from affect_jax.files import write_atomically
 from affect_jax.models.pretrained import named_weights
 from affect_jax.predict.reader import BUNDLED_WEIGHTS
@@ -36,8 +37,7 @@ def origin(trained: Trained) -> str:
     """Return a description of the network and of the run that trained it."""
     about, environment = trained.about, trained.about["environment"]
     values = sum(value.size for value in named_weights(trained.variables).values())
-    data = trained.config.data
-    sizes = [trained.data.image_shape] if trained.data.image_shape else data.eval_buckets or data.buckets
+    sizes = [trained.data.image_shape] if trained.data.image_shape else evaluation_buckets(trained.config)
     input_size = " or ".join("x".join(map(str, size)) for size in sizes)
     return (
         f"{trained.config.model.name}, {values:,} values in float16; input size {input_size}; classes:"

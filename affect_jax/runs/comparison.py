@@ -146,7 +146,7 @@ def compare_runs(path_a: str | Path, path_b: str | Path, name: str) -> dict:
 
 def _predictions(path: str | Path, name: str) -> Path:
     run = workdir.Workdir(path)
-    file = run.predictions / f"{name}.npz"
+    file = run.predictions_file(name)
     if not file.is_file():
         split, _, tta = name.partition("_tta_")
         if not run.config.exists():

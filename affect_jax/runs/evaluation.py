@@ -32,8 +32,8 @@ def evaluate_run(path: str | Path, split_name: str, **options: Any) -> dict:
     run = Workdir(path)
     best = load_best_checkpoint(run)
     evaluation = best.task.evaluation(split_name, **options)
-    if evaluation.of_run is not None:
-        workdir.check_data(run, {split_name: evaluation.of_run})
+    if evaluation.identity is not None:
+        workdir.check_data(run, {split_name: evaluation.identity})
     predictions = predictions_of(best.task, best.data, best.apply, best.variables, evaluation)
     return record_evaluation(run, best.task, evaluation, best.step, predictions)
 
@@ -76,7 +76,7 @@ def record_evaluation(run: Workdir, task: Task, evaluation: Evaluation, step: in
     metrics = {**evaluation.about, "checkpoint_step": step, **task.metrics(predictions, evaluation)}
     if jax.process_index() == 0:
         run.predictions.mkdir(exist_ok=True)
-        task.write_predictions(run.predictions / f"{evaluation.name}.npz", predictions, evaluation, step)
+        task.write_predictions(run.predictions_file(evaluation.name), predictions, evaluation, step)
         _record(run, task, evaluation, evaluation.name, metrics, predictions)
     multihost_utils.sync_global_devices("the evaluation is written")
     return metrics
@@ -98,7 +98,7 @@ def record_beside(run: Workdir, task: Task, evaluation: Evaluation, suffix: str,
         "split": f"{evaluation.about['split']}, {suffix.replace('_', ' ')}",
         "checkpoint_step": workdir.load_metrics(run)[evaluation.name]["checkpoint_step"],
     }
-    _, predictions = task.read_predictions(run.predictions / f"{evaluation.name}.npz")
+    _, predictions = task.read_predictions(run.predictions_file(evaluation.name))
     _record(run, task, evaluation, f"{evaluation.name}_{suffix}", {**about, **metrics}, predictions)
 
 

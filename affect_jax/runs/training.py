@@ -108,7 +108,7 @@ def write_best(run: Workdir, trainer: Trainer, best: BestEvaluation) -> None:
     """Write the predictions of the best checkpoint so far, which the report after the last step is made from."""
     if jax.process_index() == 0:
         run.predictions.mkdir(exist_ok=True)
-        file = run.predictions / f"{trainer.validation.name}.npz"
+        file = run.predictions_file(trainer.validation.name)
         trainer.task.write_predictions(file, best.predictions, trainer.validation, best.step)
 
 
@@ -133,7 +133,7 @@ def best_predictions(run: Workdir, trainer: Trainer, step: int):
         found = None
         # A missing or damaged file costs an evaluation, not the run.
         with suppress(OSError, EOFError, ValueError, KeyError, BadZipFile, zlib.error):
-            stored_step, stored = trainer.task.read_predictions(run.predictions / f"{trainer.validation.name}.npz")
+            stored_step, stored = trainer.task.read_predictions(run.predictions_file(trainer.validation.name))
             found = stored if stored_step == step else None
     # All processes must decide the same way, because predicting is a computation of all of them.
     everywhere = multihost_utils.process_allgather(found is not None).all()

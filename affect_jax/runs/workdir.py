@@ -38,6 +38,10 @@ class Workdir:
         self.figures = self.path / "figures"
         self.report = self.path / "report.html"
 
+    def predictions_file(self, name: str) -> Path:
+        """Return the path of the predictions of the evaluation `name`."""
+        return self.predictions / f"{name}.npz"
+
 
 @contextmanager
 def locked(workdir: Workdir) -> Iterator[None]:

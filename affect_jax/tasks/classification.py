@@ -78,9 +78,8 @@ class Classification(Task):
 
     def build_network(self, data: DataFacts):
         """Build the config's network, with two more outputs if valence and arousal have a weight in the loss."""
-        options = {name: value for name, value in self.config.model.items() if name != "name"}
         outputs = len(data.class_names) + (2 if self.config.valence_arousal_weight > 0 else 0)
-        return build_model(self.config.model.name, num_classes=outputs, dtype=jnp.dtype(self.config.dtype), **options)
+        return build_model(**self.config.model, num_classes=outputs, dtype=jnp.dtype(self.config.dtype))
 
     def network_inputs(self, data: DataFacts) -> jax.ShapeDtypeStruct:
         """Return the shape of a batch of one image."""
@@ -145,7 +144,14 @@ class Classification(Task):
         """
         name = split_name if tta == "none" else f"{split_name}_tta_{tta}"
         split = pipeline.InMemorySplit(self.open_split(split_name, data_dir), split_name)
-        return Evaluation(name, {"split": split_name, "tta": tta}, split, {"tta": tta}, identify(split), data_dir)
+        return Evaluation(
+            name=name,
+            about={"split": split_name, "tta": tta},
+            split=split,
+            options={"tta": tta},
+            identity=identify(split),
+            data_dir=data_dir,
+        )
 
     def evaluation_batches(
         self, evaluation: Evaluation, batch_size: int, rows: slice = slice(None)

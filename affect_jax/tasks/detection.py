@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from affect_jax.config import evaluation_buckets
 from affect_jax.config_checks import IMAGE_SIZE
 from affect_jax.data import boxes_pipeline, open_split
 from affect_jax.data.box_crops import BoxCrops
@@ -82,9 +83,8 @@ class Detection(Task):
 
     def build_network(self, data: DataFacts):
         """Build the config's network."""
-        options = {name: value for name, value in self.config.model.items() if name != "name"}
         dtype = jnp.dtype(self.config.dtype)
-        return build_model(self.config.model.name, num_classes=len(data.class_names), dtype=dtype, **options)
+        return build_model(**self.config.model, num_classes=len(data.class_names), dtype=dtype)
 
     def network_inputs(self, data: DataFacts) -> dict[str, jax.ShapeDtypeStruct]:
         """Return the shapes of a batch of one image; the parameters do not depend on its size."""
@@ -96,11 +96,8 @@ class Detection(Task):
 
         There are `count` or, if the memory of their feature maps would be large, as many as have MOST_PIXELS.
         """
-        height, width = self.config.data.buckets[0]
-        indices, bucket = (
-            spread_indices(len(split), min(count, max(1, MOST_PIXELS // (height * width)))),
-            (height, width),
-        )
+        bucket = height, width = self.config.data.buckets[0]
+        indices = spread_indices(len(split), min(count, max(1, MOST_PIXELS // (height * width))))
         rngs = [np.random.default_rng(int(index)) for index in indices]
         settings = self._exposure()
         batch = boxes_pipeline.read_batch(split, indices, bucket, rngs, max_boxes=1, max_ignored=1, settings=settings)
@@ -185,11 +182,12 @@ class Detection(Task):
             changes.append("large_faces")
         settings = ({"low_light_probability": 1.0} if dark else {}) | BRIGHTENINGS[brighten]
         return Evaluation(
-            "_".join([*([data] if data else []), split_name, *changes]),
-            {"split": ", ".join([name, split_name, *changes])},
-            split,
-            {"transform": settings, "buckets": [parse_size(text) for text in buckets], "enlarge": enlarge},
-            identity,
+            name="_".join([*([data] if data else []), split_name, *changes]),
+            about={"split": ", ".join([name, split_name, *changes])},
+            split=split,
+            options={"transform": settings, "buckets": [parse_size(text) for text in buckets], "enlarge": enlarge},
+            identity=identity,
+            data_dir=data_dir,
         )
 
     def evaluation_batches(
@@ -206,7 +204,7 @@ class Detection(Task):
         batches = boxes_pipeline.padded_box_batches(
             evaluation.split,
             batch_size,
-            evaluation.options["buckets"] or data.eval_buckets or data.buckets,
+            evaluation.options["buckets"] or evaluation_buckets(self.config),
             data.max_boxes,
             {**settings, **evaluation.options["transform"]},
             self.config.seed,
@@ -397,7 +395,7 @@ def make_predict_fn(apply: Apply, mean: Sequence[float], std: Sequence[float]) -
 
 def anchor_coverage(config: ConfigDict, split) -> dict[str, dict[str, float]]:
     """Return coverage_by_height of the split's boxes by the config's anchors, in images resized as for evaluation."""
-    buckets, model = config.data.eval_buckets or config.data.buckets, config.model
+    buckets, model = evaluation_buckets(config), config.model
     chosen = boxes_pipeline.choose_buckets(split.sizes(), buckets)
     boxes, best = [], []
     for place, bucket in enumerate(buckets):

@@ -67,7 +67,7 @@ class Evaluation(NamedTuple):
     """Description that is stored with the metrics: "split" and, for classifiers, "tta"."""
     split: Any
     options: Mapping[str, Any]
-    of_run: SplitIdentity | None = None
+    identity: SplitIdentity | None = None
     """Identity of the whole split if it is of the run's own data set."""
     data_dir: str | Path = ""
     """Folder of the data set if it is not the config's."""
