@@ -14,7 +14,7 @@ import jax
 from absl import flags, logging
 
 from affect_jax.export.export import export_model
-from affect_jax.export.readme import table
+from affect_jax.export.readme import file_rows
 from affect_jax.process import prepare_process
 from affect_jax.runs.model_file import read
 
@@ -34,7 +34,7 @@ def main(argv):
     print(f"classes: {', '.join(record['class_names'])}")
     print(f"licence of the training data: {record['licence']}")
     print(f"compared on {record['checked_on']}; largest differences from the network:")
-    for name, megabytes, differences in table(record):
+    for name, megabytes, differences in file_rows(record):
         print(f"  {name:24} {megabytes:>7} MB  {differences}")
     print(f"{OUT.value}/README.md shows how to call each file")
 

@@ -4,7 +4,7 @@
     python scripts/report.py runs/smoothing/*/seed0 --out=smoothing.html
 
 Each RUN is the folder of a run: finished, unfinished, or only its records (metrics.jsonl and metrics.json). The page
-shows learning curves, every evaluation with 95% intervals, and the differences between the configs. Each run is tested
+shows learning curves, every evaluation with 95 % intervals, and the differences between the configs. Each run is tested
 against the first run on the same images, from the predictions that scripts/evaluate.py wrote: classifiers by McNemar's
 exact test, detectors by a bootstrap over images.
 """
@@ -33,7 +33,7 @@ def print_evaluation(evaluation, columns) -> None:
             continue
         low, high = found["difference_ci95"]
         p = f"; p = {found['p_value']:.2g}" if "p_value" in found else ""
-        print(f"  {name} minus {first}: {found['difference']:+.2%}, 95% interval {low:+.2%} to {high:+.2%}{p}")
+        print(f"  {name} minus {first}: {found['difference']:+.2%}, 95 % interval {low:+.2%} to {high:+.2%}{p}")
 
 
 def main(argv):

@@ -130,7 +130,7 @@ def test_own_faces_are_prepared_swept_over_seeds_and_two_runs_compared(tmp_path)
     seeds = [tmp_path / "runs" / "one" / f"seed{seed}" for seed in (0, 1)]
     done = fork("report", *seeds, f"--out={tmp_path / 'both.html'}")
     assert done.returncode == 0, done.stderr
-    assert re.search(r"seed1 minus seed0: .* 95% interval .*; p = ", done.stdout)
+    assert re.search(r"seed1 minus seed0: .* 95 % interval .*; p = ", done.stdout)
     assert "Difference from seed0 on the same images" in (tmp_path / "both.html").read_text()
 
 

@@ -11,7 +11,7 @@ CALIBRATION_BINS = 15
 CONFIDENCES = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 """Thresholds of coverage_accuracy on the largest probability."""
 Z95 = 1.959963984540054
-"""Two-sided 95% quantile of the normal distribution."""
+"""Two-sided 95 % quantile of the normal distribution."""
 
 
 def classification_metrics(probs: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> dict:
@@ -84,7 +84,7 @@ def check_predictions(probs: np.ndarray, labels: np.ndarray, class_names: Sequen
 
 
 def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
-    """Return the 95% interval of a share (Wilson 1927), which stays within [0, 1]."""
+    """Return the 95 % interval of a share (Wilson 1927), which stays within [0, 1]."""
     from scipy.stats import binomtest
 
     low, high = binomtest(successes, trials).proportion_ci(method="wilson")

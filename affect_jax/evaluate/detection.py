@@ -122,7 +122,7 @@ def resampled_areas(matches: Matches, resamples: int) -> np.ndarray:
 
 
 def bootstrap_interval(matches: Matches, resamples: int = RESAMPLES) -> tuple[float, float]:
-    """Return the 95% bootstrap interval of the area under the curve, over images."""
+    """Return the 95 % bootstrap interval of the area under the curve, over images."""
     low, high = np.percentile(resampled_areas(matches, resamples), [2.5, 97.5])
     return float(low), float(high)
 

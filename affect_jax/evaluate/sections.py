@@ -95,7 +95,7 @@ class Presentation(NamedTuple):
     """The way a task's metrics are shown on the pages of its runs."""
 
     columns: Sequence[Column]
-    """Columns of a table of evaluations. The first two are the score and its 95% interval."""
+    """Columns of a table of evaluations. The first two are the score and its 95 % interval."""
     curves_note: str
     """Explanation of the learning curves of one run."""
     score_titles: Mapping[str, str]
@@ -119,8 +119,8 @@ def number_column(title: str, name: str, spec: str, note: str = "") -> Column:
 
 
 def interval_column(name: str) -> Column:
-    """Return a column of the 95% interval `name`, [low, high] as shares."""
-    return Column("95% interval", lambda metrics: " to ".join(f"{end:.2%}" for end in metrics.get(name, ())))
+    """Return a column of the 95 % interval `name`, [low, high] as shares."""
+    return Column("95 % interval", lambda metrics: " to ".join(f"{end:.2%}" for end in metrics.get(name, ())))
 
 
 def filled_columns(columns: Sequence[Column], evaluations: Sequence[Metrics]) -> list[Column]:
@@ -144,6 +144,6 @@ def columns_note(columns: Sequence[Column], evaluations: Sequence[Metrics]) -> N
 
 
 def score_text(metrics: Metrics, columns: Sequence[Column]) -> str:
-    """Return the score of an evaluation with its 95% interval, such as "66.01% (64.44% to 67.54%)"."""
+    """Return the score of an evaluation with its 95 % interval, such as "66.01% (64.44% to 67.54%)"."""
     score, interval = (column.text(metrics) for column in columns[:2])
     return f"{score} ({interval})" if interval else score

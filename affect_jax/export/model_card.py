@@ -5,7 +5,6 @@ are generated from the file NAME. `python -m affect_jax.export.model_card` updat
 """
 
 import re
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from affect_jax.config import evaluation_buckets
@@ -13,6 +12,7 @@ from affect_jax.files import write_atomically
 from affect_jax.models.pretrained import named_weights
 from affect_jax.predict.reader import BUNDLED_WEIGHTS
 from affect_jax.runs.model_file import Trained, read
+from affect_jax.runs.text import markdown_table
 
 BLOCK = re.compile(r"(<!-- figures of (\S+) -->\n).*?(<!-- end of figures -->)", re.DOTALL)
 
@@ -55,21 +55,21 @@ def classifier_tables(evaluations: dict[str, dict]) -> list[str]:
     parts = [f"{name}, {what}" for name in plain for what in ("with expression", "accuracy of these")]
     first = next(iter(plain.values()))
     return [
-        table(
+        markdown_table(
             ("evaluation", "faces", "accuracy (95 % interval)", "macro-F1", "calibration error (ECE)"),
             (
                 (name, m["num_examples"], share_with_interval(m, "accuracy"), share(m["macro_f1"]), f"{m['ece']:.3f}")
                 for name, m in evaluations.items()
             ),
         ),
-        table(
+        markdown_table(
             ("expression", *heads),
             (
                 (name, *(share(m["per_class"][name][what]) for m in plain.values() for what in ("recall", "precision")))
                 for name in first["per_class"]
             ),
         ),
-        table(
+        markdown_table(
             ("`--min_confidence`", *parts),
             (
                 (threshold, *(share(m["coverage"][w][row]) for m in plain.values() for w in ("coverage", "accuracy")))
@@ -83,7 +83,7 @@ def detector_tables(evaluations: dict[str, dict]) -> list[str]:
     """Return tables of average precision and of recall by the height of faces."""
     heights = list(dict.fromkeys(height for m in evaluations.values() for height in m["recall_by_height"]))
     return [
-        table(
+        markdown_table(
             ("evaluation", "faces", "AP50 (95 % interval)", "COCO AP", "recall at score 0.5", "precision at score 0.5"),
             (
                 (
@@ -95,7 +95,7 @@ def detector_tables(evaluations: dict[str, dict]) -> list[str]:
                 for m in evaluations.values()
             ),
         ),
-        table(
+        markdown_table(
             ("height, recall at score 0.5", *(m["split"] for m in evaluations.values())),
             ((height, *(recall_of(m["recall_by_height"], height) for m in evaluations.values())) for height in heights),
         ),
@@ -117,11 +117,6 @@ def share_with_interval(metrics: dict, name: str) -> str:
 def share(value: float) -> str:
     """Return a fraction in percent."""
     return f"{100 * value:.1f} %"
-
-
-def table(heads: Sequence[str], rows: Iterable[Sequence]) -> str:
-    """Return a Markdown table."""
-    return "\n".join(f"| {' | '.join(map(str, cells))} |" for cells in (heads, ["---"] * len(heads), *rows))
 
 
 TABLES = {"classification": classifier_tables, "detection": detector_tables}

@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+from affect_jax.runs.text import markdown_table
+
 
 class TaskText(NamedTuple):
     """Text about the models of a task."""
@@ -50,9 +52,7 @@ def describe(record: dict) -> str:
         "",
         *(f"- {name}: {shown_metrics(metrics)}" for name, metrics in evaluations.items()),
         "",
-        "| file | MB | largest difference from the network |",
-        "| --- | --- | --- |",
-        *(f"| {' | '.join(row)} |" for row in table(record)),
+        markdown_table(("file", "MB", "largest difference from the network"), file_rows(record)),
         "",
         f"Compared on {record['checked_on']}. export.json holds all of this and a description of the run.",
         "",
@@ -92,7 +92,7 @@ def usage(name: str, inputs: dict, output: str) -> list[str]:
     return ["```python", *program, "```"]
 
 
-def table(record: dict) -> list[tuple[str, str, str]]:
+def file_rows(record: dict) -> list[tuple[str, str, str]]:
     """Return name, size and differences of each file as text."""
     return [
         (

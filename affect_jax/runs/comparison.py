@@ -68,7 +68,7 @@ def load_run(path: str | Path, name: str) -> Run:
     run = workdir.Workdir(path)
     history, evaluations = workdir.load_history(run), workdir.load_metrics(run)
     last = history[-1] if history else {"epoch": 0.0, "seconds": 0.0}
-    epochs, minutes = f"{last['epoch']:.3g}", f"{last['seconds'] / 60:.1f}"
+    facts = dict.fromkeys(FACTS, "") | {"Epochs": f"{last['epoch']:.3g}", "Minutes": f"{last['seconds'] / 60:.1f}"}
     if not run.config.exists():
         if not history:
             raise FileNotFoundError(
@@ -76,24 +76,21 @@ def load_run(path: str | Path, name: str) -> Run:
             )
         task = task_of_history(history)
         check_evaluations(run, evaluations, task)
-        facts = dict.fromkeys(FACTS, "") | {"Epochs": epochs, "Minutes": minutes}
         return Run(name, task, TASKS[task].presentation.score, facts, "", history, evaluations)
     config, environment = workdir.load_config(run), workdir.load_environment(run)
     check_evaluations(run, evaluations, config.task)
     with explained(run.config):
-        values = (
-            f"{config.model.name} on {config.data.name}",
-            str(config.seed),
-            f"{epochs} of {config.total_epochs:g}",
-            minutes,
-            config.select_on,
-            environment["commit"],
-            environment["devices"],
-        )
+        facts |= {
+            "Network and data": f"{config.model.name} on {config.data.name}",
+            "Seed": str(config.seed),
+            "Epochs": f"{facts['Epochs']} of {config.total_epochs:g}",
+            "Checkpoint by": config.select_on,
+            "Commit": environment["commit"],
+            "Hardware": environment["devices"],
+        }
         selected = config.select_on.removeprefix("val/")
         presentation = TASKS[config.task].presentation
         score = selected if selected in presentation.score_titles else presentation.score
-        facts = dict(zip(FACTS, values, strict=True))
         return Run(name, config.task, score, facts, environment["command"], history, evaluations)
 
 

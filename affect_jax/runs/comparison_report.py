@@ -28,7 +28,7 @@ VAL_NOTE = (
 )
 DIFFERENCE_COLUMNS = (
     Column("Difference, points", lambda test: f"{100 * test['difference']:+.2f}"),
-    Column("95% interval", lambda test: " to ".join(f"{100 * end:+.2f}" for end in test["difference_ci95"])),
+    Column("95 % interval", lambda test: " to ".join(f"{100 * end:+.2f}" for end in test["difference_ci95"])),
 )
 
 

@@ -119,7 +119,7 @@ def plot_run(axes, x: np.ndarray, y: np.ndarray, style: RunStyle, dense: bool) -
 
 
 def intervals_of_runs(scores: Mapping[str, tuple[float, Sequence[float]]], styles: Mapping[str, RunStyle], title: str):
-    """Plot the score of each run, by name, and its 95% interval (low, high), or () if it has none, in percent."""
+    """Plot the score of each run, by name, and its 95 % interval (low, high), or () if it has none, in percent."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 0.9 + 0.3 * len(scores)), layout="constrained")

@@ -17,26 +17,26 @@ PIXELS_PER_INCH = 96  # of CSS
 
 def write_page(path: str | Path, title: str, content: Sequence[sections.Section]) -> None:
     """Write the sections as one page; templates/page.html shows how each block is rendered."""
-    write_atomically(path, environment().get_template("page.html").render(title=title, sections=content))
+    write_atomically(path, templates().get_template("page.html").render(title=title, sections=content))
 
 
 @functools.cache
-def environment():
+def templates():
     """Return the jinja2 environment of the templates, in which all texts are escaped."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    templates = Environment(
+    environment = Environment(
         loader=PackageLoader("affect_jax.runs"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.filters |= {"svg": svg, "png": png, "jpeg": jpeg}
-    templates.globals["PIXELS_PER_INCH"] = PIXELS_PER_INCH
+    environment.filters |= {"svg": svg, "png": png, "jpeg": jpeg}
+    environment.globals["PIXELS_PER_INCH"] = PIXELS_PER_INCH
     for block in (sections.Note, sections.Table, sections.Definitions, sections.Figure, sections.Images):
-        templates.tests[block.__name__.lower()] = functools.partial(_is_instance, block)
-    return templates
+        environment.tests[block.__name__.lower()] = functools.partial(_is_instance, block)
+    return environment
 
 
 def _is_instance(kind: type, value: object) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from affect_jax.command_line import INTERRUPTED, handling
 from affect_jax.files import write_atomically
+from affect_jax.runs.text import markdown_table
 from affect_jax.runs.workdir import Workdir, load_config, load_history, load_metrics
 from affect_jax.tasks import TASKS
 from affect_jax.tasks.interface import Task
@@ -108,20 +109,22 @@ def sweep_table(
     """
     headings = ["run", "seeds", *(f"{split} {label}, %" for label in task.progress_metrics.values()), "minutes"]
     headings += [f"s to {100 * mark:g} % on val" for mark in marks] + ["compilation, s"] * bool(marks)
-    lines = [f"| {' | '.join(headings)} |", "| --- " * len(headings) + "|"]
+    rows = []
     for name, metrics in results.items():
-        cells = [
+        row = [
+            name,
+            len(metrics),
             *(mean_and_spread([100 * one[name] for one in metrics], 2) for name in task.progress_metrics),
             mean_and_spread([one["minutes"] for one in metrics], 1),
         ]
         for mark in marks:
             seconds = [one["seconds_to"][mark] for one in metrics if one["seconds_to"][mark] is not None]
             reached = f"{len(seconds)} of {len(metrics)}"
-            cells.append(f"{mean_and_spread(seconds, 1)} ({reached})" if seconds else reached)
+            row.append(f"{mean_and_spread(seconds, 1)} ({reached})" if seconds else reached)
         if marks:
-            cells.append(f"{max(one['compile_seconds'] for one in metrics):.0f}")
-        lines.append(f"| {name} | {len(metrics)} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+            row.append(f"{max(one['compile_seconds'] for one in metrics):.0f}")
+        rows.append(row)
+    return markdown_table(headings, rows) + "\n"
 
 
 def mean_and_spread(values: Sequence[float], digits: int) -> str:

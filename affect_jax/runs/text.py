@@ -1,6 +1,6 @@
-"""Metrics as plain text, for the terminal."""
+"""Metrics as plain text, for the terminal, and tables in Markdown."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from affect_jax.evaluate.sections import Metrics, Table, metrics_table
 from affect_jax.tasks.interface import Task
@@ -29,3 +29,8 @@ def format_table(table: Table) -> str:
         cells = [value.rjust(width) for value, width in zip(values, widths[1:], strict=True)]
         lines.append("  ".join(["", name.ljust(widths[0]), *cells]))
     return "\n".join(lines)
+
+
+def markdown_table(heads: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
+    """Return a table in Markdown, without a newline at its end."""
+    return "\n".join(f"| {' | '.join(map(str, cells))} |" for cells in (heads, ["---"] * len(heads), *rows))

@@ -78,6 +78,6 @@ def test_runs_on_the_same_images_are_tested_against_the_first(tmp_path):
         (tmp_path / name / "predictions").mkdir()
         np.savez(tmp_path / name / "predictions" / "val.npz", labels=labels, probs=probs)
     page = compare(tmp_path, tmp_path / "first", tmp_path / "second")
-    heads = ["Run", "Difference, points", "95% interval", "Only this run correct", "Only the first run correct"]
+    heads = ["Run", "Difference, points", "95 % interval", "Only this run correct", "Only the first run correct"]
     test = page.rows[page.rows.index([*heads, "p-value"]) + 1]
     assert [test[0][2:], test[1], *test[3:]] == ["second", "-41.67", "0", "5", "0.062"]

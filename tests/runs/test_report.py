@@ -68,7 +68,7 @@ def test_metrics_have_their_interval_and_the_protocol(tmp_path):
     page, expected = write(tmp_path), metrics()
     low, high = expected["accuracy_ci95"]
     heads, val, flipped = page.rows[:3]
-    assert heads[:3] == ["Evaluation", "Accuracy", "95% interval"]
+    assert heads[:3] == ["Evaluation", "Accuracy", "95 % interval"]
     assert val[:3] == ["val", f"{expected['accuracy']:.2%}", f"{low:.2%} to {high:.2%}"]
     assert flipped[0] == "test_tta_flip" and "flip" in flipped
     assert page.pairs == {"command": "train --x='<1>'", "seed": "0"}

@@ -90,7 +90,7 @@ def test_checkpoint_is_evaluated_with_and_without_test_time_augmentation(straigh
     augmented = fork("evaluate", f"--workdir={path}", "--split=test", "--tta=flip_shift")
     assert (plain.returncode, augmented.returncode) == (0, 0), plain.stderr + augmented.stderr
     for tta, done in {"none": plain, "flip_shift": augmented}.items():
-        assert "95% interval" in done.stdout and re.search(rf"TTA +{tta}\n", done.stdout)
+        assert "95 % interval" in done.stdout and re.search(rf"TTA +{tta}\n", done.stdout)
     metrics = json.loads(Workdir(path).metrics.read_text())
     assert metrics.keys() == {"val", "test", "test_tta_flip_shift"}
     assert {evaluation["num_examples"] for evaluation in metrics.values()} == {70}
