@@ -14,8 +14,9 @@ from run_script import ROOT
 from affect_jax.data import pipeline
 from affect_jax.models.pretrained import Pretrained, load_pretrained, named_weights
 from affect_jax.predict import programs
+from affect_jax.predict.networks import Classifier, Detector
 from affect_jax.predict.programs import Programs
-from affect_jax.predict.reader import Classifier, Detector, FaceReader
+from affect_jax.predict.reader import FaceReader
 from affect_jax.runs.model_file import read, write
 from affect_jax.tasks import build_task
 from affect_jax.train.builders import build_variables

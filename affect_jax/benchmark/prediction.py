@@ -16,8 +16,9 @@ from affect_jax.data.images import read_image
 from affect_jax.data.source_files import list_images
 from affect_jax.data.windows import fitting_scale, pad, resize
 from affect_jax.predict.media import Report, Source, read_frames
+from affect_jax.predict.networks import batched
 from affect_jax.predict.output import Output
-from affect_jax.predict.reader import FaceReader, batched
+from affect_jax.predict.reader import FaceReader
 
 Load = Callable[[int], FaceReader]
 """(batch size) -> the reader to measure."""

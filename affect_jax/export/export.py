@@ -23,7 +23,7 @@ from affect_jax.data.pipeline import spread_indices
 from affect_jax.export.readme import describe
 from affect_jax.ops.boxes import box_iou
 from affect_jax.packages import require
-from affect_jax.predict.reader import compiled_predict
+from affect_jax.predict.networks import compiled_predict
 from affect_jax.runs.model_file import Trained, read, write
 from affect_jax.tasks import build_task
 

@@ -10,7 +10,7 @@ import numpy as np
 from affect_jax.data.faces import face_input
 from affect_jax.models.inspection import apply_from, feature_maps
 from affect_jax.ops.photometric import normalize
-from affect_jax.predict.reader import network
+from affect_jax.predict.networks import network
 from affect_jax.runs.model_file import Trained
 from affect_jax.tasks.classification import augmented_images
 

@@ -33,7 +33,7 @@ def read(path: str | Path) -> Trained:
     """Read the network in a model file, or the best checkpoint of the run in a folder.
 
     A file of this package can be named "affect_jax/..." in any working directory.
-    The weights are compared with the network when it is first used: see predict.reader.compiled_predict.
+    The weights are compared with the network when it is first used: see predict.networks.compiled_predict.
     FileNotFoundError if there is neither, ValueError if the file is not a model file.
     """
     path = Path(find_bundled(str(path)))

@@ -16,7 +16,8 @@ from affect_jax.config import detection_config
 from affect_jax.data.drawn_faces import DrawnFaces
 from affect_jax.models import build_model
 from affect_jax.ops.nms import nms
-from affect_jax.predict.reader import Classifier, Detector, FaceReader
+from affect_jax.predict.networks import Classifier, Detector
+from affect_jax.predict.reader import FaceReader
 from affect_jax.tasks import build_task
 from affect_jax.tasks.interface import DataFacts
 from affect_jax.train.state import variable_shapes

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from affect_jax.benchmark import prediction
-from affect_jax.predict.reader import Classifier, Detector, FaceReader
+from affect_jax.predict.networks import Classifier, Detector
+from affect_jax.predict.reader import FaceReader
 from affect_jax.runs.model_file import write
 
 ROOT = Path(__file__).parents[2]

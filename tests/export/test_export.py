@@ -12,7 +12,7 @@ from matplotlib import cbook
 
 from affect_jax.export import export as exporting
 from affect_jax.export.export import detection_differences, export_model, known_licence
-from affect_jax.predict.reader import Classifier
+from affect_jax.predict.networks import Classifier
 from affect_jax.runs.model_file import read, write
 
 ROOT = Path(__file__).parents[2]

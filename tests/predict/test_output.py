@@ -20,8 +20,9 @@ from written_video import gray_frames, write_video
 from affect_jax.predict import output as output_module
 from affect_jax.predict.drawing import COLORS, OTHER_COLOR, draw_faces
 from affect_jax.predict.media import Frame, Source, find_sources, read_frames
+from affect_jax.predict.networks import Classifier
 from affect_jax.predict.output import Output, is_result
-from affect_jax.predict.reader import Classifier, Face, FaceReader
+from affect_jax.predict.reader import Face, FaceReader
 from affect_jax.predict.video import read_video
 from affect_jax.runs.model_file import write
 

@@ -7,7 +7,8 @@ from affect_jax.data import open_split
 from affect_jax.data.faces import crop_box, fit, to_channels
 from affect_jax.data.windows import flip_boxes
 from affect_jax.predict.media import Frame
-from affect_jax.predict.reader import CANDIDATE_SCORE, Classifier, Detector, FaceReader, compiled_predict
+from affect_jax.predict.networks import CANDIDATE_SCORE, Classifier, Detector, compiled_predict
+from affect_jax.predict.reader import FaceReader
 from affect_jax.predict.search import merge, plan_searches, smallest_face
 from affect_jax.tasks import build_task
 from affect_jax.train.mesh import data_mesh

@@ -4,7 +4,7 @@ import pytest
 import safetensors.numpy
 
 from affect_jax.models.pretrained import load_pretrained, named_weights, variables_of
-from affect_jax.predict.reader import Classifier
+from affect_jax.predict.networks import Classifier
 from affect_jax.runs.model_file import read, write
 from affect_jax.tasks import build_task
 from affect_jax.train.builders import build_variables
