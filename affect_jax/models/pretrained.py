@@ -21,21 +21,24 @@ from affect_jax.names import check_patterns, selects
 
 OWN_RECORD = "affect_jax"
 """Key of the metadata of our model files: JSON with the config."""
+CLASS_LAYERS = "(logits|classifier|box_predictor)/.*"
+"""Names of the weights that have one part for each class."""
 
 
 @dataclass(frozen=True)
 class Pretrained:
     """Weights under our names, float32, with the input and the network that they were trained with.
 
-    `model_options` are the values of fields of the network, as padding and bn_epsilon. `folded` weights had
-    BatchNorm folded into the convolutions. Their BatchNorm adds the bias and nothing else, which is right in evaluation
-    mode; before training, measure its statistics with calibrate_batch_norm.
+    `model_options` are the values of fields of the network, as padding and bn_epsilon. `class_names` are () if they are
+    not known. `folded` weights had BatchNorm folded into the convolutions. Their BatchNorm adds the bias and nothing
+    else, which is right in evaluation mode; before training, measure its statistics with calibrate_batch_norm.
     """
 
     source: str
     values: Mapping[str, np.ndarray]
     preprocess: Preprocess
     model_options: Mapping[str, object]
+    class_names: tuple[str, ...] = ()
     folded: bool = False
 
 
@@ -59,7 +62,8 @@ def load_pretrained(reference: str | Path) -> Pretrained:
     arrays, metadata = READERS[path.suffix](path)
     with explained(reference):
         if OWN_RECORD in metadata:
-            return trained_with(json.loads(metadata[OWN_RECORD])["config"], arrays, reference)
+            record = json.loads(metadata[OWN_RECORD])
+            return trained_with(record["config"], record["data"]["class_names"], arrays, reference)
         naming = recognize(arrays, reference)
         values = dict(translate(arrays, naming))
         if naming.folded:
@@ -73,8 +77,10 @@ def load_pretrained(reference: str | Path) -> Pretrained:
         )
 
 
-def trained_with(config: Mapping, values: Mapping[str, np.ndarray], source: str) -> Pretrained:
-    """Return weights under our names with the input and the network of the config that they were trained with."""
+def trained_with(
+    config: Mapping, class_names: Sequence[str], values: Mapping[str, np.ndarray], source: str
+) -> Pretrained:
+    """Return weights under our names with the input, the network and the classes that they were trained with."""
     fields = {name: _as_tuples(value) for name, value in config["model"].items()}
     model = build_model(fields.pop("name"), num_classes=1, dtype=np.float32, **fields)
     options = {
@@ -84,7 +90,7 @@ def trained_with(config: Mapping, values: Mapping[str, np.ndarray], source: str)
     }
     preprocess = config["preprocess"]
     mean, std = (_as_tuples(preprocess[name]) for name in ("mean", "std"))
-    return Pretrained(source, values, Preprocess(mean, std), options)
+    return Pretrained(source, values, Preprocess(mean, std), options, tuple(class_names))
 
 
 def check_options(model: nn.Module, pretrained: Pretrained) -> None:

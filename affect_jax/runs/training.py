@@ -72,7 +72,8 @@ def load_initial_weights(config: ConfigDict) -> Pretrained | None:
     if not other.config.exists():
         return load_pretrained(reference)
     _, variables = load_best_variables(other)
-    return trained_with(workdir.load_config(other), named_weights(variables), config.init_from)
+    class_names = workdir.load_data_facts(other).class_names
+    return trained_with(workdir.load_config(other), class_names, named_weights(variables), config.init_from)
 
 
 def load_teachers(config: ConfigDict) -> list[Teacher]:

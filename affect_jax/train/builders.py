@@ -1,13 +1,15 @@
 """Functions from a config to the parts of training. Functions below this module take plain arguments."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
+import numpy as np
 import optax
 from ml_collections import ConfigDict
 
 from affect_jax.config import SELECT_ON, epochs_to_steps
-from affect_jax.models.pretrained import Pretrained, check_options, merge, named_weights
+from affect_jax.models.pretrained import CLASS_LAYERS, Pretrained, check_options, merge, named_weights
 from affect_jax.models.weight_files import Preprocess
 from affect_jax.names import Selects, selects
 from affect_jax.train.checkpoint import Checkpoints
@@ -55,22 +57,47 @@ def build_optimizer(config: ConfigDict, schedule: optax.Schedule, thaw_step: int
 
 
 def build_variables(
-    config: ConfigDict, model: Network, key: jax.Array, inputs, pretrained: Pretrained | None = None
+    config: ConfigDict,
+    model: Network,
+    key: jax.Array,
+    inputs,
+    pretrained: Pretrained | None = None,
+    class_names: Sequence[str] = (),
 ) -> dict:
     """Return the network's initial variables: pretrained weights, if given; only those that they lack are drawn.
 
-    ValueError if the weights do not fit the network or were trained on images with another mean and std.
+    ValueError if the weights do not fit the network, or were trained on images with another mean and std, or for other
+    classes than the data's.
     """
     if pretrained is None:
         return init_variables(model, key, inputs)
     check_options(model, pretrained)
     check_preprocess(config, pretrained.preprocess)
-    variables = merge(variable_shapes(model, inputs), pretrained.values, config.init_excuse, config.init_from)
+    weights = of_same_classes(config, pretrained, class_names)
+    variables = merge(variable_shapes(model, inputs), weights, config.init_excuse, config.init_from)
     lacking = [name for name, x in named_weights(variables).items() if isinstance(x, jax.ShapeDtypeStruct)]
     if not lacking:
         return variables
     drawn = init_some(model, key, inputs, lacking)
     return merge(variables, named_weights(variables) | drawn)
+
+
+def of_same_classes(config: ConfigDict, pretrained: Pretrained, class_names: Sequence[str]) -> Mapping[str, np.ndarray]:
+    """Return the weights without the layers of other classes than `class_names`, or in another order.
+
+    A single class may have another name. ValueError if `config.init_excuse` does not excuse these layers.
+    """
+    trained, given = tuple(pretrained.class_names), tuple(class_names)
+    if trained == given or not trained or not given or len(trained) == len(given) == 1:
+        return pretrained.values
+    of_classes, excused = selects([CLASS_LAYERS]), selects(config.init_excuse)
+    layers = {name.partition("/")[0] for name in pretrained.values if of_classes(name) and not excused(name)}
+    if layers:
+        raise ValueError(
+            f"{config.init_from} was trained for the classes {', '.join(trained)}; the data has {', '.join(given)}."
+            f" To draw the last layer anew, add '{min(layers)}/.*' to config.init_excuse"
+        )
+    return {name: value for name, value in pretrained.values.items() if not of_classes(name)}
 
 
 def check_preprocess(config: ConfigDict, trained: Preprocess) -> None:

@@ -74,7 +74,7 @@ class Trainer:
         init_key, self.step_key = jax.random.split(jax.random.key(config.seed))
         self.model = task.build_network(self.data)
         inputs = task.network_inputs(self.data)
-        variables = builders.build_variables(config, self.model, init_key, inputs, pretrained)
+        variables = builders.build_variables(config, self.model, init_key, inputs, pretrained, self.data.class_names)
         if pretrained is not None and pretrained.folded:
             images = task.normalized_images(train_split, CALIBRATION_IMAGES)
             variables = calibrate_batch_norm(self.model, variables, images, pretrained.values)

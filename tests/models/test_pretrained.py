@@ -146,7 +146,7 @@ def test_network_with_other_fields_than_the_weights_is_refused():
 
 def test_weights_of_another_run_need_the_fields_that_its_config_leaves_at_their_defaults():
     config = {"model": {"name": "mobilenet_v2"}, "preprocess": {"mean": [0.5], "std": [0.5]}}
-    pretrained = trained_with(config, {}, "runs/other")
+    pretrained = trained_with(config, ["face"], {}, "runs/other")
     check_options(build_model("mobilenet_v2", num_classes=7), pretrained)
     keras = build_model("mobilenet_v2", num_classes=7, padding="SAME", bn_epsilon=1e-3)
     with pytest.raises(ValueError, match=r"runs/other needs .* padding is SAME, must be .*; bn_epsilon is 0.001"):

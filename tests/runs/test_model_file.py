@@ -58,6 +58,22 @@ def test_training_starts_from_a_model_file_that_saw_the_same_pixels(classifier, 
         build_variables(*start)
 
 
+def test_last_layer_for_other_classes_is_refused_unless_it_is_excused(classifier, tmp_path):
+    file = tmp_path / "model.safetensors"
+    write(classifier, file, "")
+    config = classifier.config.copy_and_resolve_references()
+    config.init_from = str(file)
+    task, data, pretrained = build_task(config), classifier.data, load_pretrained(file)
+    start = config, task.build_network(data), jax.random.key(1), task.network_inputs(data), pretrained
+    other_order = data.class_names[::-1]
+    with pytest.raises(ValueError, match=r"was trained for the classes .* add 'logits/\.\*' to config.init_excuse"):
+        build_variables(*start, other_order)
+    config.init_excuse = ("logits/.*",)
+    started = named_weights(build_variables(*start, other_order))
+    for name, value in pretrained.values.items():
+        assert np.array_equal(started[name], value) != (name == "logits/kernel"), name
+
+
 def test_file_is_half_the_size_of_its_weights(classifier, tmp_path):
     write(classifier, tmp_path / "model.safetensors", "")
     size = sum(leaf.size for leaf in jax.tree.leaves(classifier.variables))
