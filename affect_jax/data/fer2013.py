@@ -5,7 +5,7 @@ the header), also compressed (.gz, .zip, .tar.gz) or in a folder, or folders `tr
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ from affect_jax import labels
 from affect_jax.data.faces import to_channels
 from affect_jax.data.images import read_image
 from affect_jax.data.prepared_faces import FacesBuilder
-from affect_jax.data.source import BadInput, BadRows, check_counts
+from affect_jax.data.source import BadInput, BadRows
 from affect_jax.data.source_files import describe_others, find_csv, list_images, read_rows, subfolders
 
 IMAGE_SIZE = (48, 48)
@@ -139,3 +139,43 @@ class Fer2013(FacesBuilder):
         skipped = len(self.bad_rows.skipped)
         differences = check_counts(self.source, counts, CLASS_COUNTS, skipped, self.allow_other_counts)
         return [*differences, *describe_others(Path(self.source), self.others)]
+
+
+def check_counts(
+    file: str | Path,
+    counts: Mapping[str, Counter],
+    published: Mapping[str, Mapping[str, int]],
+    skipped: int = 0,
+    allow_other_counts: bool = False,
+) -> list[str]:
+    """Compare counts by split and class with the published counts; return the differences if they are allowed.
+
+    As many examples may be missing as rows were skipped; none may be surplus. Swapped val and test are always an error,
+    because a model would be selected on the split that is reported.
+    """
+    if counts["val"] == published["test"] and counts["test"] == published["val"]:
+        raise BadInput(
+            file,
+            None,
+            "the halves are swapped: val has PrivateTest's class counts and test has PublicTest's",
+            "name PublicTest validation and PrivateTest test",
+        )
+    missing = {split: Counter(classes) for split, classes in published.items()}
+    for split, classes in counts.items():
+        missing[split].subtract(classes)
+    shortfalls = [count for classes in missing.values() for count in classes.values()]
+    if min(shortfalls) >= 0 and sum(shortfalls) <= skipped:
+        return []
+    differences = [
+        f"{split} has {sum(counts[split].values()):,} faces, the published set has {sum(published[split].values()):,} ("
+        + ", ".join(
+            f"{name} {counts[split][name]:,} instead of {published[split][name]:,}" for name in classes if classes[name]
+        )
+        + ")"
+        for split, classes in missing.items()
+        if any(classes.values())
+    ]
+    if allow_other_counts:
+        return differences
+    remedy = "use the complete file of the publishers, or accept other counts with --allow_other_counts"
+    raise BadInput(file, None, "; ".join(differences), remedy)

@@ -13,10 +13,10 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from affect_jax import labels
-from affect_jax.data.fer2013 import USAGES, Face, read_csv
+from affect_jax.data.fer2013 import USAGES, Face, check_counts, read_csv
 from affect_jax.data.prepared import Option
 from affect_jax.data.prepared_faces import FacesBuilder
-from affect_jax.data.source import BadInput, BadRows, check_counts
+from affect_jax.data.source import BadInput, BadRows
 from affect_jax.data.source_files import find_csv, read_rows
 
 VOTES_NAME = "fer2013new.csv"

@@ -1,7 +1,6 @@
 """Errors in input files: where an input is wrong, and what to do with bad rows."""
 
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -53,43 +52,3 @@ class BadRows:
             count = f"{len(self.skipped):,} bad rows were skipped" if len(self.skipped) > 1 else "a bad row was skipped"
             remedy = f"{error.remedy} ({count} before: {place(first.file, first.row)}: {first.reason})"
             raise BadInput(error.file, error.row, error.reason, remedy) from None
-
-
-def check_counts(
-    file: str | Path,
-    counts: Mapping[str, Counter],
-    published: Mapping[str, Mapping[str, int]],
-    skipped: int = 0,
-    allow_other_counts: bool = False,
-) -> list[str]:
-    """Compare counts by split and class with the published counts; return the differences if they are allowed.
-
-    As many examples may be missing as rows were skipped; none may be surplus. Swapped val and test are always an error,
-    because a model would be selected on the split that is reported.
-    """
-    if counts["val"] == published["test"] and counts["test"] == published["val"]:
-        raise BadInput(
-            file,
-            None,
-            "the halves are swapped: val has PrivateTest's class counts and test has PublicTest's",
-            "name PublicTest validation and PrivateTest test",
-        )
-    missing = {split: Counter(classes) for split, classes in published.items()}
-    for split, classes in counts.items():
-        missing[split].subtract(classes)
-    shortfalls = [count for classes in missing.values() for count in classes.values()]
-    if min(shortfalls) >= 0 and sum(shortfalls) <= skipped:
-        return []
-    differences = [
-        f"{split} has {sum(counts[split].values()):,} faces, the published set has {sum(published[split].values()):,} ("
-        + ", ".join(
-            f"{name} {counts[split][name]:,} instead of {published[split][name]:,}" for name in classes if classes[name]
-        )
-        + ")"
-        for split, classes in missing.items()
-        if any(classes.values())
-    ]
-    if allow_other_counts:
-        return differences
-    remedy = "use the complete file of the publishers, or accept other counts with --allow_other_counts"
-    raise BadInput(file, None, "; ".join(differences), remedy)

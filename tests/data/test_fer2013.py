@@ -14,8 +14,8 @@ import pytest
 
 from affect_jax import labels
 from affect_jax.data import DATASETS, find_dataset, open_split
-from affect_jax.data.fer2013 import CLASS_COUNTS, Fer2013
-from affect_jax.data.source import BadInput, check_counts
+from affect_jax.data.fer2013 import CLASS_COUNTS, Fer2013, check_counts
+from affect_jax.data.source import BadInput
 
 USAGES = {"train": "Training", "val": "PublicTest", "test": "PrivateTest"}
 
