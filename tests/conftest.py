@@ -55,7 +55,7 @@ def plain_convolutions(monkeypatch):
     monkeypatch.setattr(conv, "_cpu_forms", lambda *shapes: plain)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real data; the test is skipped if it does not exist."""
     if not SHARED_DATA.is_dir():

@@ -16,18 +16,13 @@ import numpy as np
 
 from affect_jax.data.low_light import low_light, random_low_light
 from affect_jax.data.windows import (
-    Window,
+    choose_window,
     clip_boxes,
     crop,
     crop_boxes,
-    fitting_scale,
     flip,
     flip_boxes,
     pad,
-    random_reference_window,
-    random_scale_window,
-    random_side_window,
-    read_reference_boxes,
     resize,
     scale_boxes,
 )
@@ -220,11 +215,8 @@ def transform(
 ) -> dict[str, np.ndarray]:
     """Fit an image with its boxes into `bucket`, the size of the network's input, and change it at random.
 
-    scale_range: crop a window at a scale in this range, see `random_scale_window`.
-    side_range, anywhere_probability: crop a window of a size in this range, see `random_side_window`.
-    reference_boxes: in an image with boxes that are not ignored, crop a window of `random_reference_window` instead;
-    a JSON file, see read_reference_boxes.
-    If none of them is set, the whole image is used.
+    scale_range, side_range, anywhere_probability, reference_boxes: the window to crop, see `choose_window`; the boxes
+    that it regards are those that are not ignored.
     min_face: ignore boxes whose shorter side is below this number of pixels of the bucket, or 0.
     settings: keyword arguments of TRANSFORMS; all are off by default. They act after scaling, and not on the padding.
 
@@ -233,15 +225,10 @@ def transform(
     """
     if unknown := settings.keys() - {name for names in TRANSFORMS.values() for name in names}:
         raise TypeError(f"unknown transform settings: {', '.join(sorted(unknown))}")
-    size, faces = image.shape[:2], boxes[~ignore]
-    if reference_boxes and len(faces):
-        window = random_reference_window(size, faces, bucket, read_reference_boxes(reference_boxes), rng)
-    elif scale_range:
-        window = random_scale_window(size, faces, bucket, scale_range, rng)
-    elif side_range:
-        window = random_side_window(size, faces, bucket, side_range, anywhere_probability, rng)
-    else:
-        window = Window((0, 0), size, fitting_scale(size, bucket))
+    size = image.shape[:2]
+    window = choose_window(
+        size, boxes[~ignore], bucket, rng, scale_range, side_range, anywhere_probability, reference_boxes
+    )
     image = resize(crop(image, window.top_left, window.size), window.scale)
     boxes, kept, partial = crop_boxes(boxes, size, window.top_left, window.size)
     boxes = scale_boxes(boxes, window.scale, image.shape[:2])

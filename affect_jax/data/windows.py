@@ -187,6 +187,32 @@ def random_reference_window(
     return Window((int(top), int(left)), window, scale)
 
 
+def choose_window(
+    image_size: tuple[int, int],
+    boxes: np.ndarray,
+    size: tuple[int, int],
+    rng: np.random.Generator,
+    scale_range: tuple[float, ...],
+    side_range: tuple[float, ...],
+    anywhere_probability: float,
+    reference_boxes: str | Path,
+) -> Window:
+    """Draw a window to be scaled to `size`, of the kind whose setting is not empty; without any, the whole image.
+
+    scale_range: a window at a scale in this range, see `random_scale_window`.
+    side_range, anywhere_probability: a window of a size in this range, see `random_side_window`.
+    reference_boxes: in an image with boxes, a window of `random_reference_window` instead; a JSON file, see
+    read_reference_boxes.
+    """
+    if reference_boxes and len(boxes):
+        return random_reference_window(image_size, boxes, size, read_reference_boxes(reference_boxes), rng)
+    if scale_range:
+        return random_scale_window(image_size, boxes, size, scale_range, rng)
+    if side_range:
+        return random_side_window(image_size, boxes, size, side_range, anywhere_probability, rng)
+    return Window((0, 0), image_size, fitting_scale(image_size, size))
+
+
 def flip(image: np.ndarray) -> np.ndarray:
     """Mirror the image left to right."""
     return np.ascontiguousarray(image[:, ::-1])

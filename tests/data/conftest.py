@@ -46,9 +46,9 @@ def write_csv(tmp_path):
 
 
 @pytest.fixture(scope="session")
-def real_fer2013(tmp_path_factory):
+def real_fer2013(shared_data, tmp_path_factory):
     """(fer2013.csv of the whole challenge, its faces uint8 [N, 48, 48], its rows as dicts); skips without it."""
-    folder = Path(__file__).parents[2].parent / "shared" / "data" / "fer2013"
+    folder = shared_data / "fer2013"
     if not folder.is_dir():
         pytest.skip(f"no real data: {folder} is absent")
     spec = importlib.util.spec_from_file_location("make_csv", folder / "make_csv.py")

@@ -20,11 +20,15 @@ from affect_jax.models.resnet import ResNetBackbone
 REFERENCE = Path(__file__).parent / "reference"
 NAMES = json.loads((REFERENCE / "names.json").read_text())
 FEATURES = np.load(REFERENCE / "features.npz")
-IMAGENET = Path(__file__).parents[2] / "../shared/data/weights"
 
-needs_imagenet_files = pytest.mark.skipif(
-    not IMAGENET.is_dir(), reason="the ImageNet weights are not in ../shared/data/weights"
-)
+
+@pytest.fixture
+def imagenet(shared_data) -> Path:
+    """The folder of ImageNet weights; the test is skipped if it does not exist."""
+    folder = shared_data / "weights"
+    if not folder.is_dir():
+        pytest.skip(f"no real data: {folder} is absent")
+    return folder
 
 
 def zeros(*shape):
@@ -115,7 +119,6 @@ def test_torch_files_hold_the_same_weights_as_safetensors(tmp_path):
         np.testing.assert_array_equal(found[name], value)
 
 
-@needs_imagenet_files
 @pytest.mark.parametrize(
     ("network", "file", "backbone"),
     [
@@ -127,8 +130,8 @@ def test_torch_files_hold_the_same_weights_as_safetensors(tmp_path):
         ),
     ],
 )
-def test_features_with_imagenet_files_equal_torchvisions(network, file, backbone):
-    pretrained = load_pretrained(IMAGENET / f"{file}.safetensors")
+def test_features_with_imagenet_files_equal_torchvisions(network, file, backbone, imagenet):
+    pretrained = load_pretrained(imagenet / f"{file}.safetensors")
     check_options(backbone, pretrained)
     shapes = {collection: {"backbone": tree} for collection, tree in shapes_of(backbone).items()}
     merged = merge(shapes, pretrained.values)
@@ -136,9 +139,8 @@ def test_features_with_imagenet_files_equal_torchvisions(network, file, backbone
     assert_features_equal(network, jax.jit(lambda v: backbone.apply(v, images(), False))(variables))
 
 
-@needs_imagenet_files
-def test_network_with_other_fields_than_the_weights_is_refused():
-    pretrained = load_pretrained(IMAGENET / "resnet50_imagenet_conv1_to_layer3.safetensors")
+def test_network_with_other_fields_than_the_weights_is_refused(imagenet):
+    pretrained = load_pretrained(imagenet / "resnet50_imagenet_conv1_to_layer3.safetensors")
     with pytest.raises(ValueError, match=r"bn_epsilon is 1e-05, must be 1.001e-05") as error:
         check_options(build_model("resnet50", num_classes=7), pretrained)
     assert "stride_in_1x1 is False, must be True" in str(error.value)

@@ -69,9 +69,9 @@ def head_outputs(model, variables, batch):
 
 
 @pytest.fixture(scope="module")
-def first_stage(model, photograph, request):
+def first_stage(model, photograph, shared_data):
     """Logits and offsets of the published weights for the photograph, and the path of their file."""
-    path = request.config.rootpath.parent / "shared" / "data" / "weights" / "yunet_n_wider_face.onnx"
+    path = shared_data / "weights" / "yunet_n_wider_face.onnx"
     if not path.is_file():
         pytest.skip(f"no real data: {path} is absent")
     batch, pretrained = batch_of(photograph), load_pretrained(path)

@@ -1,17 +1,14 @@
-from pathlib import Path
-
 import cv2
 import numpy as np
 import pytest
 
-SHEET = Path(__file__).parents[2] / "../shared/data/fer2013/sheets/00.png"
 
-
-def real_faces():
+def real_faces(shared_data):
     """The first 16 faces of FER2013, from a sheet of 40 faces of 48x48 a row."""
-    if not SHEET.exists():
-        pytest.skip(f"no FER2013 faces at {SHEET}")
-    row = cv2.imread(str(SHEET), cv2.IMREAD_GRAYSCALE)[:48, : 16 * 48]
+    sheet = shared_data / "fer2013" / "sheets" / "00.png"
+    if not sheet.exists():
+        pytest.skip(f"no FER2013 faces at {sheet}")
+    row = cv2.imread(str(sheet), cv2.IMREAD_GRAYSCALE)[:48, : 16 * 48]
     return row.reshape(48, 16, 48).swapaxes(0, 1)
 
 
@@ -31,7 +28,8 @@ def drawn_faces():
     return np.stack(faces)
 
 
-@pytest.fixture(params=[real_faces, drawn_faces], ids=["real", "drawn"])
+@pytest.fixture(params=["real", "drawn"])
 def faces(request):
     """Faces uint8 [16, 48, 48, 1]."""
-    return request.param()[..., None]
+    chosen = real_faces(request.getfixturevalue("shared_data")) if request.param == "real" else drawn_faces()
+    return chosen[..., None]
