@@ -2,9 +2,10 @@
 
 import difflib
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 Selects = Callable[[str], bool]
+Shape = tuple[int, ...]
 
 
 def selects(patterns: Sequence[str]) -> Selects:
@@ -28,6 +29,17 @@ def check_patterns(patterns: Sequence[str], names: Collection[str], field: str) 
     if problems:
         heading = f"{field} has regexes that match no name; a regex must match a whole name"
         raise ValueError("\n".join([heading, *problems]))
+
+
+def misfits(wanted: Mapping[str, Shape], found: Mapping[str, Shape]) -> dict[str, str]:
+    """Return by name a line about each array that is missing in `found`, extra, or of another shape than wanted."""
+    lines = {name: f"missing: {name} {wanted[name]}" for name in wanted if name not in found}
+    lines |= {name: f"extra: {name} {found[name]}" for name in found if name not in wanted}
+    return lines | {
+        name: f"wrong shape: {name} is {found[name]}, the network's is {wanted[name]}"
+        for name in wanted
+        if name in found and found[name] != wanted[name]
+    }
 
 
 def path_name(path: Sequence) -> str:

@@ -17,7 +17,7 @@ from affect_jax.files import explained
 from affect_jax.models import build_model
 from affect_jax.models.weight_files import READERS, Preprocess, fetch
 from affect_jax.models.weight_names import recognize, translate, with_idle_batch_norm
-from affect_jax.names import check_patterns, selects
+from affect_jax.names import check_patterns, misfits, selects
 
 OWN_RECORD = "affect_jax"
 """Key of the metadata of our model files: JSON with the config."""
@@ -134,13 +134,8 @@ def merge(variables: Mapping, weights: Mapping[str, np.ndarray], excuse: Sequenc
     """
     initial = named_weights(variables)
     check_patterns(excuse, initial.keys() | weights.keys(), "init_excuse")
-    problems = {name: f"missing: {name} {initial[name].shape}" for name in initial if name not in weights}
-    problems |= {name: f"extra: {name} {weights[name].shape}" for name in weights if name not in initial}
-    problems |= {
-        name: f"wrong shape: {name} is {weights[name].shape}, the network's is {initial[name].shape}"
-        for name in initial
-        if name in weights and weights[name].shape != initial[name].shape
-    }
+    wanted, found = ({name: value.shape for name, value in arrays.items()} for arrays in (initial, weights))
+    problems = misfits(wanted, found)
     excused = selects(excuse)
     errors = [text for name, text in problems.items() if not excused(name)]
     if errors:

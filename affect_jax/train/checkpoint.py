@@ -15,7 +15,7 @@ from jax.sharding import Sharding
 from orbax.checkpoint import checkpoint_managers
 
 from affect_jax.data.pipeline import BatchIterator
-from affect_jax.names import path_name
+from affect_jax.names import misfits, path_name
 from affect_jax.train.checksums import CHECKSUMS, ITEMS, find_damage, write_checksums
 from affect_jax.train.state import TrainState
 
@@ -208,17 +208,9 @@ def unused_name(directory: Path, name: str) -> str:
 
 
 def check_fit(wanted, found, where: str) -> None:
-    """Raise ValueError if the tree `found` differs from `wanted`; list missing, extra and misshapen names."""
-    wanted, found = _shapes(wanted), _shapes(found)
-    problems = [f"missing: {name} {wanted[name]}" for name in sorted(wanted.keys() - found.keys())]
-    problems += [f"extra: {name} {found[name]}" for name in sorted(found.keys() - wanted.keys())]
-    problems += [
-        f"misshapen: {name} is {found[name]}, the model's is {wanted[name]}"
-        for name in sorted(wanted.keys() & found.keys())
-        if wanted[name] != found[name]
-    ]
-    if problems:
-        raise ValueError(f"{where} does not fit the model:\n" + "\n".join(f"  {problem}" for problem in problems))
+    """Raise ValueError if the tree `found` differs from `wanted`; it lists the names that misfits finds."""
+    if lines := misfits(_shapes(wanted), _shapes(found)).values():
+        raise ValueError(f"{where} does not fit the model:\n" + "\n".join(f"  {line}" for line in sorted(lines)))
 
 
 def _shapes(tree) -> dict[str, tuple]:

@@ -74,13 +74,13 @@ def test_saving_a_step_that_is_not_newer_is_an_error(tmp_path):
         checkpoints.save(5, state_with(w=(2, 3)), iterator_at(5), 0.0, None)
 
 
-def test_restore_lists_what_is_missing_extra_and_misshapen(tmp_path):
+def test_restore_lists_what_is_missing_extra_or_of_another_shape(tmp_path):
     save_all(tmp_path, {1: 0.1})
     other = state_with(w=(3, 3), extra_layer=(4,))
     with pytest.raises(ValueError, match="checkpoint 1 does not fit the model") as error:
         open_checkpoints(tmp_path).restore(1, other, iterator_at(0))
     assert "missing: params/extra_layer (4,)" in str(error.value)
-    assert "misshapen: params/w is (2, 3), the model's is (3, 3)" in str(error.value)
+    assert "wrong shape: params/w is (2, 3), the network's is (3, 3)" in str(error.value)
     with pytest.raises(ValueError, match=r"extra: params/w \(2, 3\)"):
         open_checkpoints(tmp_path).restore(1, state_with(v=(2, 3)), iterator_at(0))
 
