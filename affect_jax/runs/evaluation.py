@@ -1,6 +1,7 @@
 """Evaluation of runs, model files and other detectors, and the record of a run's evaluations in its folder."""
 
 import json
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -42,13 +43,18 @@ def evaluate_model(path: str | Path, split_name: str, **options: Any) -> dict:
     """Return the metrics of a model file, computed in float32, on a split of the data set that it was trained on.
 
     Nothing is recorded. `options` are those of the task's `evaluation` method. ValueError if the weights do not fit the
-    network or the data has other classes.
+    network, or the data has other classes or is another version than that of training.
     """
     trained = read(path)
     check_weights(trained)
     trained.config.dtype = "float32"  # bfloat16 is slow on CPU
     task = build_task(trained.config)
     evaluation = task.evaluation(split_name, **options)
+    if evaluation.identity is not None:
+        recorded = workdir.splits_of(trained.about.get("splits", {}))
+        if not recorded:
+            print(f"{path} does not name the version of its data: only the classes are compared", file=sys.stderr)
+        workdir.check_splits(str(path), trained.config.data, recorded, {split_name: evaluation.identity})
     apply = make_apply(task.build_network(trained.data))
     predictions = predictions_of(task, trained.data, apply, trained.variables, evaluation)
     return {**evaluation.about, **task.metrics(predictions, evaluation)}

@@ -26,7 +26,8 @@ class Trained(NamedTuple):
     data: DataFacts
     variables: dict
     about: dict
-    """Origin: "source", "step", "evaluations" by name, "environment", and "licence" if read from a file."""
+    """Origin: "source", "step", "evaluations" and the identities of "splits" by name, "environment", and "licence" if
+    read from a file."""
 
 
 def read(path: str | Path) -> Trained:
@@ -75,6 +76,7 @@ def read_run(path: str | Path) -> Trained:
     about = {
         "source": Path(path).name,
         "step": step,
+        "splits": {name: split._asdict() for name, split in workdir.load_splits(run).items()},
         "evaluations": {name: summary(metrics) for name, metrics in workdir.load_metrics(run).items()},
         "environment": workdir.load_environment(run),
     }

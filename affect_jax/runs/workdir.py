@@ -92,19 +92,35 @@ def check_data(workdir: Workdir, found: Mapping[str, SplitIdentity]) -> None:
 
     Of a run of an older version only the class names are known, which is printed.
     """
-    config, record = load_config(workdir), _read_record(workdir)
-    with files.explained(workdir.config):
-        recorded = {name: SplitIdentity(**tuples(split)) for name, split in record.get("splits", {}).items()}
-    if "splits" not in record:
-        print(f"{workdir.path} is of an older version: only the class names of the data are compared", file=sys.stderr)
+    recorded = load_splits(workdir)
     if not recorded:
+        print(f"{workdir.path} is of an older version: only the class names of the data are compared", file=sys.stderr)
         recorded = dict.fromkeys(found, SplitIdentity(load_data_facts(workdir).class_names, 0, ""))
+    check_splits(str(workdir.path), load_config(workdir).data, recorded, found)
+
+
+def check_splits(
+    source: str, data: ConfigDict, recorded: Mapping[str, SplitIdentity], found: Mapping[str, SplitIdentity]
+) -> None:
+    """Raise ValueError, naming both, if a split is not the one that is recorded for `source`, a run or model file."""
     for name, split in found.items():
         if name in recorded and (both := difference(recorded[name], split)):
             raise ValueError(
-                f"{workdir.path} was trained on another version of {config.data.name}: {name} of the run and {name} in"
-                f" {config.data.data_dir} have {both}; prepare the first version again, or train a new run"
+                f"{source} was trained on another version of {data.name}: {name} of the run and {name} in"
+                f" {data.data_dir} have {both}; prepare the first version again, or train a new run"
             )
+
+
+def load_splits(workdir: Workdir) -> dict[str, SplitIdentity]:
+    """Load the identities of the splits of a run; empty for a run of an older version."""
+    record = _read_record(workdir)
+    with files.explained(workdir.config):
+        return splits_of(record.get("splits", {}))
+
+
+def splits_of(record: dict) -> dict[str, SplitIdentity]:
+    """Return the identities of splits in a record, by name."""
+    return {name: SplitIdentity(**tuples(split)) for name, split in record.items()}
 
 
 def load_config(workdir: Workdir) -> ConfigDict:

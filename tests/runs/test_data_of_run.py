@@ -8,7 +8,8 @@ import pytest
 from linear_model import get_config
 
 from affect_jax.data.folder import Folder
-from affect_jax.runs.evaluation import evaluate_run
+from affect_jax.runs.evaluation import evaluate_model, evaluate_run
+from affect_jax.runs.model_file import read, write
 from affect_jax.runs.training import train_and_evaluate
 
 TONES = {"dark": 40, "light": 200}
@@ -62,11 +63,15 @@ def test_another_data_set_is_refused_and_the_first_one_prepared_again_is_accepte
             ValueError, match=r"was trained on another version of folder: train of the run .*prepare the first"
         ):
             train_and_evaluate(other, tmp_path / "run")
+        write(read(tmp_path / "run"), tmp_path / "model.safetensors", "")
+        with pytest.raises(ValueError, match=f"model.safetensors was trained on another version .*have {both}"):
+            evaluate_model(tmp_path / "model.safetensors", "val")
     finally:
         (tmp_path / "data").rename(tmp_path / "other" / "data")
         (tmp_path / "kept").rename(tmp_path / "data")
     assert (tmp_path / "run" / "metrics.json").read_bytes() == before
     assert evaluate_run(tmp_path / "run", "val")["accuracy"] == json.loads(before)["val"]["accuracy"]
+    assert evaluate_model(tmp_path / "model.safetensors", "val")["num_examples"] == 12
 
 
 def test_a_run_is_evaluated_and_reported_on_its_data_in_another_folder(trained):
