@@ -82,6 +82,9 @@ def one_line_errors() -> Iterator[None]:
         sys.exit(CLOSED_PIPE)
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
+    except MemoryError as error:
+        details = f" ({error})" if str(error) else ""
+        sys.exit(f"MemoryError: the memory is too small; use smaller batches or images{details}")
     except RuntimeError as error:  # libraries raise it instead of an OSError or a MemoryError
         if "No space left on device" in str(error):
             sys.exit(f"OSError: the disk is full; free space, then run the command again ({error})")

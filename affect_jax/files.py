@@ -89,8 +89,12 @@ def printable(path: str | Path) -> str:
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
-def open_regular(path: str | Path) -> BinaryIO:
-    """Open a file for reading; ValueError with only the reason if it is missing, empty, a folder or a device."""
+@contextmanager
+def open_regular(path: str | Path) -> Iterator[BinaryIO]:
+    """Open a file for reading in a block.
+
+    ValueError with only the reason if it is missing, empty, a folder or a device, or if the block cannot read it.
+    """
     try:
         status = os.stat(path)
         if stat.S_ISDIR(status.st_mode):
@@ -99,11 +103,12 @@ def open_regular(path: str | Path) -> BinaryIO:
             raise ValueError("a device or a pipe, not a file")
         if not status.st_size:
             raise ValueError("an empty file")
-        return open(path, "rb")
+        with open(path, "rb") as file:
+            yield file
     except FileNotFoundError:
         raise ValueError("a link to a missing file" if os.path.islink(path) else "no such file") from None
     except OSError as error:
-        raise ValueError(error.strerror) from None
+        raise ValueError(error.strerror or str(error)) from None
 
 
 @contextmanager

@@ -192,6 +192,12 @@ def test_errors_of_values_and_files_are_one_line(error):
         raise error
 
 
+def test_too_small_memory_is_one_line():
+    expected = r"^MemoryError: the memory is too small; .*\(4 GB\)$"
+    with pytest.raises(SystemExit, match=expected), command_line.one_line_errors():
+        raise MemoryError("4 GB")
+
+
 def test_other_errors_keep_their_traceback():
     with pytest.raises(ZeroDivisionError), command_line.one_line_errors():
         _ = 1 / 0

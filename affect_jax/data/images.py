@@ -106,7 +106,7 @@ def open_image(file: BinaryIO) -> Image.Image:
     except Image.DecompressionBombError:
         raise ValueError(f"more than {MAX_PIXELS // 10**6} million pixels") from None
     except Exception as error:  # each format has other errors for a broken header
-        raise ValueError(f"not a readable image ({error})") from None
+        raise unreadable(error) from None
     if image.format == "TIFF" and (is_preview(image) or DNG_VERSION in image.tag_v2):
         raise ValueError("a camera's raw file; convert it to JPEG or TIFF")
     return image
@@ -140,16 +140,38 @@ def formats_of(start: bytes) -> tuple[str, ...]:
     return ("HEIF",)
 
 
+def unreadable(error: Exception) -> ValueError:
+    """Return the error of a broken image; its reason is one line."""
+    return ValueError(f"not a readable image ({' '.join(str(error).split())})")
+
+
+def not_enough_memory(image: Image.Image) -> ValueError:
+    """Return the error of an image that is too large for the memory."""
+    return ValueError(f"not enough memory for {image.width}x{image.height} pixels")
+
+
 def load(image: Image.Image) -> None:
-    """Decode an opened image; ValueError with only the reason if it is broken."""
+    """Decode an opened image; ValueError with only the reason if it is broken or too large for the memory."""
     try:
         image.load()
+    except MemoryError:
+        raise not_enough_memory(image) from None
     except Exception as error:  # each format has other errors for broken pixels
-        raise ValueError(f"not a readable image ({error})") from None
+        raise unreadable(error) from None
 
 
 def to_rgb(image: Image.Image) -> np.ndarray:
-    """Return an opened image as read_image does; ValueError with only the reason if it is broken."""
+    """Return an opened image as read_image does.
+
+    ValueError with only the reason if it is broken or too large for the memory.
+    """
+    try:
+        return _to_rgb(image)
+    except MemoryError:
+        raise not_enough_memory(image) from None
+
+
+def _to_rgb(image: Image.Image) -> np.ndarray:
     load(image)
     stored_as = orientation(image)
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
@@ -205,7 +227,7 @@ def seek(image: Image.Image, number: int) -> bool:
     except EOFError:
         return False
     except Exception as error:
-        raise ValueError(f"image {number} is not readable ({error})") from None
+        raise ValueError(f"image {number} is not readable ({' '.join(str(error).split())})") from None
     return True
 
 

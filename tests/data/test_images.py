@@ -1,15 +1,17 @@
+import errno
 import io
 import os
 import struct
 import sys
 import zlib
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from PIL import Image, TiffImagePlugin
+from PIL import Image, ImageFile, TiffImagePlugin
 
-from affect_jax.data.images import decode_image, read_image, read_image_size, read_images
+from affect_jax.data.images import decode_image, read_encoded, read_image, read_image_size, read_images
 
 
 @pytest.fixture
@@ -175,6 +177,37 @@ def test_file_without_permission_is_named(tmp_path):
             read_image(path)
     finally:
         os.seteuid(user)
+
+
+UNREADABLE = Path("/sys/class/net/lo/speed")
+"""A regular file of Linux that can be opened and not read."""
+
+
+@pytest.mark.skipif(not UNREADABLE.exists(), reason="needs a file whose reading fails")
+def test_file_whose_reading_fails_is_named():
+    for read in (read_image, read_image_size, read_encoded, lambda path: list(read_images(path, print))):
+        with pytest.raises(ValueError, match=f"^{os.strerror(errno.EINVAL)}$"):
+            read(UNREADABLE)
+
+
+@pytest.mark.parametrize("method", ["load", "convert"])
+def test_image_that_is_too_large_for_the_memory_is_named(tmp_path, image, monkeypatch, method):
+    def fail(*arguments, **options):
+        raise MemoryError
+
+    path = save(tmp_path / "a.png", image, "RGBA")
+    monkeypatch.setattr(Image.Image if method == "convert" else ImageFile.ImageFile, method, fail)
+    with pytest.raises(ValueError, match=r"^not enough memory for 60x40 pixels$"):
+        read_image(path)
+
+
+def test_reason_of_a_broken_image_is_one_line(image, monkeypatch):
+    def fail(*arguments):
+        raise ValueError("Invalid input:\n  no 'hdlr' box\n")
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", fail)
+    with pytest.raises(ValueError, match=r"^not a readable image \(Invalid input: no 'hdlr' box\)$"):
+        decode_image(encoded(image, "PNG"))
 
 
 def png_of_size(width, height):

@@ -83,6 +83,21 @@ def test_every_file_is_read_or_named_and_counted(tmp_path):
     assert len(report.problems()) == 12
 
 
+@pytest.mark.parametrize("reader", [media.images, media.video])
+def test_file_whose_reading_fails_is_named_and_the_others_are_read(tmp_path, monkeypatch, reader):
+    def fail(*arguments):
+        raise OSError(5, "Input/output error")
+
+    write_video(tmp_path / "a.avi", gray_frames([90]))
+    write_image(tmp_path / "b.png")
+    frames, report = read(tmp_path)
+    assert names(frames) == ["a.avi", "b.png"]
+    monkeypatch.setattr(reader, "open_image" if reader is media.images else "count_joined", fail)
+    frames, report = read(tmp_path)
+    assert names(frames) == ([] if reader is media.images else ["b.png"])
+    assert f"{tmp_path}/a.avi: Input/output error" in report.problems()
+
+
 def test_only_files_without_image_and_video_are_a_problem(tmp_path):
     (tmp_path / "f.txt").write_text("notes")
     assert read(tmp_path)[1].problems() == [f"{tmp_path}/f.txt: not a readable image or video"]

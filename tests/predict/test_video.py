@@ -1,4 +1,5 @@
 import os
+from contextlib import contextmanager
 from fractions import Fraction
 
 import av
@@ -6,6 +7,7 @@ import numpy as np
 import pytest
 from written_video import gray_frames, noise_frames, write_silence, write_video
 
+from affect_jax.files import open_regular
 from affect_jax.predict import video
 from affect_jax.predict.video import NotVideo, VideoWriter, read_video
 
@@ -192,8 +194,14 @@ def test_names_that_are_not_utf8_or_look_like_addresses_are_read_and_written(tmp
 def test_frames_are_read_lazily(tmp_path, monkeypatch):
     path = write_video(tmp_path / "a.mp4", noise_frames(120))
     opened = []
-    real = video.open_regular
-    monkeypatch.setattr(video, "open_regular", lambda path: opened.append(real(path)) or opened[-1])
+
+    @contextmanager
+    def open_watched(path):
+        with open_regular(path) as file:
+            opened.append(file)
+            yield file
+
+    monkeypatch.setattr(video, "open_regular", open_watched)
     frames = read_video(path, print)
     assert not opened
     next(frames)
