@@ -172,6 +172,7 @@ class InMemorySplit:
     """A split in memory; `arrays` has all of its examples."""
 
     def __init__(self, split, name: str):
+        self._split = split
         self.class_names, self.image_shape = split.class_names, split.image_shape
         self.fingerprint = getattr(split, "fingerprint", "")
         cached = getattr(split, "cache_name", "")
@@ -183,6 +184,12 @@ class InMemorySplit:
     def labels(self) -> np.ndarray:
         """Return all labels."""
         return self.arrays["label"]
+
+    def places(self, indices: np.ndarray) -> list[str]:
+        """Return the names of the images in the source of the data, or their numbers if it has none."""
+        if hasattr(self._split, "places"):
+            return self._split.places(indices)
+        return [f"image {index}" for index in indices]
 
     def read(self, indices: np.ndarray) -> Batch:
         """Return the examples at `indices`."""

@@ -137,8 +137,8 @@ def paired_test(correct_a: np.ndarray, correct_b: np.ndarray) -> dict[str, float
     """Compare two classifiers on the same images: correct_a, correct_b bool [N].
 
     only_a and only_b count the images that only one of them classifies correctly. p_value is that of McNemar's exact
-    two-sided test (1947). difference is accuracy a minus accuracy b, and difference_ci95 its normal interval for paired
-    shares.
+    two-sided test (1947). difference is accuracy a minus accuracy b, and difference_ci95 its 95 % interval for paired
+    shares (Agresti and Min 2005): the normal interval after half an image is added to each of the four outcomes.
     """
     from scipy.stats import binomtest
 
@@ -148,11 +148,12 @@ def paired_test(correct_a: np.ndarray, correct_b: np.ndarray) -> dict[str, float
         )
     count, only_a, only_b = len(correct_a), int((correct_a & ~correct_b).sum()), int((correct_b & ~correct_a).sum())
     difference = (only_a - only_b) / count
-    half = Z95 * np.sqrt(max(only_a + only_b - count * difference**2, 0.0)) / count
+    adjusted = (only_a - only_b) / (count + 2)
+    half = Z95 * np.sqrt(only_a + only_b + 1 - (count + 2) * adjusted**2) / (count + 2)
     return {
         "only_a": only_a,
         "only_b": only_b,
         "p_value": float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0,
         "difference": difference,
-        "difference_ci95": [float(difference - half), float(difference + half)],
+        "difference_ci95": [float(max(adjusted - half, -1.0)), float(min(adjusted + half, 1.0))],
     }

@@ -1,5 +1,7 @@
 """Evaluation of runs, model files and other detectors, and the record of a run's evaluations in its folder."""
 
+import csv
+import io
 import json
 import sys
 from collections.abc import Callable, Mapping
@@ -11,6 +13,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
+from affect_jax.evaluate.sections import Table
 from affect_jax.files import locked, write_atomically
 from affect_jax.runs import workdir
 from affect_jax.runs.best_checkpoint import load_best_checkpoint
@@ -76,16 +79,25 @@ def predictions_of(task: Task, data: DataFacts, apply: Apply, variables: dict, e
 def record_evaluation(run: Workdir, task: Task, evaluation: Evaluation, step: int, predictions: Any) -> dict:
     """Compute the metrics of predictions of checkpoint `step` and record them; return the metrics.
 
-    metrics.json gets the metrics under the evaluation's name, predictions/NAME.npz the predictions, figures/ the
-    figures, and report.html is written again.
+    metrics.json gets the metrics under the evaluation's name, predictions/NAME.npz and NAME.csv the predictions,
+    figures/ the figures, and report.html is written again.
     """
     metrics = {**evaluation.about, "checkpoint_step": step, **task.metrics(predictions, evaluation)}
     if jax.process_index() == 0:
         run.predictions.mkdir(exist_ok=True)
-        task.write_predictions(run.predictions_file(evaluation.name), predictions, evaluation, step)
+        file = run.predictions_file(evaluation.name)
+        task.write_predictions(file, predictions, evaluation, step)
+        write_csv(file.with_suffix(".csv"), task.prediction_table(predictions, evaluation))
         _record(run, task, evaluation, evaluation.name, metrics, predictions)
     multihost_utils.sync_global_devices("the evaluation is written")
     return metrics
+
+
+def write_csv(path: Path, table: Table) -> None:
+    """Write a table as a CSV file, completely or not at all."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([table.heads, *table.rows])
+    write_atomically(path, text.getvalue())
 
 
 def evaluate_function(

@@ -190,6 +190,16 @@ class Classification(Task):
             predictions = {name: stored[name] for name in ("probs", "valence_arousal")}
             return int(stored.get("checkpoint_step", -1)), predictions
 
+    def prediction_table(self, predictions: Mapping[str, np.ndarray], evaluation: Evaluation) -> Table:
+        """Return a row per image: its name, its class, the predicted class and the probability of each class."""
+        split, names = evaluation.split, evaluation.split.class_names
+        places, labels = split.places(np.arange(len(split))), split.arrays["label"]
+        rows = [
+            [place, names[label], names[probs.argmax()], *(f"{p:.4f}" for p in probs)]
+            for place, label, probs in zip(places, labels, predictions["probs"], strict=True)
+        ]
+        return Table(["image", "label", "predicted", *names], rows)
+
     def paired_test(self, path_a: Path, path_b: Path) -> dict:
         """Return McNemar's test of two files of predictions; ValueError if their images differ."""
         check_same_split(path_a, path_b)
@@ -216,11 +226,9 @@ class Classification(Task):
         self, evaluations: Mapping[str, Metrics], evaluation: Evaluation, predictions: Mapping[str, np.ndarray]
     ) -> list[Section]:
         """Return the sections of the report page: see classification_report.sections."""
-        images, labels = (evaluation.split.arrays[name] for name in ("image", "label"))
+        split = evaluation.split
         samples = self.augmented_samples(self.open_split("train", evaluation.data_dir), SAMPLES_SHOWN, DRAWS_SHOWN)
-        return classification_report.sections(
-            evaluations, evaluation.name, images, labels, predictions["probs"], samples
-        )
+        return classification_report.sections(evaluations, evaluation.name, split, predictions["probs"], samples)
 
 
 def check_targets(config: ConfigDict, split) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from affect_jax.data.pipeline import InMemorySplit
 from affect_jax.evaluate import figures
 from affect_jax.evaluate.classification import most_confident_mistakes
 from affect_jax.evaluate.sections import (
@@ -87,20 +88,18 @@ CLASS_COLUMNS = (
 def sections(
     evaluations: Mapping[str, Metrics],
     shown: str,
-    images: np.ndarray,
-    labels: np.ndarray,
+    split: InMemorySplit,
     probs: np.ndarray,
     samples: np.ndarray,
 ) -> list[Section]:
     """Return the sections about a classifier's predictions for the page of its run.
 
-    evaluations: name -> classification_metrics. images uint8 [N, H, W, C], labels int [N] and probs [N, K] belong to
-    the evaluation `shown`. samples: uint8 [rows, columns, H, W, C], each row an image followed by augmented versions.
+    evaluations: name -> classification_metrics. The split of N images and probs [N, K] belong to the evaluation
+    `shown`. samples: uint8 [rows, columns, H, W, C], each row an image followed by augmented versions.
     """
-    class_names = tuple(evaluations[shown]["per_class"])
     return [
         *(evaluation_section(name, metrics) for name, metrics in evaluations.items()),
-        *mistakes_sections(shown, images, labels, probs, class_names),
+        *mistakes_sections(shown, split, probs),
         samples_section(samples),
     ]
 
@@ -130,15 +129,13 @@ def coverage_table(coverage: Mapping[str, Sequence[float]]) -> Table:
     return Table(["Confidence threshold", "Coverage", "Accuracy"], rows)
 
 
-def mistakes_sections(
-    shown: str, images: np.ndarray, labels: np.ndarray, probs: np.ndarray, class_names: Sequence[str]
-) -> list[Section]:
+def mistakes_sections(shown: str, split: InMemorySplit, probs: np.ndarray) -> list[Section]:
     """Return a section of the most confident mistakes, or no section if there are no mistakes."""
-    mistakes = []
-    for index in most_confident_mistakes(probs, labels, MISTAKES_SHOWN):
-        true, predicted = class_names[labels[index]], class_names[probs[index].argmax()]
-        caption = f"{true} classified as {predicted}, {probs[index].max():.1%}"
-        mistakes.append(Image(images[index], caption, source=f"image {index}"))
+    mistakes, names, labels = [], split.class_names, split.labels()
+    indices = most_confident_mistakes(probs, labels, MISTAKES_SHOWN)
+    for index, place in zip(indices, split.places(indices), strict=True):
+        caption = f"{names[labels[index]]} classified as {names[probs[index].argmax()]}, {probs[index].max():.1%}"
+        mistakes.append(Image(split.arrays["image"][index], caption, source=place))
     return [Section("Most confident mistakes", [Images(mistakes, "faces")], shown)] if mistakes else []
 
 

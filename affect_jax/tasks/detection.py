@@ -274,6 +274,15 @@ class Detection(Task):
             losses = {name.removeprefix("loss/"): float(stored[name]) for name in stored if name.startswith("loss/")}
             return int(stored.get("checkpoint_step", -1)), {"detections": detections, "losses": losses}
 
+    def prediction_table(self, predictions: Mapping[str, Any], evaluation: Evaluation) -> Table:
+        """Return a row per detection: its image, its class, its score and its box in pixels of the image."""
+        split, rows = evaluation.split, []
+        places = split.places(np.arange(len(split)))
+        for place, found in zip(places, predictions["detections"], strict=True):
+            for box, score, label in zip(found["boxes"], found["scores"], found["label"], strict=True):
+                rows.append([place, split.class_names[label], f"{score:.4f}", *(f"{x:.2f}" for x in box)])
+        return Table(["image", "label", "score", "x1", "y1", "x2", "y2"], rows)
+
     def paired_test(self, path_a: Path, path_b: Path) -> dict:
         """Return the paired bootstrap of two files of predictions; ValueError if their images differ."""
         check_same_split(path_a, path_b)

@@ -98,9 +98,19 @@ class Task(ABC):
         self.config, self.teachers = config, tuple(teachers)
 
     def open_split(self, name: str, data_dir: str | Path = "") -> Any:
-        """Open the split "train", "val" or "test" of the config's data set, which `data_dir` may have instead."""
-        data = self.config.data
-        return open_split(data.name, name, data_dir or data.data_dir, **data.options.to_dict())
+        """Open the split "train", "val" or "test" of the config's data set, which `data_dir` may have instead.
+
+        ValueError if the data set is of the other task.
+        """
+        data, task = self.config.data, self.config.task
+        split = open_split(data.name, name, data_dir or data.data_dir, **data.options.to_dict())
+        has_boxes = hasattr(split, "box_counts")
+        if has_boxes != (task == "detection"):
+            raise ValueError(
+                f"data.name is {data.name}, which has {'boxes' if has_boxes else 'no boxes'}, but the config is for"
+                f" {task}; use a config for {'detection' if has_boxes else 'classification'}"
+            )
+        return split
 
     def identify_data(self) -> dict[str, SplitIdentity]:
         """Return the identity of each split of the config's data set."""
@@ -180,6 +190,10 @@ class Task(ABC):
     @abstractmethod
     def read_predictions(self, path: Path) -> tuple[int, Any]:
         """Return the step and the predictions that write_predictions wrote; ValueError for an older format."""
+
+    @abstractmethod
+    def prediction_table(self, predictions: Any, evaluation: Evaluation) -> Table:
+        """Return the predictions with the names of the images, a row per image or detection."""
 
     @abstractmethod
     def paired_test(self, path_a: Path, path_b: Path) -> dict:

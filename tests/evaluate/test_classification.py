@@ -121,10 +121,11 @@ def test_paired_test_of_an_example_worked_by_hand():
     assert found["p_value"] == pytest.approx(112 / 1024)
     assert found["difference"] == pytest.approx(0.3)
     low, high = found["difference_ci95"]
-    # the paired differences are +1 (8), -1 (2), 0 (10): their standard deviation over the root of 20
-    half = 1.959964 * np.std([1] * 8 + [-1] * 2 + [0] * 10) / np.sqrt(20)
-    assert (low, high) == (pytest.approx(0.3 - half, abs=1e-6), pytest.approx(0.3 + half, abs=1e-6))
-    assert paired_test(a, a)["p_value"] == 1.0
+    # half an image added to each outcome: the paired differences are +1 (8.5), -1 (2.5), 0 (11) of 22
+    half = 1.959964 * np.std([1] * 17 + [-1] * 5 + [0] * 22) / np.sqrt(22)
+    assert (low, high) == (pytest.approx(6 / 22 - half, abs=1e-6), pytest.approx(6 / 22 + half, abs=1e-6))
+    same = paired_test(a, a)
+    assert same["p_value"] == 1.0 and same["difference_ci95"][0] < 0 < same["difference_ci95"][1]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """A run and its data set: another set of the same name is refused, and the run stays unchanged."""
 
+import csv
 import json
 
 import cv2
@@ -72,6 +73,17 @@ def test_another_data_set_is_refused_and_the_first_one_prepared_again_is_accepte
     assert (tmp_path / "run" / "metrics.json").read_bytes() == before
     assert evaluate_run(tmp_path / "run", "val")["accuracy"] == json.loads(before)["val"]["accuracy"]
     assert evaluate_model(tmp_path / "model.safetensors", "val")["num_examples"] == 12
+
+
+def test_table_of_predictions_names_the_images(trained):
+    tmp_path, _ = trained
+    with (tmp_path / "run" / "predictions" / "val.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())["val"]
+    assert len(rows) == metrics["num_examples"] == 12
+    assert np.mean([row["label"] == row["predicted"] for row in rows]) == pytest.approx(metrics["accuracy"])
+    assert all(row["image"].split("/")[-2] == row["label"] for row in rows)
+    assert sum(float(rows[0][name]) for name in ("a_dark", "light")) == pytest.approx(1, abs=2e-4)
 
 
 def test_a_run_is_evaluated_and_reported_on_its_data_in_another_folder(trained):

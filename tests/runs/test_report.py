@@ -1,6 +1,7 @@
 """The page of one run, with the sections of both tasks."""
 
 import base64
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -30,11 +31,21 @@ def metrics(seed=0, tta="none"):
     return {**classification_metrics(*predictions(seed), NAMES), "tta": tta, "checkpoint_step": 20}
 
 
+def split_of(images, labels):
+    """A split in memory with the parts of InMemorySplit that the report reads."""
+    return SimpleNamespace(
+        class_names=NAMES,
+        arrays={"image": images},
+        labels=lambda: np.asarray(labels),
+        places=lambda indices: [f"image {index}" for index in indices],
+    )
+
+
 def classifier_sections(evaluations):
     probs, labels = predictions()
     images = np.random.default_rng(0).integers(0, 256, (60, 48, 48, 1), np.uint8)
     samples = np.zeros((2, 3, 48, 48, 1), np.uint8)
-    return classification_report.sections(evaluations, "val", images, labels, probs, samples)
+    return classification_report.sections(evaluations, "val", split_of(images, labels), probs, samples)
 
 
 def write(path, evaluations=None, sections=None, **changes):
@@ -112,11 +123,11 @@ def images_of(page):
 def test_mistakes_are_shown_without_loss_the_most_confident_first(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (3, 48, 48, 1), np.uint8)
     probs = np.array([[0.1, 0.5, 0.4], [0.9, 0.05, 0.05], [0.07, 0.93, 0.0]])
-    found = classification_report.mistakes_sections("val", images, np.array([2, 0, 2]), probs, NAMES)
+    found = classification_report.mistakes_sections("val", split_of(images, [2, 0, 2]), probs)
     page = write(tmp_path, sections=found)
     np.testing.assert_array_equal(images_of(page), images[[2, 0], ..., 0])
     assert page.text.index("sad classified as <happy> & co, 93.0%") < page.text.index("image 0")
-    assert classification_report.mistakes_sections("val", images, probs.argmax(1), probs, NAMES) == []
+    assert classification_report.mistakes_sections("val", split_of(images, probs.argmax(1)), probs) == []
 
 
 def detector_predictions():
