@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import platform
 import shutil
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
@@ -16,7 +17,11 @@ from affect_jax.data import SPLITS
 from affect_jax.data.identity import Fingerprint
 from affect_jax.data.records import fingerprints_file
 from affect_jax.data.source import BadInput, BadRows
-from affect_jax.files import printable, write_atomically
+from affect_jax.data.source_files import INFO, is_prepared
+from affect_jax.files import contains, printable, write_atomically
+
+REPLACED = "replaced"
+"""Name, in the temporary folder of a preparation, of the data set that it replaces."""
 
 
 class Preparation(NamedTuple):
@@ -184,14 +189,23 @@ class SourceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def prepare(cls, data_dir: str | Path, overwrite: bool = False, **options) -> Preparation:
         """Read the source and write the data set into `data_dir`, completely or not at all.
 
-        `options` are arguments of the builder. BadInput on an unusable source, FileExistsError if the data set is
-        already prepared and `overwrite` is False.
+        `options` are arguments of the builder. With `overwrite` it replaces a data set that is already prepared.
+        BadInput on an unusable source, ValueError if the source is in the folder of the data set, FileExistsError if
+        the folder exists and may not be replaced.
         """
-        target = Path(data_dir) / cls.name
-        if target.exists() and not overwrite:
+        target = cls.directory(data_dir)
+        prefix = f".{cls.name}.{platform.node()}."  # process ids are those of one machine
+        for leftover in Path(data_dir).glob(f"{prefix}*"):  # of a killed process
+            if (pid := leftover.name.removeprefix(prefix)).isdecimal() and not is_other_process(int(pid)):
+                discard(leftover, target)
+        if is_prepared(target) and not overwrite:
             raise FileExistsError(f"{target}: already prepared; replace it with --overwrite")
-        temporary = target.with_name(f".{cls.name}.{os.getpid()}")
+        if target.exists() and not is_prepared(target):
+            raise FileExistsError(f"{target}: not a prepared data set, it has no {INFO}; move it away")
+        temporary = Path(data_dir) / f"{prefix}{os.getpid()}"
         builder = cls(data_dir=temporary, **options)
+        if contains(target, builder.source):
+            raise ValueError(f"{builder.source} is in {target}, the folder of the data set; move it away")
         with builder.bad_rows.named_in_errors():
             builder.read()  # before the first folder is made
         tfds.disable_progress_bar()
@@ -205,17 +219,37 @@ class SourceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                     )
                 builder.check_classes()  # again: unreadable images are no longer counted
                 remarks = [*builder.remarks, *builder.missing_classes()]
-            builder.write_extra_files(cls.directory(temporary))
+            written = cls.directory(temporary)
+            builder.write_extra_files(written)
             fingerprints = {split: fingerprint.text() for split, fingerprint in builder.fingerprints.items()}
-            write_atomically(fingerprints_file(cls.directory(temporary)), json.dumps(fingerprints))
+            write_atomically(fingerprints_file(written), json.dumps(fingerprints))
+            target.parent.mkdir(exist_ok=True)
             if target.exists():
-                target.rename(temporary / "replaced")
-            (temporary / cls.name).rename(target)
+                target.rename(temporary / REPLACED)
+            written.rename(target)
         finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-        return Preparation(cls.directory(data_dir), builder.counts, builder.bad_rows.skipped, remarks)
+            discard(temporary, target)
+        return Preparation(target, builder.counts, builder.bad_rows.skipped, remarks)
 
     @classmethod
     def prepare_command(cls, data_dir: str | Path) -> str:
         """Return the command that prepares this data set."""
         return f"python scripts/prepare_data.py {cls.name} --source=PATH --data_dir={data_dir}"
+
+
+def is_other_process(pid: int) -> bool:
+    """Return True if another process of this machine has this id."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # the process of another user
+        return True
+    return pid != os.getpid()
+
+
+def discard(temporary: Path, target: Path) -> None:
+    """Remove the temporary folder of a preparation; a data set that it moved away and did not replace is put back."""
+    if (temporary / REPLACED).exists() and not target.exists():
+        (temporary / REPLACED).rename(target)
+    shutil.rmtree(temporary, ignore_errors=True)

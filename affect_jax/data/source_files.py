@@ -22,6 +22,8 @@ MAX_LINE = 1 << 20
 """Longest piece of a text file that is read at once: a compressed file can expand to a line that fills the memory."""
 DAMAGES = (EOFError, gzip.BadGzipFile, zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError)
 """Errors of Python's readers of compressed files."""
+INFO = "dataset_info.json"
+"""Name of the file in which tfds describes a prepared data set."""
 
 
 class Listing(NamedTuple):
@@ -56,10 +58,20 @@ def describe_others(source: Path, others: dict[Path, str]) -> list[str]:
     return [f"files left out: {len(others):,} ({named})"]
 
 
+def is_prepared(folder: Path) -> bool:
+    """Return True for the folder of a prepared data set."""
+    return (folder / INFO).is_file()
+
+
 def subfolders(folder: Path) -> list[Path]:
-    """Return the folders in a folder, sorted, without hidden ones and links to the folder or one that contains it."""
+    """Return the folders in a folder, sorted.
+
+    Hidden folders, prepared data sets, and links to the folder or one that contains it are left out.
+    """
     return sorted(
-        path for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name) and not contains(path, folder)
+        path
+        for path in folder.iterdir()
+        if path.is_dir() and not is_hidden(path.name) and not is_prepared(path) and not contains(path, folder)
     )
 
 

@@ -1,7 +1,10 @@
 import bz2
 import gzip
+import os
 import pickle
+import platform
 import re
+import subprocess
 import tarfile
 import zipfile
 from collections import Counter
@@ -343,6 +346,51 @@ def test_a_prepared_data_set_is_replaced_only_on_request_and_only_by_a_complete_
     assert_is_sheet(tmp_path, sheet)
     prepare(write_csv(mirrored.rows()), tmp_path, overwrite=True)
     assert_is_sheet(tmp_path, mirrored)
+
+
+def test_a_data_set_beside_its_source_is_replaced_and_the_source_is_kept(sheet, write_csv, tmp_path):
+    (tmp_path / "fer2013").mkdir()
+    source = write_csv(sheet.rows(), name="fer2013/fer2013.csv")
+    before = source.read_bytes()
+    for overwrite in (False, True):
+        prepare(source.parent, tmp_path, overwrite=overwrite)
+        assert source.read_bytes() == before
+        assert_is_sheet(tmp_path, sheet)
+    inside = source.rename(Fer2013.directory(tmp_path) / "fer2013.csv")
+    with pytest.raises(ValueError, match=r"fer2013.csv is in .*1\.0\.0, the folder of the data set; move it away"):
+        prepare(inside, tmp_path, overwrite=True)
+    assert inside.read_bytes() == before
+    Fer2013.directory(tmp_path).joinpath("dataset_info.json").unlink()
+    with pytest.raises(FileExistsError, match=r"not a prepared data set, it has no dataset_info\.json; move"):
+        prepare(inside, tmp_path, overwrite=True)
+    assert inside.read_bytes() == before
+
+
+def test_a_stop_while_a_data_set_is_replaced_loses_neither_set(sheet, write_csv, tmp_path, monkeypatch):
+    path = write_csv(sheet.rows())
+    prepare(path, tmp_path / "data")
+    target = Fer2013.directory(tmp_path / "data")
+
+    def stopped(self, to, rename=Path.rename):
+        if self.parent.parent.name.startswith("."):  # the new set
+            raise SystemExit
+        return rename(self, to)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(Path, "rename", stopped)
+        prepare(path, tmp_path / "data", overwrite=True)
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["fer2013"]
+    assert_is_sheet(tmp_path / "data", sheet)
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    leftovers = [tmp_path / "data" / f".fer2013.{platform.node()}.{pid}" for pid in (ended.pid, os.getppid())]
+    for leftover in leftovers:
+        leftover.mkdir()
+    target.rename(leftovers[0] / "replaced")  # as if the process had been killed between its renames
+    with pytest.raises(FileExistsError, match="already prepared"):
+        prepare(path, tmp_path / "data")
+    assert_is_sheet(tmp_path / "data", sheet)
+    assert [leftover.exists() for leftover in leftovers] == [False, True]
 
 
 def test_a_failure_while_writing_leaves_no_files(sheet, write_csv, tmp_path, monkeypatch):

@@ -124,6 +124,14 @@ def test_images_beside_the_class_folders_are_reported(tmp_path, folder):
     assert "files left out: 1 (loose.png: not in a class folder)" in done.remarks
 
 
+def test_a_data_set_that_is_prepared_in_its_source_is_no_class(tmp_path, folder):
+    source = folder.rename(tmp_path / "folder")
+    for overwrite in (False, True):
+        done = Folder.prepare(tmp_path, overwrite=overwrite, source=source)
+        assert done.directory.parent == source and list(done.counts["train"]) == ["calm", "excited"]
+    assert len(list(source.glob("*/*.png"))) == PERSONS * EACH * 2
+
+
 def test_links_to_the_source_are_not_followed(tmp_path, folder):
     (folder / "calm" / "loop").symlink_to("..")
     (folder / "again").symlink_to(".")
