@@ -90,6 +90,8 @@ def one_line_errors() -> Iterator[None]:
             sys.exit(f"OSError: the disk is full; free space, then run the command again ({error})")
         if "RESOURCE_EXHAUSTED" in str(error):
             sys.exit(f"MemoryError: the device's memory is too small; use smaller batches or images ({error})")
+        if "Unable to initialize backend" in str(error):  # as for a wrong JAX_PLATFORMS, which the error names
+            sys.exit(f"RuntimeError: {' '.join(str(error).split())}")
         raise
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr, flush=True)

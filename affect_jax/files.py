@@ -7,6 +7,7 @@ import os
 import platform
 import stat
 import sys
+import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -20,8 +21,15 @@ SYSTEM_NAMES = ("__macosx", "@eadir", "#recycle", "$recycle.bin", "desktop.ini",
 
 
 def cache_folder() -> Path:
-    """Return the folder of this package in the user's cache folder; it need not exist."""
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "affect_jax"
+    """Return the folder of this package in the user's cache folder; it need not exist.
+
+    A user without a home folder has one in the folder of temporary files.
+    """
+    try:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:  # no HOME, and no entry in the list of users
+        base = Path(tempfile.gettempdir()) / f"cache-{os.getuid()}"
+    return base / "affect_jax"
 
 
 def find_bundled(reference: str) -> str:

@@ -7,6 +7,9 @@ import mmap
 import os
 import platform
 import signal
+import sys
+import tempfile
+import warnings
 from pathlib import Path
 
 import jax
@@ -33,9 +36,15 @@ SHUTDOWN_SECONDS = 30
 def prepare_process(deterministic: bool = False) -> None:
     """Make JAX faster: cache programs, collect garbage rarely; on CPU, use faster operations and keep memory.
 
-    Settings of the user are kept. With `deterministic` a GPU gives the same bits in every run, but is slower; CPU and
-    TPU always do. Call this before the first use of a device.
+    Settings of the user are kept, except JAX_ENABLE_X64. With `deterministic` a GPU gives the same bits in every run,
+    but is slower; CPU and TPU always do. Call this before the first use of a device. ValueError if JAX_PLATFORMS is
+    "cuda" and JAX's plugin for it is not installed.
     """
+    if jax.config.jax_platforms == "cuda" and not has_accelerator_plugin():  # JAX itself would fail with an assertion
+        raise ValueError("JAX_PLATFORMS=cuda, but JAX has no plugin for CUDA: pip install 'jax[cuda12]', or unset it")
+    if jax.config.jax_enable_x64:
+        print("JAX_ENABLE_X64 is switched off: the networks compute in 32 bits", file=sys.stderr)
+        jax.config.update("jax_enable_x64", False)
     if deterministic:
         add_xla_flag("xla_gpu_deterministic_ops", "true")
     enable_compilation_cache()
@@ -55,6 +64,29 @@ def enable_compilation_cache() -> None:
         jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    folder = jax.config.jax_compilation_cache_dir
+    if folder and "://" not in folder:
+        check_compilation_cache(Path(folder))
+
+
+def check_compilation_cache(folder: Path) -> None:
+    """Create the cache folder if it is absent, and remove empty entries, which JAX neither reads nor writes again.
+
+    If it cannot be written, one line says so, and JAX is silent; if it cannot be created, there is no cache.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+        for entry in os.scandir(folder):
+            if entry.name.endswith("-cache") and not entry.stat().st_size:
+                Path(entry).unlink(missing_ok=True)
+    except OSError as error:
+        remedy = "set JAX_COMPILATION_CACHE_DIR to a folder that can be written"
+        print(f"compiled programs cannot be stored in {folder} ({error.strerror}); {remedy}", file=sys.stderr)
+        warnings.filterwarnings("ignore", "Error writing persistent compilation cache entry")
+        if not folder.is_dir():
+            jax.config.update("jax_compilation_cache_dir", None)
 
 
 def collect_garbage_rarely() -> None:

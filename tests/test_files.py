@@ -1,16 +1,31 @@
 import os
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from affect_jax.files import files_below, find_bundled, is_hidden, write_atomically
+from affect_jax.files import cache_folder, files_below, find_bundled, is_hidden, write_atomically
 
 
 def test_hidden_names_and_names_of_systems_are_ignored():
     ignored = (".ipynb_checkpoints", "__MACOSX", "._photo.jpg", ".DS_Store", "Thumbs.db", "@eaDir", ".thumbs")
     assert all(map(is_hidden, ignored))
     assert not any(map(is_hidden, ("photo.jpg", "_photo.jpg", "thumbs", "MACOSX")))
+
+
+def test_cache_folder_is_that_of_the_user_or_among_the_temporary_files(monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "/given")
+    assert cache_folder() == Path("/given/affect_jax")
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    monkeypatch.setenv("HOME", "/home/me")
+    assert cache_folder() == Path("/home/me/.cache/affect_jax")
+
+    def fail():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", fail)
+    assert cache_folder() == Path(tempfile.gettempdir()) / f"cache-{os.getuid()}" / "affect_jax"
 
 
 def test_files_below_a_folder_are_found_once_through_links_without_loops(tmp_path):

@@ -1,5 +1,6 @@
 """The causes of a fast start: what is imported, traced and compiled, and what is done at the same time."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from run_script import ROOT
 
+from affect_jax import process
 from affect_jax.data import pipeline
 from affect_jax.models.pretrained import Pretrained, load_pretrained, named_weights
 from affect_jax.predict import programs
@@ -87,6 +89,49 @@ def test_damaged_file_of_a_traced_network_is_written_again(classifier, empty_cac
     file.write_bytes(damage(content))
     np.testing.assert_array_equal(Classifier(classifier, 1)([face]), first)
     assert file.read_bytes() == content
+
+
+def test_empty_entries_of_the_cache_are_removed(empty_cache):
+    for name, content in (("a-cache", b""), ("b-cache", b"b"), ("c", b"")):
+        (empty_cache / name).write_bytes(content)
+    process.enable_compilation_cache()
+    assert {path.name for path in empty_cache.iterdir()} == {"b-cache", "c"}
+
+
+def test_cache_that_cannot_be_created_is_one_line(empty_cache, capsys):
+    (empty_cache / "file").touch()
+    jax.config.update("jax_compilation_cache_dir", str(empty_cache / "file" / "xla"))
+    process.enable_compilation_cache()
+    assert jax.config.jax_compilation_cache_dir is None
+    printed = capsys.readouterr().err
+    assert "xla (Not a directory); set JAX_COMPILATION_CACHE_DIR to a folder" in printed and printed.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("variables", "line"),
+    [
+        ({"JAX_PLATFORMS": "gpux"}, "RuntimeError: Unable to initialize backend 'gpux': "),
+        ({"JAX_ENABLE_X64": "1"}, "JAX_ENABLE_X64 is switched off: the networks compute in 32 bits"),
+    ],
+)
+def test_unsuitable_settings_of_jax_are_named_in_one_line(variables, line):
+    program = "from affect_jax import command_line, process\nimport jax\nwith command_line.one_line_errors():\n"
+    program += "    process.prepare_process(); print(jax.devices(), jax.numpy.zeros(1).dtype)"
+    command, environment = [sys.executable, "-c", program], {**os.environ, **variables}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+    assert done.stderr.startswith(line) and done.stderr.count("\n") == 1
+    assert done.returncode == ("JAX_PLATFORMS" in variables) and ("float32" in done.stdout) != done.returncode
+
+
+def test_cuda_without_its_plugin_is_an_error_that_names_the_variable(monkeypatch):
+    previous = jax.config.jax_platforms
+    monkeypatch.setattr(process, "has_accelerator_plugin", lambda: False)
+    try:
+        jax.config.update("jax_platforms", "cuda")
+        with pytest.raises(ValueError, match="JAX_PLATFORMS=cuda, but JAX has no plugin for CUDA"):
+            process.prepare_process()
+    finally:
+        jax.config.update("jax_platforms", previous)
 
 
 @contextmanager
