@@ -8,7 +8,6 @@ from affect_jax import command_line
 command_line.exit_on_interrupt()  # before the slow imports
 
 import json
-from pathlib import Path
 
 from absl import app, flags, logging
 
@@ -23,6 +22,7 @@ NUM_EXAMPLES = flags.DEFINE_integer(
 def main(argv):
     from affect_jax.data import DATASETS, open_splits
     from affect_jax.data.audit import audit
+    from affect_jax.files import write_atomically
 
     if len(argv) != 2:
         raise app.UsageError(f"give one data set of {', '.join(DATASETS)}")
@@ -32,7 +32,7 @@ def main(argv):
     print_table(found)
     print_examples(found)
     if OUT.value:
-        Path(OUT.value).write_text(json.dumps({"dataset": argv[1], **found}, indent=1))
+        write_atomically(OUT.value, json.dumps({"dataset": argv[1], **found}, indent=1))
         print(f"the complete result is in {OUT.value}")
 
 

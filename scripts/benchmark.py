@@ -26,10 +26,11 @@ command_line.exit_on_interrupt()  # before the slow imports
 
 import json
 import time
-from pathlib import Path
 
 from absl import app, flags, logging
 from ml_collections import config_flags
+
+from affect_jax.files import write_atomically
 
 STARTED = time.perf_counter()
 CONFIG = config_flags.DEFINE_config_file("config", help_string="configs/NAME.py", lock_config=True)
@@ -78,7 +79,7 @@ def main(argv):
 
 def write(rows):
     if OUT.value:
-        Path(OUT.value).write_text(json.dumps(rows, indent=2))
+        write_atomically(OUT.value, json.dumps(rows, indent=2))
 
 
 if __name__ == "__main__":

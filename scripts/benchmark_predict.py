@@ -20,6 +20,7 @@ from pathlib import Path
 from absl import flags, logging
 
 from affect_jax.benchmark import prediction
+from affect_jax.files import write_atomically
 from affect_jax.predict import reader
 from affect_jax.process import prepare_process
 
@@ -54,7 +55,7 @@ def main(argv):
         memory = prediction.memory_rows(folder, partial(load, reader.WHOLE), MEMORY_FRAMES.value)
         print("\n".join([prediction.format_table(speed, memory), *remarks]))
         if OUT.value:
-            Path(OUT.value).write_text(json.dumps(speed + memory, indent=2))
+            write_atomically(OUT.value, json.dumps(speed + memory, indent=2))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from affect_jax import command_line
 
 command_line.exit_on_interrupt()  # before the slow imports
 
-import sys
+from pathlib import Path
 
 from absl import flags, logging
 from ml_collections import config_flags
@@ -29,6 +29,7 @@ def main(argv):
     import numpy as np
 
     from affect_jax.config_checks import validate
+    from affect_jax.files import whole_file
     from affect_jax.tasks import build_task
 
     if not OUT.value.lower().endswith((".png", ".jpg", ".jpeg")):
@@ -43,8 +44,11 @@ def main(argv):
     interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST
     sheet = cv2.resize(sheet, None, fx=scale, fy=scale, interpolation=interpolation)
     sheet = sheet.reshape(*sheet.shape[:2], rows.shape[-1])  # OpenCV drops a single channel
-    if not cv2.imwrite(OUT.value, sheet if sheet.shape[-1] == 1 else sheet[..., ::-1]):
-        sys.exit(f"{OUT.value}: could not be written; the folder must exist")
+    is_encoded, content = cv2.imencode(Path(OUT.value).suffix, sheet if sheet.shape[-1] == 1 else sheet[..., ::-1])
+    if not is_encoded:
+        raise ValueError(f"{OUT.value}: {len(sheet):,} rows of pixels are too many for the format; use fewer --images")
+    with whole_file(OUT.value) as file:
+        file.write(content)
     print(f"{OUT.value}: {len(rows)} images, each original followed by {DRAWS.value} augmented versions")
 
 

@@ -2,12 +2,13 @@
 
 import json
 import re
+import resource
 import shutil
 from pathlib import Path
 
 import cv2
 import pytest
-from run_script import AS_USERS, fork, start
+from run_script import AS_USERS, fork, fork_server, start
 
 from affect_jax.data import open_split
 
@@ -34,6 +35,26 @@ def test_sheet_of_augmentations_shows_each_image_unchanged_and_changed(tmp_path)
     done = fork("show_augmentations", scenes, f"--out={tmp_path / 'scenes.png'}", "--images=2", "--draws=2")
     assert done.returncode == 0, done.stderr
     assert cv2.imread(str(tmp_path / "scenes.png")).shape == (2 * 258 * 2, 3 * 322 * 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("show_augmentations", (DEMO, "--images=3", "--draws=4")),
+        ("audit_data", ("drawn_faces", "--num_examples=40")),
+    ],
+)
+def test_an_earlier_result_is_kept_if_the_disk_is_full(tmp_path, name, arguments):
+    out = tmp_path / "result.png"
+    out.write_text("earlier")
+    server, (soft, hard) = fork_server().pid, resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.prlimit(server, resource.RLIMIT_FSIZE, (400, hard))  # of the forked script
+    try:
+        done = fork(name, *arguments, f"--out={out}")
+    finally:
+        resource.prlimit(server, resource.RLIMIT_FSIZE, (soft, hard))
+    assert done.returncode and "File too large" in done.stderr
+    assert out.read_text() == "earlier" and list(tmp_path.iterdir()) == [out]
 
 
 def test_own_boxes_are_prepared_and_the_coverage_by_anchors_is_printed(tmp_path, shared_data):
