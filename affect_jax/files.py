@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import glob
 import json
 import os
 import platform
@@ -60,11 +61,22 @@ def contains(folder: str | Path, path: str | Path) -> bool:
 def files_below(folder: str | Path, on_error: Callable[[OSError], None] = raise_error) -> list[Path]:
     """Return everything but folders in a folder and its subfolders, sorted, without what is_hidden.
 
+    The folders are those of folders_below; `on_error` is called with the error of a folder that cannot be listed.
+    """
+    listed = folders_below(folder, on_error)
+    return sorted(place / entry.name for place, entries in listed for entry in entries if not is_folder(entry))
+
+
+def folders_below(
+    folder: str | Path, on_error: Callable[[OSError], None] = raise_error
+) -> Iterator[tuple[Path, list[os.DirEntry]]]:
+    """Yield a folder and its subfolders, each with its entries, without what is_hidden.
+
     Linked folders are searched too, unless they contain the folder itself. A folder that can be reached in several ways
     is searched once, if possible by a path without links. `on_error` is called with the error of a folder that cannot
     be listed.
     """
-    waiting, searched, found = deque([Path(folder)]), set(), []
+    waiting, searched = deque([Path(folder)]), set()
     while waiting:
         current = waiting.popleft()
         try:
@@ -76,11 +88,29 @@ def files_below(folder: str | Path, on_error: Callable[[OSError], None] = raise_
         except OSError as error:
             on_error(error)
             continue
-        found += [current / entry.name for entry in entries if not is_folder(entry)]
+        yield current, entries
         links = [entry for entry in entries if entry.is_symlink() and is_folder(entry)]
         waiting.extend(current / link.name for link in links if not contains(link.path, folder))
         waiting.extendleft(current / entry.name for entry in entries if is_folder(entry) and not entry.is_symlink())
-    return sorted(found)
+
+
+def find_matches(pattern: str) -> list[Path]:
+    """Return the files and folders that match a glob, sorted; wildcards match nothing that is_hidden.
+
+    "**" stands for a folder and those below it, as folders_below finds them: links in a circle are not followed. At the
+    end of the pattern it stands for the folder alone.
+    """
+    paths, parts = [Path()], Path(pattern).parts
+    for place, part in enumerate(parts):
+        if part == "**":
+            paths = [path for path in paths if os.path.isdir(path)]
+            if place < len(parts) - 1:
+                paths = [below for path in paths for below, _ in folders_below(path, lambda error: None)]
+        else:
+            is_left_out = is_hidden if glob.has_magic(part) and part[0] != "." else lambda name: False
+            names = [(path, name) for path in paths for name in glob.glob(part, root_dir=path)]
+            paths = [path / name for path, name in names if not is_left_out(name)]
+    return sorted(set(paths))
 
 
 def is_folder(entry: os.DirEntry) -> bool:

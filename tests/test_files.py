@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from affect_jax.files import cache_folder, files_below, find_bundled, is_hidden, write_atomically
+from affect_jax.files import cache_folder, files_below, find_bundled, find_matches, is_hidden, write_atomically
 
 
 def test_hidden_names_and_names_of_systems_are_ignored():
@@ -44,6 +44,28 @@ def test_files_below_a_folder_are_found_once_through_links_without_loops(tmp_pat
     (folder / "broken.jpg").symlink_to(folder / "absent.jpg")
     found = [path.relative_to(folder).as_posix() for path in files_below(folder)]
     assert found == ["0_link/a.jpg", "b.txt", "broken.jpg", "deep/a.jpg", "itself.jpg"]
+
+
+def test_globs_match_each_file_once_through_links_and_nothing_hidden(tmp_path, monkeypatch):
+    for place in ("loops/a", "loops/a/deep", "loops/b", "loops/@eaDir", "loops/a/__MACOSX", "loops/.thumbs"):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / "x.jpg").touch()
+    for place in ("a", "b"):
+        (tmp_path / "loops" / place / "up").symlink_to("..")
+    (tmp_path / "loops" / "Thumbs.db").touch()
+    monkeypatch.chdir(tmp_path)
+
+    def found(pattern):
+        return [path.as_posix() for path in find_matches(pattern)]
+
+    everything = ["loops/a/deep/x.jpg", "loops/a/x.jpg", "loops/b/x.jpg"]
+    assert found("loops/**/*.jpg") == found("**/x.jpg") == everything
+    assert found(f"{tmp_path}/loops/**/x.jpg") == [f"{tmp_path}/{path}" for path in everything]
+    assert found("loops/*") == ["loops/a", "loops/b"] and found("loops/.t*") == ["loops/.thumbs"]
+    assert found("loops/@eaDir/*") == ["loops/@eaDir/x.jpg"] and found("loops/*/x.jpg") == everything[1:]
+    assert found("loops/**") == ["loops"] and found("**/deep/**/x.jpg") == everything[:1]
+    assert found(f"../{tmp_path.name}/loops/b/[x].jpg") == [f"../{tmp_path.name}/loops/b/x.jpg"]
+    assert found("none/**/x.jpg") == found("/none*/x") == []
 
 
 def test_folder_that_cannot_be_listed_is_an_error_or_reported(tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from affect_jax.data import images
-from affect_jax.files import files_below, printable
+from affect_jax.files import files_below, find_matches, printable
 from affect_jax.predict import video
 
 CAMERA = re.compile(r"camera:(\d+)")
@@ -145,7 +145,7 @@ def expand(given: str, problems: dict[str, str]) -> list[Source]:
     """Return the files of an input; ValueError if it names none. Folders that cannot be listed go to `problems`."""
     if ADDRESS.match(given):
         raise ValueError("addresses are not read; download the file and give its name")
-    paths = [Path(given)] if exists(given) else [Path(path) for path in sorted(glob.glob(given, recursive=True))]
+    paths = [Path(given)] if exists(given) else find_matches(given)
     if not paths:
         raise ValueError("no file matches" if glob.has_magic(given) else "no such file")
     sources = []

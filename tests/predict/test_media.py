@@ -134,7 +134,9 @@ def test_folders_links_globs_and_files_are_found_in_order_and_once(tmp_path):
         "in/b.jpg",
         "in/a.PNG",
     ]
-    assert found(f"{tmp_path}/**/y.png") == ["elsewhere/y.png", "in/link/y.png"]
+    assert found(f"{tmp_path}/**/y.png") == ["elsewhere/y.png"]
+    assert found(f"{tmp_path}/in/**/*.png") == ["in/deep/z.png", "in/dir.jpg/z.png", "in/link/y.png"]
+    assert found(f"{tmp_path}/in/**") == everything
     assert found(f"{tmp_path}/in/d*") == ["in/deep/z.png", "in/dir.jpg/z.png"]
     assert found(tmp_path / "in", left_out=lambda path: path.parent.name == "deep") == [
         e for e in everything if "deep" not in e
