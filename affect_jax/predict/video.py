@@ -6,6 +6,7 @@ H W of a frame. Frames are RGB uint8 [H, W, 3].
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import BinaryIO
 
 import av
@@ -18,9 +19,9 @@ from affect_jax.files import open_regular
 
 SUFFIXES = (".3gp", ".asf", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf")
 SUFFIXES += (".ogv", ".ts", ".vob", ".webm", ".wmv")
-NOT_VIDEO = ("ffmetadata", "image2", "lrc", "mjpeg", "tty")
-"""FFmpeg's names of formats that are no videos; those of still images end in "_pipe". "mjpeg", without a container,
-is found in archives and documents with JPEGs in them."""
+NOT_VIDEO = ("adf", "bin", "ffmetadata", "idf", "image2", "lrc", "mjpeg", "tty", "xbin")
+"""FFmpeg's names of formats that are no videos, such as drawings of letters; those of still images end in "_pipe".
+"mjpeg", without a container, is found in archives and documents with JPEGs in them."""
 CONTIGUOUS = ("flv", "matroska,webm")
 """FFmpeg's names of formats in which frames follow each other with few bytes between them."""
 HEADER_BYTES = 4096
@@ -106,9 +107,13 @@ def count_joined(file: BinaryIO) -> int:
 
 
 def open_container(file: BinaryIO) -> av.container.InputContainer:
-    """Open a video; NotVideo if it has no known format. No other file or address that it names is opened."""
+    """Open a video; NotVideo if it has no known format. No other file or address that it names is opened.
+
+    FFmpeg does not get the name of the file, because it would take some files for videos by their suffix alone.
+    """
+    unnamed = SimpleNamespace(read=file.read, seek=file.seek, tell=file.tell)
     try:
-        container = av.open(file, metadata_errors="ignore", options={"protocol_whitelist": "none"})
+        container = av.open(unnamed, metadata_errors="ignore", options={"protocol_whitelist": "none"})
     except (av.FFmpegError, ValueError):
         raise NotVideo("not a readable image or video") from None
     if container.format.name in NOT_VIDEO or container.format.name.endswith("_pipe"):

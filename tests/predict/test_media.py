@@ -98,6 +98,14 @@ def test_file_whose_reading_fails_is_named_and_the_others_are_read(tmp_path, mon
     assert f"{tmp_path}/a.avi: Input/output error" in report.problems()
 
 
+@pytest.mark.parametrize("suffix", ["bin", "cdg", "idf"])
+def test_file_is_no_video_by_its_suffix(tmp_path, suffix):
+    path = tmp_path / f"random.{suffix}"
+    path.write_bytes(np.random.default_rng(0).bytes(20_000))
+    frames, report = read(tmp_path)
+    assert not frames and report.others == {str(path): "not a readable image or video"}
+
+
 def test_only_files_without_image_and_video_are_a_problem(tmp_path):
     (tmp_path / "f.txt").write_text("notes")
     assert read(tmp_path)[1].problems() == [f"{tmp_path}/f.txt: not a readable image or video"]
@@ -135,7 +143,7 @@ def test_folders_links_globs_and_files_are_found_in_order_and_once(tmp_path):
         "in/a.PNG",
     ]
     assert found(f"{tmp_path}/**/y.png") == ["elsewhere/y.png"]
-    assert found(f"{tmp_path}/in/**/*.png") == ["in/deep/z.png", "in/dir.jpg/z.png", "in/link/y.png"]
+    assert found(f"{tmp_path}/in/**/[yz].png") == ["in/deep/z.png", "in/dir.jpg/z.png", "in/link/y.png"]
     assert found(f"{tmp_path}/in/**") == everything
     assert found(f"{tmp_path}/in/d*") == ["in/deep/z.png", "in/dir.jpg/z.png"]
     assert found(tmp_path / "in", left_out=lambda path: path.parent.name == "deep") == [
