@@ -65,7 +65,7 @@ signal.pause()""",
     assert (done.returncode, done.stdout, done.stderr) == (130, "kept\n", "interrupted\n")
 
 
-@pytest.mark.parametrize(("name", "status", "line"), [("SIGINT", 130, "interrupted\n"), ("SIGTERM", 143, "")])
+@pytest.mark.parametrize(("name", "status", "line"), [("SIGINT", 130, "interrupted\n"), ("SIGTERM", 143, "terminated\n")])
 def test_an_interruptible_block_cleans_up_after_a_signal(tmp_path, name, status, line):
     done = run(
         tmp_path,

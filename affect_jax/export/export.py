@@ -4,6 +4,7 @@ B batch, of any size; H W C height, width, channels of an image; K classes; D de
 """
 
 import json
+import secrets
 import shutil
 from collections.abc import Callable
 from functools import partial
@@ -66,13 +67,11 @@ def export_model(trained: Trained, folder: str | Path, licence: str = "", with_o
     of the training data is unknown, ImportError if the packages for ONNX are missing.
     """
     folder = Path(folder)
-    if folder.exists():
-        raise FileExistsError(f"{folder} exists; remove it or choose another --out")
+    check_is_new(folder)
     if with_onnx:
         require("onnx", "onnxruntime", purpose="ONNX (left out by --noonnx)")
     licence = licence or known_licence(trained)
-    partial = folder.with_name(f"{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    partial = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.partial")  # another process may export there too
     partial.mkdir(parents=True)
     try:
         write(trained, partial / MODEL_FILE, licence)
@@ -91,11 +90,18 @@ def export_model(trained: Trained, folder: str | Path, licence: str = "", with_o
         }
         (partial / "export.json").write_text(json.dumps(record, indent=2), encoding="utf-8")
         (partial / "README.md").write_text(describe(record), encoding="utf-8")
+        check_is_new(folder)
         partial.rename(folder)
     except BaseException:
         shutil.rmtree(partial)
         raise
     return record
+
+
+def check_is_new(folder: Path) -> None:
+    """Raise FileExistsError if the folder exists."""
+    if folder.exists():
+        raise FileExistsError(f"{folder} exists; remove it or choose another --out")
 
 
 def known_licence(trained: Trained) -> str:

@@ -127,6 +127,26 @@ def test_no_file_is_written_if_one_differs_from_the_network(classifier, tmp_path
     assert not list(tmp_path.iterdir())
 
 
+def test_exports_to_one_folder_at_the_same_time_do_not_disturb_each_other(classifier, tmp_path, monkeypatch):
+    """The second is exported while the first is, and the first ends with an error."""
+    (tmp_path / "out.partial").mkdir()
+    (tmp_path / "out.partial" / "mine.txt").touch()
+    write_files, started = exporting.WRITERS["classification"], []
+
+    def export_again(*arguments):
+        started.append("first")
+        if len(started) == 1:
+            started.append(export_model(classifier, tmp_path / "out", with_onnx=False))
+        return write_files(*arguments)
+
+    monkeypatch.setitem(exporting.WRITERS, "classification", export_again)
+    with pytest.raises(FileExistsError, match="out exists; remove it or choose another --out"):
+        export_model(classifier, tmp_path / "out", with_onnx=False)
+    assert json.loads((tmp_path / "out" / "export.json").read_text()) == json.loads(json.dumps(started[-1]))
+    assert {path.name for path in tmp_path.iterdir()} == {"out", "out.partial"}
+    assert (tmp_path / "out.partial" / "mine.txt").exists()
+
+
 def test_licence_comes_from_the_user_the_file_or_the_data_set_and_is_never_empty(classifier, tmp_path):
     assert known_licence(classifier._replace(about={"licence": "as the file says"})) == "as the file says"
     for name, words in (
