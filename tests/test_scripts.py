@@ -37,24 +37,26 @@ def test_sheet_of_augmentations_shows_each_image_unchanged_and_changed(tmp_path)
     assert cv2.imread(str(tmp_path / "scenes.png")).shape == (2 * 258 * 2, 3 * 322 * 2, 3)
 
 
-@pytest.mark.parametrize(
-    ("name", "arguments"),
-    [
-        ("show_augmentations", (DEMO, "--images=3", "--draws=4")),
-        ("audit_data", ("drawn_faces", "--num_examples=40")),
-    ],
-)
-def test_an_earlier_result_is_kept_if_the_disk_is_full(tmp_path, name, arguments):
-    out = tmp_path / "result.png"
+def test_an_earlier_sheet_of_augmentations_is_kept_if_the_disk_is_full(tmp_path):
+    out = tmp_path / "sheet.png"
     out.write_text("earlier")
     server, (soft, hard) = fork_server().pid, resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.prlimit(server, resource.RLIMIT_FSIZE, (400, hard))  # of the forked script
+    resource.prlimit(server, resource.RLIMIT_FSIZE, (1000, hard))  # of the forked script
     try:
-        done = fork(name, *arguments, f"--out={out}")
+        done = fork("show_augmentations", DEMO, f"--out={out}", "--images=3", "--draws=4")
     finally:
         resource.prlimit(server, resource.RLIMIT_FSIZE, (soft, hard))
-    assert done.returncode and "File too large" in done.stderr
+    assert done.returncode == 1 and done.stderr == f"OSError: [Errno 27] File too large: '{out}'\n"
     assert out.read_text() == "earlier" and list(tmp_path.iterdir()) == [out]
+
+
+def test_the_result_of_an_audit_replaces_an_earlier_one_as_a_whole(tmp_path):
+    earlier, out = tmp_path / "earlier.json", tmp_path / "audit.json"
+    earlier.write_text("earlier")
+    out.hardlink_to(earlier)  # a file that is written in place would change both
+    done = fork("audit_data", "drawn_faces", "--num_examples=9", f"--out={out}")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(out.read_text())["dataset"] == "drawn_faces" and earlier.read_text() == "earlier"
 
 
 def test_own_boxes_are_prepared_and_the_coverage_by_anchors_is_printed(tmp_path, shared_data):
