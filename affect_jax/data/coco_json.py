@@ -6,6 +6,7 @@ strings, as some tools write them.
 """
 
 import json
+import os
 from collections import defaultdict
 from collections.abc import Hashable, Iterator
 from pathlib import Path
@@ -78,7 +79,8 @@ def find(source: Path, split: str) -> bool:
 
 def find_image(source: Path, file_name: str) -> str:
     """Return the path below the source; tools on Windows write backslashes."""
-    return file_name if (source / file_name).is_file() else file_name.replace("\\", "/")
+    is_file = os.path.isfile(source / file_name)  # False, unlike that of Path, also for a name that is too long
+    return file_name if is_file else file_name.replace("\\", "/")
 
 
 def read_json(path: Path) -> dict:
@@ -102,7 +104,16 @@ def read_json(path: Path) -> dict:
                     problem = f"{name}, object number {number}: {field} is {found.get(field)!r:.100}"
                     kind = "a text" if kinds is str else "an integer"
                     raise BadInput(path, None, problem, f"each object of {name} needs {field}, {kind}")
+    for number, category in enumerate(content["categories"], start=1):
+        if not is_line(category["name"]):
+            problem = f"categories, object number {number}: name is {category['name']!r:.100}"
+            raise BadInput(path, None, problem, "a name must be one line of text")
     return content
+
+
+def is_line(text: str) -> bool:
+    """Return True if a text is one line, not blank, that UTF-8 can represent."""
+    return text.encode("utf-8", "ignore").decode().splitlines() == [text] and not text.isspace()
 
 
 def identity(value: int | str) -> Hashable:

@@ -71,6 +71,7 @@ BAD_ROWS = {
     "outside": (spoil("annotations", 0, bbox=[60, 1, 2, 4]), "annotation 1: the box .* is outside its 50x40 image"),
     "no image": (spoil("annotations", 0, image_id=99), "annotation 1: no image has the id 99"),
     "no category": (spoil("annotations", 0, category_id=1), "annotation 1: no category has the id 1"),
+    "too long a name": (spoil("images", 1, file_name="a" * 300 + ".png"), "train.json: a{300}.png: File name too long"),
     "no file": (spoil("images", 1, file_name="lost.png"), "train.json: lost.png: no such file"),
     "other size": (
         spoil("images", 1, height=50, width=40),
@@ -160,6 +161,9 @@ def test_files_in_another_format_have_clear_errors(tmp_path, source):
     assert_error(
         "val.json: images does not have COCO's format; images must be a list of objects, each with id and file_name"
     )
+    for name in ("\ud800", "face\nhat", " ", ""):
+        write(source, "val", {**content("val"), "categories": [{"id": 3, "name": "face"}, {"id": 7, "name": name}]})
+        assert_error(r"val.json: categories, object number 2: name is .*; a name must be one line of text")
     (source / "val.json").write_text("{")
     assert_error("val.json: not valid JSON")
     (source / "val.json").unlink()
