@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from affect_jax.data import SPLITS
 from affect_jax.data.identity import Fingerprint
-from affect_jax.data.records import fingerprints_file
+from affect_jax.data.records import CLASS_NAMES, fingerprints_file
 from affect_jax.data.source import BadInput, BadRows
 from affect_jax.data.source_files import INFO, is_prepared
 from affect_jax.files import contains, printable, write_atomically
@@ -222,7 +222,8 @@ class SourceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             written = cls.directory(temporary)
             builder.write_extra_files(written)
             fingerprints = {split: fingerprint.text() for split, fingerprint in builder.fingerprints.items()}
-            write_atomically(fingerprints_file(written), json.dumps(fingerprints))
+            names = [name.strip() for name in builder.class_names]  # as tfds reads them
+            write_atomically(fingerprints_file(written), json.dumps({**fingerprints, CLASS_NAMES: names}))
             target.parent.mkdir(exist_ok=True)
             if target.exists():
                 target.rename(temporary / REPLACED)

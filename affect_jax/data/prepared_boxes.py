@@ -193,8 +193,7 @@ class PreparedBoxesSplit:
 
     def __init__(self, directory: str | Path, split: str):
         self._records = Records(directory, split)
-        self.fingerprint = self._records.fingerprint
-        self.class_names: tuple[str, ...] = tuple(self._records.features["label"].feature.names)
+        self.fingerprint, self.class_names = self._records.fingerprint, self._records.class_names
         file = index_file(Path(directory), split)
         if not file.exists():
             raise FileNotFoundError(f"{file} is missing; prepare the data set again with --overwrite")

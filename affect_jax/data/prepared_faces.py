@@ -114,7 +114,7 @@ class PreparedFacesSplit:
         self._records = Records(directory, split)
         self._labels_file = labels_file(Path(directory), split)
         features, self.fingerprint = self._records.features, self._records.fingerprint
-        self.class_names: tuple[str, ...] = tuple(features["label"].names)
+        self.class_names = self._records.class_names
         self.image_shape: tuple[int, int, int] = features["image"].shape
         self._targets = {name: features[name].shape[0] for name in TARGETS if name in features}
 
@@ -142,9 +142,9 @@ class PreparedFacesSplit:
 
     def labels(self) -> np.ndarray:
         """Return the label of every example, int32 [N], from the records if the file of labels is not intact."""
-        with contextlib.suppress(OSError, EOFError, ValueError):
+        with contextlib.suppress(Exception):  # damage can cause any error
             labels = np.load(self._labels_file)
-            if labels.shape == (len(self),):
+            if labels.shape == (len(self),) and labels.dtype == np.int32:
                 return labels
         pieces = np.array_split(np.arange(len(self)), max(1, len(self) // 2048))
         return np.concatenate(

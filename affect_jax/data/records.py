@@ -10,6 +10,9 @@ from tensorflow_datasets.proto import tf_example_pb2
 from affect_jax.data.source import MissingSplit
 from affect_jax.files import explained, read_json
 
+CLASS_NAMES = "class_names"
+"""Key of the class names in the file of fingerprints; sets that an older version prepared have none."""
+
 
 def fingerprints_file(directory: Path) -> Path:
     """Return the path of the fingerprints of the splits; sets that an older version prepared have none."""
@@ -17,23 +20,38 @@ def fingerprints_file(directory: Path) -> Path:
 
 
 class Records:
-    """The records of a prepared split, its `features` and its `fingerprint`; MissingSplit if it does not exist."""
+    """The records of a prepared split, its `features`, its `class_names` and its `fingerprint`.
+
+    MissingSplit if it does not exist, ValueError that names the file or its folder if a description is damaged.
+    """
 
     def __init__(self, directory: str | Path, split: str):
-        check_features(read_json(Path(directory) / "features.json"), Path(directory))
+        directory = Path(directory)
+        check_features(read_json(directory / "features.json"), directory)
         with explained(directory):
             builder = tfds.builder_from_directory(directory)
-        if split not in builder.info.splits:
-            raise MissingSplit(f"{directory} has no split {split}; it has {', '.join(builder.info.splits)}")
-        self.features = builder.info.features
-        file = fingerprints_file(Path(directory))
-        with explained(file):
-            self.fingerprint: str = read_json(file)[split] if file.exists() else ""
-        self._files = [str(file) for file in builder.info.splits[split].filepaths]
-        self._ends = np.cumsum(builder.info.splits[split].shard_lengths)
-        # decoding by tfds, one example at a time, was four times slower; this source is pickled without its builder
-        raw = tfds.decode.DeserializeMethod.RAW_BYTES
-        self._source = builder.as_data_source(split, deserialize_method=raw).data_source
+            if split not in builder.info.splits:
+                raise MissingSplit(f"{directory} has no split {split}; it has {', '.join(builder.info.splits)}")
+            self.features = builder.info.features
+            self._files = [str(file) for file in builder.info.splits[split].filepaths]
+            self._ends = np.cumsum(builder.info.splits[split].shard_lengths)
+            # decoding by tfds, one example at a time, was four times slower; this source is pickled without its builder
+            raw = tfds.decode.DeserializeMethod.RAW_BYTES
+            self._source = builder.as_data_source(split, deserialize_method=raw).data_source
+            label = getattr(self.features["label"], "feature", self.features["label"])  # one, or one for each box
+            self.class_names: tuple[str, ...] = tuple(label.names)
+        self.fingerprint, names = "", self.class_names
+        file = fingerprints_file(directory)
+        if file.exists():
+            with explained(file):
+                written = read_json(file)
+                self.fingerprint, names = written[split], tuple(written.get(CLASS_NAMES, names))
+        file = directory / "label.labels.txt"
+        if not file.exists() or len(self.class_names) != label.num_classes or self.class_names != names:
+            raise ValueError(
+                f"{file} is missing or damaged (it gives the {len(self.class_names)} classes"
+                f" {', '.join(self.class_names)}); restore it, or prepare the data set again with --overwrite"
+            )
 
     def __len__(self) -> int:
         return len(self._source)

@@ -1,5 +1,6 @@
 import bz2
 import gzip
+import json
 import os
 import pickle
 import platform
@@ -406,6 +407,56 @@ def test_a_failure_while_writing_leaves_no_files(sheet, write_csv, tmp_path, mon
     with pytest.raises(OSError, match="No space left on device"):
         prepare(path, tmp_path / "data")
     assert list((tmp_path / "data").iterdir()) == []
+
+
+def set_value(keys, value):
+    """Return a function that changes one value of a JSON text."""
+
+    def change(text):
+        content = part = json.loads(text)
+        for key in keys[:-1]:
+            part = part[key]
+        part[keys[-1]] = value
+        return json.dumps(content)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("label.labels.txt", lambda text: text[:-3]),
+        ("label.labels.txt", lambda text: text[:20]),
+        ("label.labels.txt", lambda text: ""),
+        ("dataset_info.json", set_value(["splits", 0, "filepathTemplate"], "{X}")),
+        ("dataset_info.json", set_value(["splits", 0, "shardLengths"], [])),
+        ("dataset_info.json", set_value(["fileFormat"], "tfrecord")),
+    ],
+)
+def test_a_change_of_a_description_of_a_prepared_set_is_an_error_that_names_it(
+    sheet, write_csv, tmp_path, name, change
+):
+    prepare(write_csv(sheet.rows()), tmp_path)
+    file = Fer2013.directory(tmp_path) / name
+    file.write_text(change(file.read_text()))
+    place = file if name == "label.labels.txt" else file.parent
+    with pytest.raises(ValueError, match=re.escape(str(place))):
+        open_split("fer2013", "train", tmp_path)
+
+
+def test_a_set_without_names_in_its_fingerprints_needs_its_number_of_class_names(sheet, write_csv, tmp_path):
+    prepare(write_csv(sheet.rows()), tmp_path)
+    directory = Fer2013.directory(tmp_path)
+    written = json.loads((directory / "fingerprints.json").read_text())
+    assert written.pop("class_names") == list(labels.FER2013)
+    (directory / "fingerprints.json").write_text(json.dumps(written))
+    assert_is_sheet(tmp_path, sheet)
+    (directory / "label.labels.txt").write_text("angry\ndisgust\n")
+    with pytest.raises(ValueError, match=r"label\.labels\.txt is missing or damaged \(it gives the 2 classes angry"):
+        open_split("fer2013", "train", tmp_path)
+    (directory / "label.labels.txt").unlink()
+    with pytest.raises(ValueError, match=r"label\.labels\.txt is missing or damaged"):
+        open_split("fer2013", "train", tmp_path)
 
 
 @pytest.mark.parametrize("name", ["dataset_info.json", "features.json", "fingerprints.json"])

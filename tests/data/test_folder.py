@@ -50,7 +50,10 @@ def test_images_are_read_back_unchanged_with_their_class(tmp_path, folder, faces
             np.testing.assert_array_equal(image, faces.read(np.array([index]))["image"][0])
 
 
-@pytest.mark.parametrize("content", [None, b"", b"damaged"])
+WITH_DAMAGED_HEADER = b"\x93NUMPY\x01\x00v\x00{(" + b" " * 115 + b"\n"
+
+
+@pytest.mark.parametrize("content", [None, b"", b"damaged", WITH_DAMAGED_HEADER])
 def test_labels_are_read_from_the_records_if_their_own_file_is_lost_or_damaged(tmp_path, folder, content):
     Folder.prepare(tmp_path / "data", source=folder)
     intact = open_split("folder", "train", tmp_path / "data").labels()

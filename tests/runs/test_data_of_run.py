@@ -119,4 +119,5 @@ def test_the_fingerprint_does_not_depend_on_the_folder_and_the_names_of_the_imag
     for root in ("a", "b"):
         prepare(tmp_path / root, {"dark": "dark", "light": "light"})
         fingerprints.append((tmp_path / root / "data" / "folder" / "1.0.0" / "fingerprints.json").read_text())
-    assert fingerprints[0] == fingerprints[1] and json.loads(fingerprints[0]).keys() == {"train", "val", "test"}
+    assert fingerprints[0] == fingerprints[1]
+    assert json.loads(fingerprints[0]).keys() == {"train", "val", "test", "class_names"}
