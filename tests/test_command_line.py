@@ -65,7 +65,7 @@ signal.pause()""",
     assert (done.returncode, done.stdout, done.stderr) == (130, "kept\n", "interrupted\n")
 
 
-@pytest.mark.parametrize(("name", "status", "line"), [("SIGINT", 130, "interrupted\n"), ("SIGTERM", 143, "terminated\n")])
+@pytest.mark.parametrize(("name", "status", "line"), [("SIGINT", 130, "interrupted"), ("SIGTERM", 143, "terminated")])
 def test_an_interruptible_block_cleans_up_after_a_signal(tmp_path, name, status, line):
     done = run(
         tmp_path,
@@ -76,7 +76,7 @@ def test_an_interruptible_block_cleans_up_after_a_signal(tmp_path, name, status,
     finally:
         print('cleaned up')""",
     )
-    assert (done.returncode, done.stdout, done.stderr) == (status, "cleaned up\n", line)
+    assert (done.returncode, done.stdout, done.stderr) == (status, "cleaned up\n", f"{line}\n")
 
 
 def test_workers_ignore_interrupts(tmp_path):

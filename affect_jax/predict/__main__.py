@@ -11,18 +11,20 @@ from affect_jax import command_line
 
 command_line.exit_on_interrupt()  # before the slow imports
 
+import functools
 import itertools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
+import jax
 from absl import app, flags, logging
 from tqdm import tqdm
 
 from affect_jax.evaluate import tta
 from affect_jax.files import printable
-from affect_jax.predict import reader, search
+from affect_jax.predict import programs, reader, search
 from affect_jax.predict.media import Inputs, Report, Source, count_frames, find_sources, plural, read_frames
 from affect_jax.predict.output import DRAWN, Output, is_result
 from affect_jax.process import prepare_process
@@ -60,8 +62,8 @@ MAX_FRAMES = flags.DEFINE_integer("max_frames", None, "Stop after this number of
 
 def write_predictions(inputs: Inputs, read_faces: reader.FaceReader) -> Report:
     """Write the faces of the inputs to --out; return the report on the files that were read and skipped."""
-    print("compiling the networks for the first frame; later calls load them from a cache", flush=True)
     num_faces, interrupted = 0, False
+    jax.monitoring.register_event_listener(announce)
     with Output(OUT.value, read_faces.classifier.class_names, DRAW.value, MIN_SCORE.value) as output:
         for given, reason in inputs.problems.items():
             output.report.skip(given, reason)
@@ -81,13 +83,25 @@ def write_predictions(inputs: Inputs, read_faces: reader.FaceReader) -> Report:
     return output.report
 
 
+def announce(event: str, **details) -> None:
+    """Say that networks are compiled, on an event of jax.monitoring."""
+    if event == programs.COMPILES:
+        say_once("compiling the networks; each new size of image takes this time once, then a cache has them")
+
+
+@functools.cache
+def say_once(line: str) -> None:
+    """Print a line, unless it was printed before."""
+    print(line, flush=True)
+
+
 def print_summary(inputs: Inputs, output: Output, num_faces: int, interrupted: bool) -> None:
     """Print what was written and where, and which files were skipped or not read."""
     faces, frames = plural(num_faces, "face"), plural(output.num_frames, "frame")
     if output.kept_earlier:
         print(f"no frame was read; the results of an earlier call in {output.folder} are kept")
     else:
-        drawn = f" and {output.folder / DRAWN}/" if DRAW.value else ""
+        drawn = f" and {output.folder / DRAWN}/" if output.num_drawn else ""
         print(f"{faces} in {frames}: {output.folder / 'predictions.jsonl'}, predictions.csv{drawn}")
     print(output.report.summary())
     if interrupted:

@@ -40,7 +40,7 @@ class Output:
     until the context ends without an error; then they replace the results of an earlier call, unless no frame was
     written: `kept_earlier` is then True. A frame without a face, and a file that cannot be read, have a line with a
     "reason". `report` records problems of reading and of drawing.
-    Raises ValueError if another process writes to the folder.
+    Raises ValueError if another process writes to the folder, OSError if it cannot be used.
     """
 
     def __init__(self, folder: str | Path, class_names: Sequence[str], draw: bool, min_score: float):
@@ -50,10 +50,10 @@ class Output:
         self._drawn = self.folder / (DRAWN + PARTIAL)
         self._opened, self._names, self._undrawable = ExitStack(), set(), set()
         self._video, self._video_file, self._video_name = None, "", ""
-        self.num_frames, self.kept_earlier = 0, False
+        self.num_frames, self.num_drawn, self.kept_earlier = 0, 0, False
 
     def __enter__(self) -> "Output":
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         self._opened.enter_context(locked(self.folder / LOCK, "wait until it ends, or use another --out"))
         shutil.rmtree(self._drawn, ignore_errors=True)
         others = {path.name for path in (self.folder / DRAWN).glob("*")} - earlier_drawings(self.folder / LINES[0])
@@ -125,6 +125,7 @@ class Output:
             self._drawn.mkdir(exist_ok=True)
             drawn = draw_faces(frame.image, faces)
             name = self._draw_image(frame.file, drawn) if frame.time is None else self._draw_frame(frame, drawn)
+            self.num_drawn += 1
             return f"{DRAWN}/{name}"
         except Exception as error:  # Pillow, OpenCV and PyAV have their own errors
             self._report_undrawable(frame.file, error)
@@ -195,6 +196,22 @@ class Output:
         shutil.rmtree(self._drawn, ignore_errors=True)
         for name in LINES:
             (self.folder / (name + PARTIAL)).unlink()
+
+
+def make_folder(folder: Path) -> None:
+    """Create a folder for results if it is absent; OSError that says what to do if results cannot be written to it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise FileExistsError(f"--out={folder} is a file; give a folder") from None
+    except OSError as error:
+        reason = f"--out={folder} cannot be created ({error.strerror}); give a folder where you may write"
+        raise type(error)(reason) from None
+    for name in LINES:
+        if (folder / name).is_dir():
+            raise IsADirectoryError(f"{folder / name} is a folder; remove it or choose another --out")
+    if (folder / DRAWN).exists() and not (folder / DRAWN).is_dir():
+        raise NotADirectoryError(f"{folder / DRAWN} is a file; remove it or choose another --out")
 
 
 def earlier_drawings(lines: Path) -> set[str]:

@@ -39,6 +39,8 @@ FOR_MANY = {"xla_cpu_parallel_codegen_split_count": 1, "xla_cpu_prefer_vector_wi
 
 The newer emitters and, on processors with AVX-512, vectors of 512 bits give half of it each.
 """
+COMPILES = "/affect_jax/predict/compiles"
+"""Event of jax.monitoring before a network is traced and compiled that is not in the cache folder."""
 
 Shapes = Mapping[str, jax.ShapeDtypeStruct]
 
@@ -80,11 +82,13 @@ def traced(predict: PredictFn, arguments: tuple, description: str) -> export.Exp
     """Return the StableHLO of `predict` for arguments of these shapes, from JAX's cache folder if it is there."""
     folder = jax.config.jax_compilation_cache_dir
     if not folder or "://" in folder:
+        jax.monitoring.record_event(COMPILES)
         return export.export(predict)(*arguments)
     key = hashlib.sha256("\n".join((description, str(arguments), code_and_versions())).encode()).hexdigest()
     file = Path(folder) / f"{key}.stablehlo"
     if (stored := _read(file)) is not None:
         return stored
+    jax.monitoring.record_event(COMPILES)
     program = export.export(predict)(*arguments)
     with suppress(OSError):  # without the file, the next start takes longer
         file.parent.mkdir(parents=True, exist_ok=True)

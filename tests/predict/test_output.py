@@ -2,6 +2,7 @@ import csv
 import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -47,7 +48,7 @@ def test_module_writes_lines_and_drawings_of_a_photo_a_video_and_a_broken_file(c
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 1  # for the broken file
     assert "broken.jpg: not a readable" in done.stderr and "Traceback" not in done.stderr
-    assert "12 faces in 12 frames" in done.stdout
+    assert "12 faces in 12 frames" in done.stdout and "drawn/\n" in done.stdout
     assert "3 files: 2 read, 1 skipped (not a readable image or video)" in done.stdout
     records = lines(tmp_path / "out")
     faces, broken = [record for record in records if record["box"]], [record for record in records if not record["box"]]
@@ -218,6 +219,51 @@ def test_earlier_lines_of_a_stranger_delete_nothing_outside_the_folder(tmp_path)
     with Output(tmp_path / "out", ("happy", "sad"), False, 0.5):
         pass
     assert (tmp_path / "mine.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("out", "is_folder", "reason"),
+    [
+        ("photo.jpg", False, "photo.jpg is a file; give a folder"),
+        ("photo.jpg/out", False, "out cannot be created (Not a directory); give a folder where you may write"),
+        ("out/predictions.jsonl", True, "predictions.jsonl is a folder; remove it or choose another --out"),
+        ("out/drawn", False, "drawn is a file; remove it or choose another --out"),
+    ],
+)
+def test_unusable_folder_is_an_error_before_the_first_frame(tmp_path, out, is_folder, reason):
+    used = tmp_path / out.removesuffix("/out")
+    if is_folder:
+        used.mkdir(parents=True)
+    else:
+        used.parent.mkdir(exist_ok=True)
+        used.touch()
+    folder = tmp_path / out if out.startswith("photo") else tmp_path / "out"
+    with pytest.raises(OSError, match=re.escape(reason)), Output(folder, ("happy", "sad"), True, 0.5):
+        pass
+
+
+def test_folder_without_permission_is_an_error_with_a_remedy(tmp_path, monkeypatch):
+    def refuse(*arguments, **options):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(PermissionError, match=r"^--out=out cannot be created \(Permission denied\); give a folder"):
+        Output("out", ("happy", "sad"), True, 0.5).__enter__()
+
+
+def test_call_names_only_what_was_written(classifier, tmp_path):
+    """A second call compiles nothing."""
+    write(classifier, tmp_path / "model.safetensors", "")
+    command = [sys.executable, "-m", "affect_jax.predict", "--faces=whole", "--classifier=model.safetensors"]
+    Image.new("RGB", (64, 48), (90, 90, 90)).save(tmp_path / "a.png")
+    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache")}
+    done = [
+        subprocess.run([*command, *arguments], capture_output=True, text=True, cwd=tmp_path, env=environment)
+        for arguments in (("camera:77", "--out=none"), ("a.png", "--out=one"), ("a.png", "--out=two"))
+    ]
+    assert done[0].stdout.startswith("0 faces in 0 frames: none/predictions.jsonl, predictions.csv\n")
+    assert done[1].stdout.startswith("compiling the networks; each new size of image takes this time once")
+    assert done[2].stdout.startswith("1 face in 1 frame: two/predictions.jsonl, predictions.csv and two/drawn/\n")
 
 
 def test_second_call_at_the_same_time_is_an_error(tmp_path):
