@@ -70,7 +70,7 @@ def main(argv):
         )
     print_summary(done)
     print(f"{argv[1]} is in {done.directory}")
-    print(f"next: {train_command(argv[1], dataset.CONFIG)}")
+    print(f"next: {train_command(argv[1], done.config)}")
 
 
 def print_summary(done):
@@ -91,14 +91,20 @@ def print_summary(done):
 
 
 def train_command(dataset: str, config: str) -> str:
-    """Return the command that trains `config` on the data set; fields are set where the config has other values."""
-    data = runpy.run_path(str(CONFIGS / f"{config}.py"))["get_config"]().data
+    """Return the command that trains `config`, NAME or NAME:VARIANT, on the data set.
+
+    Fields are set where the config has other values.
+    """
+    name, colon, variant = config.partition(":")
+    data = runpy.run_path(str(CONFIGS / f"{name}.py"))["get_config"](variant).data
     wanted = {"name": dataset, "data_dir": DATA_DIR.value}
     fields = "".join(
         f"--config.data.{field}={shlex.quote(value)} " for field, value in wanted.items() if data[field] != value
     )
-    model = config.split("_")[1]
-    return f"python scripts/train.py --config=configs/{config}.py {fields}--workdir=runs/{dataset}_{model}"
+    model = name.split("_")[1]
+    return (
+        f"python scripts/train.py --config=configs/{name}.py{colon}{variant} {fields}--workdir=runs/{dataset}_{model}"
+    )
 
 
 if __name__ == "__main__":

@@ -144,7 +144,10 @@ def test_own_faces_are_prepared_swept_over_seeds_and_two_runs_compared(tmp_path)
         "prepare_data", "folder", f"--source={tmp_path / 'faces'}", f"--data_dir={tmp_path}", r"--identity=(person\d+)"
     )
     assert done.returncode == 0, done.stderr
-    assert "--config.data.name=folder" in done.stdout
+    command = next(line for line in done.stdout.splitlines() if line.startswith("next: "))
+    assert command.startswith(
+        "next: python scripts/train.py --config=configs/fer_vgg_best.py:narrow --config.data.name="
+    )
     fields = f"--config.data.name=folder --config.data.data_dir={tmp_path} --config.data.options={{}}"
     done = fork("sweep", f"--run=one = tests/linear_model.py {fields}", "--seeds=0,1", f"--workdir={tmp_path / 'runs'}")
     assert done.returncode == 0, done.stderr

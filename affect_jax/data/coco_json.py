@@ -23,6 +23,7 @@ class CocoJson(BoxesBuilder):
 
     REQUIRED_SPLITS = ("train", "val")
     DESCRIPTION = "Images with boxes in COCO's JSON format."
+    CONFIG = "widerface_rcnn:two_cores"
 
     def __init__(self, **kwargs):
         source = Path(kwargs.get("source") or "")

@@ -107,6 +107,11 @@ class Folder(FacesBuilder):
         """(H, W, C) of the prepared images, square."""
         return (self.size, self.size, self.channels)
 
+    @property
+    def first_config(self) -> str:
+        """The config that starts from the bundled classifier, if the images have its shape."""
+        return "fer_vgg_best:narrow" if self.image_shape == Folder.IMAGE_SHAPE else self.CONFIG
+
     def read_source(self) -> Iterator[dict]:
         """Read every image, by split folder, class and name."""
         self.others = {

@@ -25,12 +25,13 @@ REPLACED = "replaced"
 
 
 class Preparation(NamedTuple):
-    """Result of a preparation: counts[split][class], and remarks about the source."""
+    """Result of a preparation: counts[split][class], remarks about the source, and the config for a first run."""
 
     directory: Path
     counts: dict[str, dict[str, int]]
     skipped: list[BadInput]
     remarks: list[str]
+    config: str
 
 
 class Option(NamedTuple):
@@ -60,7 +61,7 @@ class SourceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     UNIT: ClassVar[str] = "faces"
     """Word for an example in messages."""
     CONFIG: ClassVar[str] = "fer_vgg"
-    """Name of the config for a first run on this data set."""
+    """Name of the config for a first run on this data set, NAME or NAME:VARIANT."""
     url_infos = None  # nothing is downloaded, and tfds would need an undeclared package to look for URLs
 
     def __init__(
@@ -80,6 +81,11 @@ class SourceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def class_names(self) -> tuple[str, ...]:
         """Class names in the order of their integer labels."""
         return self.CLASS_NAMES
+
+    @property
+    def first_config(self) -> str:
+        """Name of the config for a first run on the data set as its options make it."""
+        return self.CONFIG
 
     def read_source(self) -> Iterator[dict]:
         """Read examples in the order of the source: split, file (below the source) and the features."""
@@ -230,7 +236,7 @@ class SourceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             written.rename(target)
         finally:
             discard(temporary, target)
-        return Preparation(target, builder.counts, builder.bad_rows.skipped, remarks)
+        return Preparation(target, builder.counts, builder.bad_rows.skipped, remarks, builder.first_config)
 
     @classmethod
     def prepare_command(cls, data_dir: str | Path) -> str:

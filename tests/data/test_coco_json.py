@@ -44,7 +44,7 @@ def write(root, split: str, contents: dict):
 
 def test_boxes_of_any_classes_are_read_back_by_name(tmp_path, source):
     done = CocoJson.prepare(tmp_path / "data", source=source)
-    assert done.counts["val"] == {"face": 2, "hat": 1}
+    assert done.counts["val"] == {"face": 2, "hat": 1} and done.config == "widerface_rcnn:two_cores"
     split = open_split("coco_json", "val", tmp_path / "data")
     assert split.class_names == ("face", "hat") and len(split) == 2
     image = split.read_image(0)

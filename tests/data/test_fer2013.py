@@ -488,4 +488,4 @@ def test_every_data_set_declares_a_class_its_options_and_a_config(name):
         assert dataset.name == name
         arguments = signature(dataset).parameters
         assert all(option.help and arguments[option.name].kind == Parameter.KEYWORD_ONLY for option in dataset.OPTIONS)
-        assert (Path(__file__).parents[2] / "configs" / f"{dataset.CONFIG}.py").is_file()
+        assert (Path(__file__).parents[2] / "configs" / f"{dataset.CONFIG.split(':')[0]}.py").is_file()

@@ -158,7 +158,8 @@ def test_color_and_size_follow_the_options(tmp_path, folder):
     color = np.zeros((60, 50, 3), np.uint8)
     color[..., 2] = 250  # red, in OpenCV's order
     cv2.imwrite(str(folder / "calm" / "person99_red.png"), color)
-    Folder.prepare(tmp_path / "data", source=folder, channels=3, image_size=32)
+    done = Folder.prepare(tmp_path / "data", source=folder, channels=3, image_size=32)
+    assert done.config == "fer_vgg"  # the bundled weights are for other images
     found = 0
     for split in ("train", "val", "test"):
         opened, batch, places = read_all(tmp_path / "data", split)
