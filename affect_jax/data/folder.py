@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from affect_jax.data import SPLITS
 from affect_jax.data.faces import fit, to_channels
 from affect_jax.data.images import read_image
 from affect_jax.data.prepared import Option
@@ -121,7 +122,7 @@ class Folder(FacesBuilder):
             if path.is_file() and not is_hidden(path.name)
         }
         self.splits_of_person = defaultdict(set)
-        found = list(self._images())
+        found = self._with_person(list(self._images()))
         drawn = self._draw_splits(found)
         for folder_split, label, path, person in found:
             split = drawn.get(person, folder_split) if folder_split in (None, "train") else folder_split
@@ -134,8 +135,8 @@ class Folder(FacesBuilder):
                 "row": 0,
             }
 
-    def _images(self) -> Iterator[tuple[str | None, int, Path, str]]:
-        """Return split (None if no folder names it), label, path and person of every image."""
+    def _images(self) -> Iterator[tuple[str | None, int, Path, str | None]]:
+        """Return split, label, path and person of every image; None for a split or person that the path lacks."""
         for folder, split in self.split_of_folder.items():
             for label, name in enumerate(self.names):
                 if not (folder / name).is_dir():
@@ -145,10 +146,18 @@ class Folder(FacesBuilder):
                 for path in listing.images:
                     relative = path.relative_to(self.source).as_posix()
                     match = self.identity.search(relative) if self.identity else None
-                    if self.identity and not (match and match.group(1)):
-                        self.bad_rows.report(path, None, f"its path does not match identity {self.identity.pattern!r}")
-                        continue
-                    yield split, label, path, match.group(1) if match else relative
+                    yield split, label, path, (match and match.group(1)) if self.identity else relative
+
+    def _with_person(self, found: list[tuple[str | None, int, Path, str | None]]) -> list:
+        """Return the images with a person; report the others, and raise BadInput if no image has one."""
+        unmatched = [path for *_, path, person in found if not person]
+        if unmatched and len(unmatched) == len(found):
+            example = printable(unmatched[0].relative_to(self.source))
+            reason = f"no path matches identity {self.identity.pattern!r}, for example {example}"
+            raise BadInput(self.source, None, reason, "its first group must match the part that names the person")
+        for path in unmatched:
+            self.bad_rows.report(path, None, f"its path does not match identity {self.identity.pattern!r}")
+        return [image for image in found if image[-1]]
 
     def _draw_splits(self, found: list[tuple[str | None, int, Path, str]]) -> dict[str, str]:
         """Return the split of each person whose folder does not name it."""
@@ -179,7 +188,10 @@ class Folder(FacesBuilder):
             remarks.append(
                 "no --identity given: images of one person may be in two splits, and results will be too high"
             )
-        elif repeated := sorted(person for person, splits in self.splits_of_person.items() if len(splits) > 1):
+            return remarks
+        persons = Counter(split for splits in self.splits_of_person.values() for split in splits)
+        remarks.append("persons: " + ", ".join(f"{persons[split]:,} in {split}" for split in SPLITS))
+        if repeated := sorted(person for person, splits in self.splits_of_person.items() if len(splits) > 1):
             remarks.append(
                 f"persons in two or more splits, because the folders name the splits: {len(repeated)}, for example"
                 f" {printable(repeated[0])}; results will be too high"

@@ -84,6 +84,7 @@ def test_no_person_is_in_two_splits_if_a_regular_expression_names_the_person(tmp
         persons["train"] & persons["val"] | persons["train"] & persons["test"] | persons["val"] & persons["test"]
     )
     assert not any("identity" in remark for remark in done.remarks)
+    assert "persons: 12 in train, 4 in val, 4 in test" in done.remarks
 
 
 def test_the_random_split_depends_on_its_seed():
@@ -201,8 +202,17 @@ def test_an_error_after_skipped_images_names_the_first(tmp_path, folder):
     ("change", "options", "message"),
     [
         (lambda root: (root / "train").mkdir(), {}, "there are other folders next to the split folders"),
-        (lambda root: None, {"identity": r"(nobody\d+)"}, "does not match identity"),
-        (lambda root: None, {"identity": r"(nobody\d+)?"}, "does not match identity"),
+        (lambda root: None, {"identity": r"(person0\d)"}, r"person10_60.png: its path does not match identity"),
+        (
+            lambda root: None,
+            {"identity": r"(nobody\d+)"},
+            "no path matches identity .*, for example calm/person00_0.png",
+        ),
+        (
+            lambda root: None,
+            {"identity": r"(nobody\d+)?", "on_bad_row": "skip"},
+            "no path matches identity .*; its first group must match the part that names the person$",
+        ),
         (lambda root: None, {"identity": "person"}, "has no group"),
         (lambda root: None, {"identity": "(person"}, "is not a valid regular expression"),
         (lambda root: None, {"channels": 2}, "channels is 2"),
