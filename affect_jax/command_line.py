@@ -116,20 +116,24 @@ def discard_output() -> None:
         os.dup2(nowhere, descriptor)
 
 
-def parse_flags(argv: Sequence[str]) -> list[str]:
-    """Parse the flags; end the process with one line on an error in a flag, a config file or a field of a config."""
+def parse_flags(argv: Sequence[str], values=None) -> list[str]:
+    """Parse the flags; end the process with one line on an error in a flag, a config file or a field of a config.
+
+    `values` are absl's FlagValues, by default those of the program.
+    """
     from absl import flags
 
+    values = flags.FLAGS if values is None else values
     try:
-        arguments = flags.FLAGS([HOME.sub(expand_home, argument) for argument in argv])
-        for value in flags.FLAGS.flag_values_dict().values():
+        arguments = values([HOME.sub(expand_home, argument) for argument in argv])
+        for value in values.flag_values_dict().values():
             getattr(value, "keys", None)  # raises the error of a config file that could not be read
         return arguments
     except BrokenPipeError:  # while help is printed
         raise
     except flags.Error as error:
         names = MISSING.findall(str(error))
-        unset = [f"--{name} is missing: {flags.FLAGS[name].help.splitlines()[0].rstrip('.;')}" for name in names]
+        unset = [f"--{name} is missing: {values[name].help.splitlines()[0].rstrip('.;')}" for name in names]
         reason = "; ".join(unset) or last_error(str(error))
     except AttributeError as error:  # raised from the KeyError of a config's field
         missing = error.args[0].args[0] if isinstance(error.args[0], KeyError) else str(error)
@@ -138,6 +142,8 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         reason = f"{error.filename}, line {error.lineno}: {error.msg}"
     except Exception as error:
         reason = f"{type(error).__name__}: {str(error).strip().splitlines()[-1].strip()}"
+        if isinstance(error, OSError):  # a config file that does not exist
+            reason += near_configs(reason)
     sys.exit(f"{reason}; --help lists the flags")
 
 
@@ -147,6 +153,17 @@ def reject_arguments(argv: Sequence[str], hint: str = "") -> None:
 
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}" + (hint and f"; {hint}"))
+
+
+def near_configs(error: str) -> str:
+    """Return a hint with the files in configs/ whose names are nearest to that in the error; empty if none is near."""
+    from difflib import get_close_matches
+    from pathlib import Path
+
+    known = {path.stem: path for path in Path("configs").glob("*.py")}
+    name = Path(error.rpartition(": ")[2].strip("'")).stem
+    near = get_close_matches(name, known, n=3, cutoff=0.6)
+    return f"; did you mean {' or '.join(str(known[stem]) for stem in near)}?" if near else ""
 
 
 def expand_home(match: re.Match) -> str:

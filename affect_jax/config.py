@@ -228,6 +228,18 @@ def evaluation_buckets(config: ConfigDict) -> tuple[tuple[int, int], ...]:
     return config.data.eval_buckets or config.data.buckets
 
 
+def differing_fields(old: dict, new: dict, prefix: str = "") -> list[tuple[str, object, object]]:
+    """Return (dotted name, old value, new value) of the fields that differ; a missing field has the value "absent"."""
+    differences = []
+    for name in sorted(old.keys() | new.keys()):
+        a, b = old.get(name, "absent"), new.get(name, "absent")
+        if isinstance(a, dict) and isinstance(b, dict):
+            differences += differing_fields(a, b, f"{prefix}{name}.")
+        elif a != b:
+            differences.append((prefix + name, a, b))
+    return differences
+
+
 def epochs_to_steps(epochs: float, num_examples: int, batch_size: int) -> int:
     """Return the number of steps nearest to `epochs` epochs, at least 1 if epochs > 0."""
     return max(round(epochs * num_examples / batch_size), math.ceil(min(epochs, 1)))

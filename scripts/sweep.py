@@ -12,9 +12,11 @@ from affect_jax import command_line
 command_line.exit_on_interrupt()  # before the slow imports
 
 import shlex
+import sys
 from pathlib import Path
 
 from absl import app, flags
+from ml_collections import config_flags
 
 RUN = flags.DEFINE_multi_string(
     "run", None, "NAME = configs/FILE.py and any further --config.FIELD=VALUE.", required=True
@@ -36,6 +38,23 @@ def parse_run(text: str) -> tuple[str, list[str]]:
     return name.strip(), [f"--config={config}", *fields]
 
 
+def check_run(name: str, arguments: list[str]) -> None:
+    """End with one line if the config of a run cannot be read or is not valid: before hours of other runs."""
+    from affect_jax.config_checks import validate
+
+    values, argv = flags.FlagValues(), sys.argv
+    sys.argv = ["train.py", *(a for a in arguments if a.startswith("--config"))]  # ml_collections reads fields there
+    try:
+        config = config_flags.DEFINE_config_file("config", flag_values=values)
+        command_line.parse_flags(sys.argv, values)
+    finally:
+        sys.argv = argv
+    try:
+        validate(config.value)
+    except ValueError as error:
+        raise ValueError(f"--run {name}: {error}") from None
+
+
 def main(argv):
     command_line.reject_arguments(argv, "set fields within --run")
     from affect_jax.runs.sweep import run_sweep
@@ -43,6 +62,8 @@ def main(argv):
     runs = [parse_run(text) for text in RUN.value]
     if len({name for name, _ in runs}) < len(runs):
         raise app.UsageError("two runs have the same name")
+    for run in runs:
+        check_run(*run)
     if not SEEDS.value or not all(seed.strip().isdecimal() for seed in SEEDS.value):
         raise ValueError(f"--seeds={','.join(SEEDS.value)}; give whole numbers, such as 0,1,2")
     seeds = [int(seed) for seed in SEEDS.value]

@@ -29,7 +29,8 @@ WORKDIR = flags.DEFINE_string(
     "workdir", None, "The run's folder. A run in it is resumed. Default: runs/ and the config's name."
 )
 DETERMINISTIC = flags.DEFINE_bool("deterministic", False, "On a GPU, compute the same bits in every run; slower.")
-UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+UNWRITABLE = (*DISK_FULL, errno.EROFS, errno.EACCES, errno.EPERM)
 PROCESSES = define_process_flags()
 AFTER_DEMO = """Next, on FER2013:
   python scripts/prepare_data.py fer2013 --source=PATH/fer2013.csv
@@ -72,7 +73,8 @@ def main(argv):
     except OSError as error:
         if error.errno not in UNWRITABLE:
             raise
-        remedy = "Saved checkpoints are intact: make the folder writable, then rerun the command to resume."
+        cause = "free disk space" if error.errno in DISK_FULL else "make the folder writable"
+        remedy = f"Saved checkpoints are intact: {cause}, then rerun the command to resume."
         sys.exit(f"{type(error).__name__}: {error}. {remedy}")
 
 

@@ -241,9 +241,12 @@ class StandInDetector(nn.Module):
     def __call__(self, inputs: dict[str, jax.Array], train: bool) -> dict:
         rows, number = len(inputs["image"]), self.param("number", nn.initializers.ones, ())
         losses = {name: jnp.full(rows, number) for name in LOSS_PARTS}
-        found = {"boxes": (4,), "scores": (), "label": (), "valid": ()}
-        types = {"label": jnp.int32, "valid": bool}
-        detections = {name: jnp.ones((rows, 1, *shape), types.get(name, jnp.float32)) for name, shape in found.items()}
+        detections = {
+            "boxes": jnp.ones((rows, 1, 4)),
+            "scores": jnp.ones((rows, 1)),
+            "label": jnp.zeros((rows, 1), jnp.int32),
+            "valid": jnp.ones((rows, 1), bool),
+        }
         return {"losses": losses, "detections": detections}
 
 
@@ -335,6 +338,15 @@ def test_input_is_resident_where_the_config_says_so_or_the_split_fits(tiny_confi
     assert is_resident(tiny_config, split)
     tiny_config.data.input = "stream"
     assert not is_resident(tiny_config, split)
+
+
+def test_data_of_the_other_task_is_refused_by_name(tiny_config, tiny_detector_config):
+    tiny_config.data.name, tiny_detector_config.data.name = "drawn_scenes", "drawn_faces"
+    tiny_config.data.options = tiny_detector_config.data.options = {"num_examples": 4}
+    with pytest.raises(ValueError, match="drawn_scenes, which has boxes, but the config is for classification"):
+        build_task(tiny_config).open_split("train")
+    with pytest.raises(ValueError, match="drawn_faces, which has no boxes, but the config is for detection"):
+        build_task(tiny_detector_config).open_split("train")
 
 
 def test_workers_that_a_resident_split_does_not_use_are_named_at_the_start(tiny_config):

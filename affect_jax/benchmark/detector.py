@@ -17,12 +17,11 @@ from affect_jax.benchmark import torch_twin
 from affect_jax.benchmark.flop import forward_flop, training_flop
 from affect_jax.benchmark.steps import loop_work, random_network, step_work
 from affect_jax.benchmark.timing import Work, interleaved_rows, peak_memory, rows_of, seconds_one_by_one
-from affect_jax.config import detection_config, evaluation_buckets
+from affect_jax.config import detection_config, differing_fields, evaluation_buckets
 from affect_jax.models.faster_rcnn import ANCHOR_STRIDES, BACKBONES
 from affect_jax.ops.nms import nms
 from affect_jax.ops.roi_align import roi_align, roi_levels
 from affect_jax.packages import require
-from affect_jax.runs.workdir import differing_fields
 from affect_jax.tasks import build_task
 from affect_jax.train.mesh import data_mesh, replicated, split_over_devices, to_devices
 from affect_jax.train.prediction import compile_predict

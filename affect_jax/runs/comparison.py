@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from affect_jax.config import differing_fields
 from affect_jax.data import SPLITS
 from affect_jax.files import explained
 from affect_jax.runs import workdir
@@ -123,7 +124,7 @@ def differing(settings: Sequence[dict]) -> dict[str, list]:
     """Return the dotted names of the fields in which nested dicts differ, with the value in each dict."""
     fields = {}
     for place, other in enumerate(settings[1:], 1):
-        for name, value, others in workdir.differing_fields(settings[0], other):
+        for name, value, others in differing_fields(settings[0], other):
             fields.setdefault(name, [value] * len(settings))[place] = others
     return dict(sorted(fields.items()))
 

@@ -14,6 +14,8 @@ from affect_jax.runs.workdir import Workdir, load_config, load_history, load_met
 from affect_jax.tasks import TASKS
 from affect_jax.tasks.interface import Task
 
+CAPTION = "\nMean ± sample standard deviation over the seeds.\n"
+
 
 def run_sweep(
     runs: Mapping[str, Sequence[str]],
@@ -31,6 +33,7 @@ def run_sweep(
     ValueError if runs have different tasks.
     """
     folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     results, task, failed = {}, None, []
     for name, arguments in runs.items():
         for seed in seeds:
@@ -50,9 +53,10 @@ def run_sweep(
                 raise ValueError("a sweep compares classifiers or detectors, not both; use two sweeps")
             task = of_run
             results.setdefault(name, []).append(run_result(run, task, split, marks))
-        if results:
-            write_atomically(folder / "sweep.md", sweep_table(results, task, split, marks))
-    table = sweep_table(results, task, split, marks) if results else ""
+        table = sweep_table(results, task, split, marks) + CAPTION if results else ""
+        if failed:
+            table += f"\nFailed: {'; '.join(failed)}.\n"
+        write_atomically(folder / "sweep.md", table)
     if failed:
         print(table, end="", flush=True)
         raise ChildProcessError(f"{'; '.join(failed)} failed; fix the cause, then rerun the sweep to resume")

@@ -36,6 +36,7 @@ def train_and_evaluate(config: ConfigDict, path: str | Path) -> dict[str, float]
     """
     validate(config)
     run, say = Workdir(path), print_line if jax.process_index() == 0 else ignore_line
+    workdir.check_writable(run.path)
     say("opening the data and setting the initial weights")
     weights = None if step_folders(run.checkpoints) else load_initial_weights(config)  # a checkpoint has its own
     trainer = Trainer(config, build_task(config, load_teachers(config)), weights)
@@ -50,7 +51,8 @@ def train_and_evaluate(config: ConfigDict, path: str | Path) -> dict[str, float]
         resources.callback(checkpoints.close)
         if checkpoints.newest is not None:
             trainer.restore(checkpoints)
-            say(f"resuming from step {trainer.step}")
+            finished = trainer.step == trainer.plan.total_steps
+            say("the run is finished: writing its report again" if finished else f"resuming from step {trainer.step}")
         elif run.history.exists():
             say("the run has no checkpoint yet: starting again from step 0")
         say(f"{trainer.describe()}; workdir: {run.path}")

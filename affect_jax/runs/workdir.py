@@ -16,7 +16,7 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from affect_jax import files
-from affect_jax.config import default_config
+from affect_jax.config import default_config, differing_fields
 from affect_jax.config_checks import validate_for_use
 from affect_jax.data.identity import SplitIdentity, difference
 from affect_jax.tasks.interface import DataFacts
@@ -55,6 +55,15 @@ def locked(workdir: Workdir) -> Iterator[None]:
     workdir.path.mkdir(parents=True, exist_ok=True)
     with files.locked(workdir.lock, "wait until it ends, or use another --workdir"):
         yield
+
+
+def check_writable(path: Path) -> None:
+    """Raise ValueError if a run cannot be written in the folder `path`, which need not exist."""
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"{path} is a file; a run needs a folder")
+    nearest = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    if not os.access(nearest, os.W_OK):
+        raise ValueError(f"{nearest} is not writable; choose another folder for the run")
 
 
 def claim(workdir: Workdir, config: ConfigDict, data: DataFacts, splits: Mapping[str, SplitIdentity]) -> None:
@@ -189,18 +198,6 @@ def environment() -> dict[str, str]:
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in packages},
     }
-
-
-def differing_fields(old: dict, new: dict, prefix: str = "") -> list[tuple[str, object, object]]:
-    """Return (dotted name, old value, new value) of the fields that differ; a missing field has the value "absent"."""
-    differences = []
-    for name in sorted(old.keys() | new.keys()):
-        a, b = old.get(name, "absent"), new.get(name, "absent")
-        if isinstance(a, dict) and isinstance(b, dict):
-            differences += differing_fields(a, b, f"{prefix}{name}.")
-        elif a != b:
-            differences.append((prefix + name, a, b))
-    return differences
 
 
 def _read_record(workdir: Workdir) -> dict:

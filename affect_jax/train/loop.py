@@ -14,6 +14,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from affect_jax.config import default_config, differing_fields
 from affect_jax.data.pipeline import BatchIterator
 from affect_jax.models.calibration import calibrate_batch_norm
 from affect_jax.models.pretrained import Pretrained, named_weights
@@ -61,8 +62,8 @@ class Trainer:
 
     def __init__(self, config: ConfigDict, task: Task, pretrained: Pretrained | None = None):
         self.config, self.task, self.mesh = config, task, data_mesh()
-        check_batch_size(config, self.mesh.size)
         train_split = task.open_split("train")
+        check_batch_size(config, self.mesh.size, len(train_split))
         self.data = task.data_facts(train_split)
         self.validation = task.evaluation("val")
         self.data_description = task.describe(train_split, self.validation)
@@ -83,7 +84,7 @@ class Trainer:
         # in one program: outside of one, every shape of a parameter would be compiled by itself
         state = run_once(lambda variables: create_state(variables, self.optimizer, config.ema_decay > 0), variables)
         self.state = jax.device_put(state, replicated(self.mesh))
-        self.step, self.clock, self.best = 0, Clock({}), None
+        self.step, self.clock, self.best, self.has_evaluated = 0, Clock({}), None, False
 
         names = named_weights({"params": variables["params"]}).keys()  # statistics follow their layer's parameters
         check_patterns(config.optim.freeze, names, "optim.freeze")
@@ -119,7 +120,7 @@ class Trainer:
         devices = f"{self.mesh.size} x {device.device_kind} ({device.platform})"
         return "\n".join(
             [
-                str(config),
+                describe_config(config),
                 describe_parameters({"params": self.state.params}),
                 f"devices: {devices}, {jax.process_count()} process(es)",
                 *self.data_description,
@@ -192,7 +193,7 @@ class Trainer:
         jax.block_until_ready(self.state)  # steps that still run count as training, not as compilation
         nothing_to_save, before = not self.programs, self.clock.seconds["compile_seconds"]
         with self.clock.compiling(), ended_by_signals() if nothing_to_save else nullcontext():
-            log.say("compiling the training step")
+            log.say("compiling the training step" + (", Ctrl-C ends this at once" if nothing_to_save else ""))
             compiled = train_steps.lower(self.state, self.example_shapes, *arguments).compile()
         log.say(f"compiled (or loaded from cache) in {self.clock.seconds['compile_seconds'] - before:.1f} s")
         return compiled
@@ -220,6 +221,9 @@ class Trainer:
         self, checkpoints: Checkpoints, log: RunLog, keep_best: Callable[[BestEvaluation], None]
     ) -> dict[str, float]:
         """Evaluate on val, log the metrics, and keep the predictions if they are the best so far."""
+        if not self.has_evaluated:
+            log.say("compiling the evaluation")
+            self.has_evaluated = True
         predictions = self.predict_val(self.state.eval_variables)
         metrics = self.task.scalars(self.task.metrics(predictions, self.validation, intervals=False))
         best = checkpoints.is_best(metrics)
@@ -238,8 +242,18 @@ class Trainer:
         self.batches.close()
 
 
-def check_batch_size(config: ConfigDict, num_devices: int) -> None:
-    """Raise ValueError if a batch cannot be split evenly over the devices."""
+def describe_config(config: ConfigDict) -> str:
+    """Return the fields of a config that differ from their defaults, one per line."""
+    fields = differing_fields(default_config(config.task).to_dict(), config.to_dict())
+    return "\n".join(["fields that differ from their defaults:", *(f"  {name} = {new!r}" for name, _, new in fields)])
+
+
+def check_batch_size(config: ConfigDict, num_devices: int, num_examples: int) -> None:
+    """Raise ValueError if a batch cannot be split evenly over the devices, or is larger than the training split."""
+    if config.batch_size > num_examples:
+        raise ValueError(
+            f"batch_size is {config.batch_size}, but train has only {num_examples} images; set a smaller one"
+        )
     if config.batch_size % (config.accumulate_steps * num_devices):
         parts = f" in {config.accumulate_steps} parts" if config.accumulate_steps > 1 else ""
         raise ValueError(

@@ -180,11 +180,16 @@ def test_step_that_overflows_the_weights_ends_the_run_and_names_the_remedy(confi
 
 def test_batch_must_split_evenly_over_devices_and_parts(config):
     with pytest.raises(ValueError, match="batch_size is 16, which cannot be split evenly over 3 devices; change"):
-        loop.check_batch_size(config, 3)
+        loop.check_batch_size(config, 3, 16)
     config.accumulate_steps = 8
     with pytest.raises(ValueError, match="over 4 devices in 8 parts"):
-        loop.check_batch_size(config, 4)
-    loop.check_batch_size(config, 2)
+        loop.check_batch_size(config, 4, 16)
+    loop.check_batch_size(config, 2, 16)
+
+
+def test_batch_larger_than_the_training_split_is_refused(config):
+    with pytest.raises(ValueError, match="batch_size is 16, but train has only 15 images"):
+        loop.check_batch_size(config, 1, 15)
 
 
 def test_valence_arousal_head_learns_and_is_reported(config, tmp_path, monkeypatch):
