@@ -5,6 +5,7 @@ are generated from the file NAME. `python -m affect_jax.export.model_card` updat
 """
 
 import re
+import sys
 from pathlib import Path
 
 from affect_jax.config import evaluation_buckets
@@ -34,18 +35,22 @@ def figures(trained: Trained) -> str:
 
 
 def origin(trained: Trained) -> str:
-    """Return a description of the network and of the run that trained it."""
+    """Return a list with the network and the run that trained it."""
     about, environment = trained.about, trained.about["environment"]
     values = sum(value.size for value in named_weights(trained.variables).values())
     sizes = [trained.data.image_shape] if trained.data.image_shape else evaluation_buckets(trained.config)
     input_size = " or ".join("x".join(map(str, size)) for size in sizes)
-    return (
-        f"{trained.config.model.name}, {values:,} values in float16; input size {input_size}; classes:"
-        f" {', '.join(trained.data.class_names)}."
-        f" Checkpoint {about['step']} of the run {about['source']} on {trained.config.data.name}, seed"
-        f" {trained.config.seed}: `{environment['command']}` at {environment['commit']}, {environment['devices']}."
-        f" Licence: {about['licence']}."
-    )
+    facts = {
+        "Network": f"{trained.config.model.name}, {values:,} values in float16, input size {input_size}",
+        "Classes": ", ".join(trained.data.class_names),
+        "Run": f"checkpoint {about['step']} of {about['source']} on {trained.config.data.name},"
+        f" seed {trained.config.seed}",
+        "Command": f"`{environment['command']}`",
+        "Commit": environment["commit"],
+        "Hardware": environment["devices"],
+        "Licence": about["licence"],
+    }
+    return "\n".join(f"- {name}: {fact}" for name, fact in facts.items())
 
 
 def classifier_tables(evaluations: dict[str, dict]) -> list[str]:
@@ -123,4 +128,6 @@ TABLES = {"classification": classifier_tables, "detection": detector_tables}
 """By task."""
 
 if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        sys.exit("this updates the card of the bundled weights; it has no arguments")
     update_card(BUNDLED_WEIGHTS / "README.md")

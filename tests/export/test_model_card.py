@@ -39,7 +39,7 @@ def row_of(text, start):
 def test_card_of_a_classifier_has_the_figures_of_its_file(classifier, evaluations, tmp_path):
     write(with_about(classifier, evaluations), tmp_path / "model.safetensors", "for research")
     found = figures(read(tmp_path / "model.safetensors"))
-    assert "for research" in found and "run a_run" in found and "abc123" in found and "step 12" not in found
+    assert "for research" in found and "of a_run on" in found and "- Commit: abc123" in found and "step 12" not in found
     test = evaluations["test"]
     low, high = (100 * side for side in test["accuracy_ci95"])
     accuracy = f"{100 * test['accuracy']:.1f} % ({low:.1f} to {high:.1f})"
@@ -61,7 +61,7 @@ def test_card_of_a_detector_has_the_figures_of_its_file(tiny_detector_config):
     variables = {"params": {"kernel": np.zeros((30, 50))}, "batch_stats": {}}
     trained = Trained(tiny_detector_config, DataFacts(("face",), ()), variables, {"licence": "for research"})
     text = figures(with_about(trained, {"val": metrics}))
-    assert "1,500 values" in text and "input size 96x128; classes: face" in text
+    assert "1,500 values" in text and "input size 96x128\n- Classes: face\n" in text
     assert row_of(text, "widerface, val")[1] == "6" and row_of(text, "widerface, val")[-2:] == ["50.0 %", "100.0 %"]
     heights = {row_of(text, group)[1] for group in metrics["recall_by_height"]}
     assert heights == {"100.0 % of 3", "0.0 % of 3"}
