@@ -25,7 +25,7 @@ from affect_jax.export.readme import describe
 from affect_jax.ops.boxes import box_iou
 from affect_jax.packages import require
 from affect_jax.predict.networks import compiled_predict
-from affect_jax.runs.model_file import Trained, read, write
+from affect_jax.runs.model_file import MODEL_FILE, Trained, read, write
 from affect_jax.tasks import build_task
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -41,8 +41,6 @@ TOLERANCES = {
 
 With rounded weights, NMS may keep the other of two boxes of a face; these overlap by at least half.
 """
-
-MODEL_FILE = "model.safetensors"
 
 Outputs = dict[str, np.ndarray]
 

@@ -16,6 +16,8 @@ from affect_jax.tasks import build_task
 from affect_jax.tasks.interface import DataFacts
 from affect_jax.train.state import variable_shapes
 
+MODEL_FILE = "model.safetensors"
+"""Name of the model file in the folder of an export."""
 FLOAT16_MAX = float(np.finfo(np.float16).max)
 
 
@@ -31,7 +33,7 @@ class Trained(NamedTuple):
 
 
 def read(path: str | Path) -> Trained:
-    """Read the network in a model file, or the best checkpoint of the run in a folder.
+    """Read the network in a model file or in the folder of an export, or the best checkpoint of the run in a folder.
 
     A file of this package can be named "affect_jax/..." in any working directory.
     The weights are compared with the network when it is first used: see predict.networks.compiled_predict.
@@ -39,7 +41,9 @@ def read(path: str | Path) -> Trained:
     """
     path = Path(find_bundled(str(path)))
     if path.is_dir():
-        return read_run(path)
+        if workdir.Workdir(path).config.exists() or not (path / MODEL_FILE).is_file():
+            return read_run(path)
+        path = path / MODEL_FILE
     if not path.is_file():
         raise FileNotFoundError(f"{path}: neither a model file nor the folder of a run")
     try:
@@ -47,7 +51,8 @@ def read(path: str | Path) -> Trained:
             metadata = file.metadata() or {}
         weights = safetensors.numpy.load_file(path)
     except safetensors.SafetensorError as error:
-        raise ValueError(f"{path} is not a complete safetensors file: {error}") from None
+        others = "" if path.suffix == ".safetensors" else "; models are read from .safetensors files only"
+        raise ValueError(f"{path} is not a complete safetensors file: {error}{others}") from None
     if OWN_RECORD not in metadata:
         raise ValueError(f"{path} has weights but no config; use a model file that scripts/export.py wrote")
     with explained(path):

@@ -25,6 +25,18 @@ def test_network_is_read_from_its_file_to_the_precision_of_float16(classifier, t
     np.testing.assert_allclose(Classifier(again, 2)(faces), Classifier(classifier, 2)(faces), atol=5e-3)
 
 
+def test_folder_of_an_export_is_read_and_files_of_other_formats_are_refused(classifier, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"is not the folder of a run: it has no config\.json"):
+        read(tmp_path)
+    write(classifier, tmp_path / "model.safetensors", "")
+    assert read(tmp_path).data == classifier.data
+    (tmp_path / "model.onnx").write_bytes(b"\x08\x0a\x12 of another program" * 20)
+    with pytest.raises(
+        ValueError, match=r"model.onnx is not a complete .*; models are read from .safetensors files only"
+    ):
+        read(tmp_path / "model.onnx")
+
+
 def test_weights_that_do_not_fit_the_network_are_an_error_at_its_first_use(classifier):
     variables = jax.tree.map(lambda x: x, classifier.variables)
     variables["params"]["logits"]["kernel"] = np.zeros((5, 3), np.float32)
