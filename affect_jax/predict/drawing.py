@@ -18,8 +18,11 @@ COLORS = {
     "sad": (95, 155, 245),
     "surprise": (250, 150, 60),
 }
+PALETTE = ((245, 110, 190), (90, 205, 225), (225, 225, 120), (170, 150, 245), (90, 200, 130), (245, 170, 130))
+PALETTE += ((150, 175, 200), (215, 130, 90), (190, 235, 170), (200, 110, 150))
+"""Colors of classes with other names, by their number."""
 OTHER_COLOR = (110, 225, 200)
-"""Color of classes with other names, and of faces without an expression."""
+"""Color of faces without an expression."""
 DARK, PADDING = (20, 20, 20), 3
 
 
@@ -37,15 +40,23 @@ def draw_faces(image: np.ndarray, faces: Sequence[Face]) -> np.ndarray:
     for face in faces:
         x1, y1, x2, y2 = (round(side) for side in face.box)
         thickness = max(1, min(widest, min(x2 - x1, y2 - y1) // 10))
-        cv2.rectangle(drawn, (x1, y1), (x2, y2), COLORS.get(face.expression, OTHER_COLOR), thickness)
+        cv2.rectangle(drawn, (x1, y1), (x2, y2), color(face), thickness)
     centers, labels = [center_part(face) for face in faces], []
     for number in sorted(range(len(faces)), key=lambda number: area(faces[number]), reverse=True):
         face = faces[number]
         scale, place = label_place(label(face), face.box, drawn.shape[:2])
         if not any(overlap(place, other) for other in centers[:number] + centers[number + 1 :] + labels):
-            draw_label(drawn, label(face), scale, place, COLORS.get(face.expression, OTHER_COLOR))
+            draw_label(drawn, label(face), scale, place, color(face))
             labels.append(place)
     return drawn
+
+
+def color(face: Face) -> tuple[int, int, int]:
+    """Return the color of the face's expression."""
+    if face.expression is None:
+        return OTHER_COLOR
+    number = list(face.probabilities).index(face.expression)
+    return COLORS.get(face.expression, PALETTE[number % len(PALETTE)])
 
 
 def label(face: Face) -> str:
@@ -56,13 +67,16 @@ def label(face: Face) -> str:
 def label_place(
     text: str, box: tuple[float, float, float, float], image_size: tuple[int, int]
 ) -> tuple[float, Rectangle]:
-    """Return the scale and the rectangle of a label: above the box, or inside it at the upper border of the image."""
+    """Return the scale and the rectangle of a label: above the box, or below it at the upper border of the image.
+
+    The label of a box from the upper to the lower border is inside it at the bottom, where it does not cover the eyes.
+    """
     height, width = image_size
     scale = float(np.clip((box[2] - box[0]) / 110, 0.4, max(0.45, max(height, width) / 900)))
     (text_width, text_height), below = cv2.getTextSize(text, FONT, scale, stroke(scale))
     tall, wide = text_height + below + 2 * PADDING, text_width + 2 * PADDING
     top = round(box[1]) - tall
-    top = min(max(0, top if top >= 0 else round(box[1])), max(0, height - tall))
+    top = max(0, min(top if top >= 0 else round(box[3]), height - tall))
     left = min(max(0, round(box[0])), max(0, width - wide))
     return scale, (left, top, left + wide, top + tall)
 
