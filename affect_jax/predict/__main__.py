@@ -37,18 +37,25 @@ BATCH_SIZE = flags.DEFINE_integer(
     "batch_size",
     None,
     "Number of images, and of faces, in one call of a network. Default: 8; on CPU 1 for detection, 4 for faces.",
-    1,
+    *reader.RANGES["batch_size"],
 )
 MARGIN = flags.DEFINE_float(
     "margin",
     reader.MARGIN,
     "Added to each side of a face before it is classified, as a fraction of its longer side.",
-    0,
+    *reader.RANGES["margin"],
 )
-MIN_SCORE = flags.DEFINE_float("min_score", reader.MIN_SCORE, "Drop detections with a lower score.", 0, 1)
-MIN_CONFIDENCE = flags.DEFINE_float("min_confidence", 0.0, "Below this probability no expression is named.", 0, 1)
+MIN_SCORE = flags.DEFINE_float(
+    "min_score", reader.MIN_SCORE, "Drop detections with a lower score.", *reader.RANGES["min_score"]
+)
+MIN_CONFIDENCE = flags.DEFINE_float(
+    "min_confidence", 0.0, "Below this probability no expression is named.", *reader.RANGES["min_confidence"]
+)
 ENLARGE = flags.DEFINE_float(
-    "enlarge", search.ENLARGE, "Search images, but not videos, at this many times their size, to find smaller faces.", 1
+    "enlarge",
+    search.ENLARGE,
+    "Search images, but not videos, at this many times their size, to find smaller faces.",
+    *reader.RANGES["enlarge"],
 )
 TTA = flags.DEFINE_enum(
     "tta",

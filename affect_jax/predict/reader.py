@@ -3,7 +3,9 @@
 Images are RGB uint8 [H, W, 3] of any size; boxes are [x1, y1, x2, y2] in pixels of their image.
 """
 
+import sys
 from collections.abc import Iterable, Iterator, Sequence
+from numbers import Integral, Real
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +15,7 @@ import numpy as np
 from affect_jax.data.faces import crop_box
 from affect_jax.predict.media import Frame
 from affect_jax.predict.networks import Classifier, Detector, batched
-from affect_jax.predict.search import ENLARGE, MOST_PIXELS, SMALLEST_FACE
+from affect_jax.predict.search import ENLARGE, MOST_PIXELS, SIDES, SMALLEST_FACE
 from affect_jax.runs.model_file import read
 
 BUNDLED_WEIGHTS = Path(__file__).parent / "weights"
@@ -23,6 +25,15 @@ WHOLE = "whole"
 """Given instead of a detector: every image is one face."""
 MARGIN, MIN_SCORE = 0.1, 0.65
 """Defaults of `load`."""
+RANGES = {
+    "batch_size": (1, None),
+    "margin": (0, None),
+    "min_score": (0, 1),
+    "min_confidence": (0, 1),
+    "most_pixels": (SIDES[0] ** 2, None),
+    "enlarge": (1, None),
+}
+"""Lowest and highest values of the arguments of `load`."""
 
 
 class Face(NamedTuple):
@@ -69,9 +80,17 @@ def load(
         tta: test-time augmentation of the classifier, one of evaluate.tta.TTA: "flip" averages the probabilities of a
             face and its mirror image, "flip_shift" those of ten views.
 
-    Raises FileNotFoundError if a model does not exist, ValueError if it is not a model of the expected task or `tta` is
-    unknown.
+    Raises FileNotFoundError if a model does not exist, ValueError if it is not a model of the expected task, `tta` is
+    unknown or another argument is not in its range of RANGES.
     """
+    check_options(
+        batch_size=1 if batch_size is None else batch_size,
+        margin=margin,
+        min_score=min_score,
+        min_confidence=min_confidence,
+        most_pixels=most_pixels,
+        enlarge=enlarge,
+    )
     on_cpu = jax.default_backend() == "cpu"
     num_images, num_faces = (batch_size or size for size in ((1, 4) if on_cpu else (8, 8)))
     name_faces = Classifier(read(classifier), num_faces, tta)
@@ -146,9 +165,23 @@ class FaceReader:
         return Face(tuple(map(float, box)), float(score), expression, by_name)
 
 
+def check_options(**options: float) -> None:
+    """Raise ValueError if an argument of `load` is not a number in its range of RANGES."""
+    for name, value in options.items():
+        lowest, highest = RANGES[name]
+        kind, noun = (Integral, "a whole number") if name == "batch_size" else (Real, "a number")
+        in_range = isinstance(value, kind) and lowest <= value <= (sys.float_info.max if highest is None else highest)
+        if not in_range:
+            expected = f"of at least {lowest}" if highest is None else f"from {lowest} to {highest}"
+            raise ValueError(f"{name} is {value!r}; must be {noun} {expected}")
+
+
 def check_images(images: Sequence[np.ndarray]) -> None:
     """Raise ValueError if an image is not RGB uint8 [H, W, 3]."""
     for index, image in enumerate(images):
+        if not hasattr(image, "dtype"):
+            kind = type(image).__name__
+            raise ValueError(f"image {index} is a {kind}; read it with affect_jax.data.images.read_image")
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
             raise ValueError(
                 f"image {index} is {image.dtype} {list(image.shape)}; images must be uint8 [height, width, 3], RGB"

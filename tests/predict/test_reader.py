@@ -1,3 +1,4 @@
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,7 +9,7 @@ from affect_jax.data.faces import crop_box, fit, to_channels
 from affect_jax.data.windows import flip_boxes
 from affect_jax.predict.media import Frame
 from affect_jax.predict.networks import CANDIDATE_SCORE, Classifier, Detector, compiled_predict
-from affect_jax.predict.reader import FaceReader
+from affect_jax.predict.reader import RANGES, FaceReader, check_options, load
 from affect_jax.predict.search import merge, plan_searches, smallest_face
 from affect_jax.tasks import build_task
 from affect_jax.train.mesh import data_mesh
@@ -181,6 +182,35 @@ def test_detector_of_several_classes_is_an_error(detector):
     animals = detector._replace(data=detector.data._replace(class_names=("cat", "face")))
     with pytest.raises(ValueError, match="the detector finds cat, face; give one that finds faces alone"):
         Detector(animals, 1, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"min_score": 2}, "min_score is 2; must be a number from 0 to 1"),
+        ({"min_score": float("nan")}, "min_score is nan; must be a number from 0 to 1"),
+        ({"batch_size": 0}, "batch_size is 0; must be a whole number of at least 1"),
+        ({"batch_size": 1.5}, "batch_size is 1.5; must be a whole number of at least 1"),
+        ({"margin": -1}, "margin is -1; must be a number of at least 0"),
+        ({"min_confidence": "a"}, "min_confidence is 'a'; must be a number from 0 to 1"),
+        ({"most_pixels": 100}, "most_pixels is 100; must be a number of at least 65536"),
+        ({"enlarge": 0.5}, "enlarge is 0.5; must be a number of at least 1"),
+    ],
+)
+def test_arguments_out_of_range_are_errors(options, expected):
+    with pytest.raises(ValueError, match=f"^{re.escape(expected)}$"):
+        load(**options)
+
+
+def test_limits_of_the_arguments_are_accepted():
+    for values in zip(*RANGES.values(), strict=True):
+        check_options(**{name: value for name, value in zip(RANGES, values, strict=True) if value is not None})
+    check_options(min_score=np.float32(0.5), batch_size=np.int64(3))
+
+
+def test_name_of_a_file_is_no_image(classifier):
+    with pytest.raises(ValueError, match=r"^image 0 is a str; read it with affect_jax\.data\.images\.read_image$"):
+        FaceReader(Classifier(classifier, 4), None, 4, 0.1, 0.0, 1.5)(["photo.jpg"])
 
 
 def test_reduced_images_have_a_remark_on_the_smallest_face():
