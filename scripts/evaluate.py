@@ -90,7 +90,7 @@ def main(argv):
         title = "this run" if WORKDIR.value else "this model"
         print(compare_evaluations({title: metrics, **evaluate_others(config, options, peers)}, task))
     if WORKDIR.value:
-        print(Workdir(WORKDIR.value).report)
+        print(f"report: {Workdir(WORKDIR.value).report}")
 
 
 def evaluate_network(options: dict) -> dict:

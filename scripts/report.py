@@ -47,7 +47,7 @@ def main(argv):
     for comparison in comparisons:
         for evaluation in comparison.evaluations:
             print_evaluation(evaluation, comparison.presentation.columns)
-    print(OUT.value)
+    print(f"report: {OUT.value}")
     if problems:
         sys.exit("not on the page:\n" + "\n".join(f"  {problem}" for problem in problems))
 
