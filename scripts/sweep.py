@@ -62,8 +62,6 @@ def main(argv):
     runs = [parse_run(text) for text in RUN.value]
     if len({name for name, _ in runs}) < len(runs):
         raise app.UsageError("two runs have the same name")
-    for run in runs:
-        check_run(*run)
     if not SEEDS.value or not all(seed.strip().isdecimal() for seed in SEEDS.value):
         raise ValueError(f"--seeds={','.join(SEEDS.value)}; give whole numbers, such as 0,1,2")
     seeds = [int(seed) for seed in SEEDS.value]
@@ -73,6 +71,8 @@ def main(argv):
         marks = [float(mark) / 100 for mark in MARKS.value]
     except ValueError:
         raise ValueError(f"--marks={','.join(MARKS.value)}; give percentages, such as 68,70") from None
+    for run in runs:
+        check_run(*run)
     print(run_sweep(dict(runs), seeds, WORKDIR.value, SPLIT.value, Path(__file__).parent, marks))
 
 
