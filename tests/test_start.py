@@ -123,12 +123,12 @@ def test_unsuitable_settings_of_jax_are_named_in_one_line(variables, line):
     assert done.returncode == ("JAX_PLATFORMS" in variables) and ("float32" in done.stdout) != done.returncode
 
 
-def test_cuda_without_its_plugin_is_an_error_that_names_the_variable(monkeypatch):
+def test_cuda_without_a_gpu_is_an_error_that_names_the_variable(monkeypatch):
     previous = jax.config.jax_platforms
-    monkeypatch.setattr(process, "has_accelerator_plugin", lambda: False)
+    monkeypatch.setattr(process, "NVIDIA_DEVICES", ())
     try:
         jax.config.update("jax_platforms", "cuda")
-        with pytest.raises(ValueError, match="JAX_PLATFORMS=cuda, but JAX has no plugin for CUDA"):
+        with pytest.raises(ValueError, match="JAX_PLATFORMS=cuda, but no GPU of NVIDIA is visible"):
             process.prepare_process()
     finally:
         jax.config.update("jax_platforms", previous)
