@@ -62,7 +62,7 @@ def square_window(
 ) -> tuple[tuple[int, int], tuple[int, int]]:
     """Return the top left corner (y, x) and the size of the square around a box, cut off at the image's border."""
     half = margin * max(box[2:] - box[:2]) / 2
-    centre = (box[:2] + box[2:])[::-1] / 2
-    low = np.maximum(np.floor(centre - half), 0).astype(int)
-    high = np.minimum(np.ceil(centre + half), image_size).astype(int)
+    center = (box[:2] + box[2:])[::-1] / 2
+    low = np.maximum(np.floor(center - half), 0).astype(int)
+    high = np.minimum(np.ceil(center + half), image_size).astype(int)
     return tuple(low.tolist()), tuple((high - low).tolist())

@@ -183,14 +183,14 @@ def pad_boxes(
 def merge_boxes(boxes: np.ndarray, count: int) -> np.ndarray:
     """Return boxes [N, 4] as at most `count` boxes that cover them: bounding boxes of groups of neighbours.
 
-    Groups are made like the leaves of a k-d tree: the largest group is split at the median of its centres, along the
+    Groups are made like the leaves of a k-d tree: the largest group is split at the median of its centers, along the
     axis on which they are spread most.
     """
     groups = [boxes] if len(boxes) > count else [boxes[row : row + 1] for row in range(len(boxes))]
     while len(groups) < min(count, len(boxes)):
         group = groups.pop(int(np.argmax([len(group) for group in groups])))
-        centres = (group[:, :2] + group[:, 2:]) / 2
-        order = np.argsort(centres[:, np.ptp(centres, axis=0).argmax()], kind="stable")
+        centers = (group[:, :2] + group[:, 2:]) / 2
+        order = np.argsort(centers[:, np.ptp(centers, axis=0).argmax()], kind="stable")
         groups += [group[half] for half in np.array_split(order, 2)]
     merged = [np.concatenate([group[:, :2].min(axis=0), group[:, 2:].max(axis=0)]) for group in groups]
     return np.array(merged, boxes.dtype).reshape(-1, 4)

@@ -2,7 +2,7 @@
 
 The parameters of a face are the person (Identity), the facial movements (Actions, after the action units of Ekman and
 Friesen), and pose, light and camera (View). The unit of length is half the height of the head: x to the right, y down,
-the centre of the head at 0, its top at -1 and its chin at 1. Tones are gray values from 0 to 255.
+the center of the head at 0, its top at -1 and its chin at 1. Tones are gray values from 0 to 255.
 """
 
 import hashlib
@@ -90,7 +90,7 @@ class Identity:
 class View:
     """Pose, background, light, occlusion and camera."""
 
-    centre: tuple[float, float]  # of the head, in fractions of the image
+    center: tuple[float, float]  # of the head, in fractions of the image
     scale: float  # half the head's height, in fractions of the image
     roll: float  # radians
     yaw: float  # -1 to 1: shift of the features relative to the outline of the head
@@ -167,7 +167,7 @@ def random_view(rng: np.random.Generator) -> View:
         side = rng.choice((-1.0, 1.0))
         cover = (side * rng.uniform(0.55, 0.8), *(rng.uniform(low, high) for low, high in COVER_RANGES))
     return View(
-        centre=(0.5 + rng.normal(0, 0.04), 0.5 + rng.normal(0, 0.04)),
+        center=(0.5 + rng.normal(0, 0.04), 0.5 + rng.normal(0, 0.04)),
         scale=rng.uniform(0.4, 0.52),
         roll=rng.normal(0, 0.13),
         yaw=rng.uniform(-0.8, 0.8),
@@ -234,7 +234,7 @@ class Canvas:
         self.unit = view.scale * size
         cos, sin = np.cos(view.roll), np.sin(view.roll)
         self._turn = self.unit * np.array([[cos, sin], [-sin, cos]])
-        self._centre = np.array(view.centre) * size
+        self._center = np.array(view.center) * size
         # features are in front of the outline, so turning the head moves them across it and makes them narrower
         self._shift = np.array([0.16 * view.yaw, 0.1 * view.pitch])
         self._narrow = np.array([1 - 0.12 * abs(view.yaw), 1.0])
@@ -252,12 +252,12 @@ class Canvas:
         thickness = max(1, round(width * self.unit))
         cv2.polylines(self.pixels, [self._fixed(points)], False, tone, thickness, cv2.LINE_AA, SUBPIXEL_BITS)
 
-    def ellipse(self, centre, radii, tone: float) -> None:
+    def ellipse(self, center, radii, tone: float) -> None:
         """Fill the shape."""
-        self.polygon(np.asarray(centre) + CIRCLE * radii, tone)
+        self.polygon(np.asarray(center) + CIRCLE * radii, tone)
 
     def _fixed(self, points) -> np.ndarray:
-        pixels = np.asarray(points) @ self._turn + self._centre
+        pixels = np.asarray(points) @ self._turn + self._center
         return np.round(pixels * 2**SUBPIXEL_BITS).astype(np.int32)
 
 
@@ -279,10 +279,10 @@ def draw_background(canvas: Canvas, view: View) -> None:
     first, last = view.background
     canvas.pixels[:] = np.linspace(first, last, canvas.size).astype(np.uint8)[:, None]
     for x, y, size, tone in view.clutter:
-        centre, radii = (
+        center, radii = (
             (round(along * canvas.size), round(across * canvas.size)) for along, across in ((x, y), (size, size / 2))
         )
-        cv2.ellipse(canvas.pixels, centre, radii, 40, 0, 360, tone, -1)
+        cv2.ellipse(canvas.pixels, center, radii, 40, 0, 360, tone, -1)
 
 
 def head_outline(identity: Identity) -> np.ndarray:

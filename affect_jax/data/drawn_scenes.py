@@ -108,7 +108,7 @@ class DrawnScenes:
         """Return the parameters of a face whose head is in the middle of its canvas."""
         rng = self._rng(index, FACES, number)
         face = face_parameters(rng, str(rng.choice(list(EXPRESSIONS))))
-        return replace(face, view=replace(face.view, centre=(0.5, 0.5), scale=HEAD_SCALE))
+        return replace(face, view=replace(face.view, center=(0.5, 0.5), scale=HEAD_SCALE))
 
 
 def annotate(boxes: list[np.ndarray]) -> dict[str, np.ndarray]:
@@ -180,22 +180,22 @@ def cluttered_background(rng: np.random.Generator, image_size: tuple[int, int]) 
 def draw_shape(scene: np.ndarray, rng: np.random.Generator) -> None:
     """Draw a random ellipse, polygon, rectangle or line."""
     height, width = scene.shape[:2]
-    centre = rng.uniform(0, (width, height))
+    center = rng.uniform(0, (width, height))
     radius = np.exp(rng.uniform(np.log(3), np.log(min(height, width) / 3)))
     color = rng.uniform(0, 255, 3) if rng.random() < 0.67 else np.clip(rng.uniform(60, 225) * skin_tint(rng), 0, 255)
     color = [float(level) for level in color]
     kind = rng.integers(4)
     if kind == 0:
         axes = np.rint(radius * rng.uniform(0.4, 1, 2)).astype(int) + 1
-        cv2.ellipse(scene, np.rint(centre).astype(int).tolist(), axes.tolist(), rng.uniform(0, 180), 0, 360, color, -1)
+        cv2.ellipse(scene, np.rint(center).astype(int).tolist(), axes.tolist(), rng.uniform(0, 180), 0, 360, color, -1)
     elif kind == 1:
         angles = np.sort(rng.uniform(0, 2 * np.pi, rng.integers(3, 8)))
-        points = centre + radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+        points = center + radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)
         cv2.fillPoly(scene, [np.rint(points).astype(np.int32)], color, cv2.LINE_AA)
     elif kind == 2:
-        corner = centre + radius * rng.uniform(0.3, 2, 2)
-        cv2.rectangle(scene, np.rint(centre).astype(int).tolist(), np.rint(corner).astype(int).tolist(), color, -1)
+        corner = center + radius * rng.uniform(0.3, 2, 2)
+        cv2.rectangle(scene, np.rint(center).astype(int).tolist(), np.rint(corner).astype(int).tolist(), color, -1)
     else:
-        end = centre + radius * rng.normal(0, 2, 2)
-        start, end = (np.rint(point).astype(int).tolist() for point in (centre, end))
+        end = center + radius * rng.normal(0, 2, 2)
+        start, end = (np.rint(point).astype(int).tolist() for point in (center, end))
         cv2.line(scene, start, end, color, int(rng.integers(1, 6)), cv2.LINE_AA)

@@ -26,7 +26,7 @@ def crop_box(image: np.ndarray, box: tuple[float, float, float, float], margin: 
 
 
 def fit(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize the centre of the image to `size` (height, width): aspect kept, the longer side cropped at both ends."""
+    """Resize the center of the image to `size` (height, width): aspect kept, the longer side cropped at both ends."""
     height, width = image.shape[:2]
     scale = max(size[0] / height, size[1] / width)
     cut = [min(length, max(1, round(wanted / scale))) for length, wanted in zip((height, width), size, strict=True)]

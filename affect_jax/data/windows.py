@@ -80,12 +80,12 @@ def crop_boxes(
     """Return the boxes of the image that `crop` returns for an image of `image_size`.
 
     These are its boxes [M, 4], clipped at its border; their positions among the N, int [M]; and `partial`, bool [M]:
-    boxes that reach into the window although their centre is outside. Half a face is neither an object nor background,
+    boxes that reach into the window although their center is outside. Half a face is neither an object nor background,
     so that these should be ignored.
     """
     (top, left), (bottom, right) = np.maximum(top_left, 0), np.minimum(np.add(top_left, size), image_size)
-    centres = (boxes[:, :2] + boxes[:, 2:]) / 2 - (left, top)
-    inside = ((centres >= 0) & (centres < (right - left, bottom - top))).all(axis=1)
+    centers = (boxes[:, :2] + boxes[:, 2:]) / 2 - (left, top)
+    inside = ((centers >= 0) & (centers < (right - left, bottom - top))).all(axis=1)
     moved = clip_boxes(boxes - np.array([left, top, left, top], np.float32), (bottom - top, right - left))
     (kept,) = np.nonzero((moved[:, 2:] > moved[:, :2]).all(axis=1))
     return moved[kept], kept, ~inside[kept]
@@ -94,16 +94,16 @@ def crop_boxes(
 def random_corner(
     image_size: tuple[int, int], window: tuple[int, int], boxes: np.ndarray, rng: np.random.Generator
 ) -> tuple[int, int]:
-    """Draw the top left corner (y, x) of a window that contains the centre of a random box, if there is any.
+    """Draw the top left corner (y, x) of a window that contains the center of a random box, if there is any.
 
     The window is inside the image or, along an axis on which it is larger, contains the image.
     """
     corner = []
-    centre = boxes[rng.integers(len(boxes))].reshape(2, 2).mean(axis=0)[::-1].astype(int) if len(boxes) else None
+    center = boxes[rng.integers(len(boxes))].reshape(2, 2).mean(axis=0)[::-1].astype(int) if len(boxes) else None
     for axis, (length, side) in enumerate(zip(window, image_size, strict=True)):
         low, high = min(0, side - length), max(0, side - length)
-        if centre is not None:
-            low, high = np.clip((centre[axis] - length + 1, centre[axis]), low, high)
+        if center is not None:
+            low, high = np.clip((center[axis] - length + 1, center[axis]), low, high)
         corner.append(int(rng.integers(low, high + 1)))
     return tuple(corner)
 
@@ -118,7 +118,7 @@ def random_scale_window(
     """Draw a window inside the image that fills `size` at a random scale, so that faces are seen at many sizes.
 
     The scale is drawn log-uniformly from scale_range, relative to the scale at which the whole image fits. The window
-    contains the centre of a random box, if there is any.
+    contains the center of a random box, if there is any.
     """
     scale = fitting_scale(image_size, size) * np.exp(rng.uniform(*np.log(scale_range)))
     window = tuple(min(side, max(1, int(wanted / scale))) for side, wanted in zip(image_size, size, strict=True))
@@ -136,7 +136,7 @@ def random_side_window(
     """Draw a window with the shape of `size`, whose shorter side is a random multiple of the image's shorter side.
 
     The multiple is drawn uniformly from side_range; a window that is larger than the image contains it. The window
-    contains the centre of a random box, if there is any; with anywhere_probability it is placed without regard to the
+    contains the center of a random box, if there is any; with anywhere_probability it is placed without regard to the
     boxes. The sizes are the sample redistribution of SCRFD (Guo et al. 2021, arXiv:2105.04714).
     """
     scale = min(size) / (rng.uniform(*side_range) * min(image_size))
@@ -168,8 +168,8 @@ def random_reference_window(
 ) -> Window:
     """Draw a window with the shape of `size` in which a random box gets the height and place of a random reference.
 
-    `references` are those of read_reference_boxes. The box gets the height of its reference in pixels; its centre gets
-    the same fraction of the window's sides that the centre of the reference has of REFERENCE_SIZE. The box is drawn
+    `references` are those of read_reference_boxes. The box gets the height of its reference in pixels; its center gets
+    the same fraction of the window's sides that the center of the reference has of REFERENCE_SIZE. The box is drawn
     from those that need a scale between that at which the whole image fits and MAX_REFERENCE_SCALE. If there are none,
     the scale is the nearest of these, for the box that needs the smallest change. The window may extend beyond the
     image.

@@ -25,11 +25,11 @@ def best_anchor_iou(
     """
     width_height = np.array(image_size[::-1])
     best = np.zeros(len(boxes))
-    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+    centers = (boxes[:, :2] + boxes[:, 2:]) / 2
     for stride, sizes in zip(strides, anchor_sizes, strict=True):
         cells = -(-width_height // stride)
         distance = width_height // cells
-        nearest = np.clip(np.rint(centres / distance), 0, cells - 1) * distance
+        nearest = np.clip(np.rint(centers / distance), 0, cells - 1) * distance
         for anchor in np.asarray(cell_anchors(sizes, aspect_ratios), np.float64):
             candidates = np.concatenate([nearest, nearest], axis=1) + anchor
             best = np.maximum(best, paired_iou(boxes, candidates))

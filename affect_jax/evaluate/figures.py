@@ -34,14 +34,14 @@ def calibration(bins: Mapping[str, Sequence[float]], ece: float):
     from matplotlib.figure import Figure
 
     accuracy, count = (np.asarray(bins[key]) for key in ("accuracy", "count"))
-    centres = (np.arange(len(count)) + 0.5) / len(count)
+    centers = (np.arange(len(count)) + 0.5) / len(count)
     figure = Figure(figsize=(4.2, 4.4), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    upper.bar(centres, accuracy, width=0.9 / len(count), color=ACCURACY_COLOR)
+    upper.bar(centers, accuracy, width=0.9 / len(count), color=ACCURACY_COLOR)
     upper.plot([0, 1], [0, 1], color="black", linestyle="--", linewidth=1, label="perfect calibration")
     figure.legend(frameon=False, loc="outside lower center")  # inside it would cover a bar
     upper.set(ylabel="Accuracy", ylim=(0, 1), title=f"Expected calibration error {ece:.3f}")
-    lower.bar(centres, count, width=0.9 / len(count), color=COUNT_COLOR)
+    lower.bar(centers, count, width=0.9 / len(count), color=COUNT_COLOR)
     lower.set(xlabel="Confidence", ylabel="Images", xlim=(0, 1))
     return figure
 

@@ -16,10 +16,10 @@ SAME_FACE = 0.5
 def same_object(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Return which of boxes [N, 4] and others [M, 4] show the same object, bool [N, M].
 
-    They do if the centre of the other is in the box, or if they share more than SAME_FACE of the smaller area.
+    They do if the center of the other is in the box, or if they share more than SAME_FACE of the smaller area.
     """
-    centres = (others[:, :2] + others[:, 2:]) / 2
-    inside = ((centres >= boxes[:, None, :2]) & (centres < boxes[:, None, 2:])).all(axis=2)
+    centers = (others[:, :2] + others[:, 2:]) / 2
+    inside = ((centers >= boxes[:, None, :2]) & (centers < boxes[:, None, 2:])).all(axis=2)
     areas, other_areas = (np.prod(some[:, 2:] - some[:, :2], axis=1) for some in (boxes, others))
     return inside | (box_intersection(boxes, others) > SAME_FACE * np.minimum(areas[:, None], other_areas))
 

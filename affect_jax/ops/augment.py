@@ -21,7 +21,7 @@ from affect_jax.ops.warp import affine_matrices, warp_affine
 
 SMALLEST_ERASED_AREA = 0.02
 LARGEST_ERASED_ASPECT = 1 / 0.3
-"""Both as in the paper on random erasing (Zhong et al. 2020, arXiv 1708.04896)."""
+"""Both as in the paper on random erasing (Zhong et al. 2020, arXiv:1708.04896)."""
 BETA_INTERVALS = 1024
 
 
@@ -150,7 +150,7 @@ def mixup(key: jax.Array, images: jax.Array, targets: jax.Array, alpha: float) -
     """Mix each image [B, H, W, C] and its target [B, K] with the previous ones of the batch (the first with the last).
 
     The weights are lambda and 1 - lambda, with one lambda from Beta(alpha, alpha) for each image (Zhang et al. 2018,
-    arXiv 1710.09412, section 2). The order of the batch must already be random, so that neighbours are random pairs.
+    arXiv:1710.09412, section 2). The order of the batch must already be random, so that neighbours are random pairs.
     """
     weight = symmetric_beta(uniform(key, len(images)), alpha)
 

@@ -19,22 +19,22 @@ def affine_matrices(
 ) -> jax.Array:
     """Return maps from a pixel (x, y, 1) of the output to its point (x, y) in the input, float32 [B, 2, 3].
 
-    Each argument is [B]. The content moves about the image's centre, in this order: `flip` (bool) mirrors left and
-    right, `zoom_x` and `zoom_y` scale (2 doubles the size), `shear` slants by degrees (pixels below the centre move to
+    Each argument is [B]. The content moves about the image's center, in this order: `flip` (bool) mirrors left and
+    right, `zoom_x` and `zoom_y` scale (2 doubles the size), `shear` slants by degrees (pixels below the center move to
     the right), `rotation` turns by degrees counter-clockwise, `shift_x` and `shift_y` move by pixels to the right and
-    down. Whole coordinates are the centres of pixels, as in OpenCV.
+    down. Whole coordinates are the centers of pixels, as in OpenCV.
     """
     height, width = image_size
-    centre_x, centre_y = (width - 1) / 2, (height - 1) / 2
+    center_x, center_y = (width - 1) / 2, (height - 1) / 2
     cos, sin = jnp.cos(jnp.deg2rad(rotation)), jnp.sin(jnp.deg2rad(rotation))
     slant = jnp.tan(jnp.deg2rad(shear))
     mirrored_zoom_x = jnp.where(flip, -zoom_x, zoom_x)
     # the inverses of rotation, shear and zoom, multiplied out
     xx, xy = (cos - slant * sin) / mirrored_zoom_x, (-sin - slant * cos) / mirrored_zoom_x
     yx, yy = sin / zoom_y, cos / zoom_y
-    from_x, from_y = centre_x + shift_x, centre_y + shift_y
-    x_row = jnp.stack([xx, xy, centre_x - xx * from_x - xy * from_y], axis=-1)
-    y_row = jnp.stack([yx, yy, centre_y - yx * from_x - yy * from_y], axis=-1)
+    from_x, from_y = center_x + shift_x, center_y + shift_y
+    x_row = jnp.stack([xx, xy, center_x - xx * from_x - xy * from_y], axis=-1)
+    y_row = jnp.stack([yx, yy, center_y - yx * from_x - yy * from_y], axis=-1)
     return jnp.stack([x_row, y_row], axis=-2)
 
 

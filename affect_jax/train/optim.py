@@ -99,7 +99,7 @@ def make_optimizer(
     """Return the optimizer called `name`.
 
     "sgd" has `momentum`, Nesterov's if `nesterov`, and adds weight_decay * kernel to the gradient. "adamw" decouples
-    weight decay from the gradient (Loshchilov and Hutter 2019, arXiv 1711.05101). "adam" has no weight decay.
+    weight decay from the gradient (Loshchilov and Hutter 2019, arXiv:1711.05101). "adam" has no weight decay.
     clip_norm limits the global norm of the gradient first; 0 is no limit. `multipliers` scale the learning rates of
     single parameters: see multiply_rates. `frozen` and `thaw_step` are for parameters that are held at first: see
     scale_by_adam.

@@ -60,10 +60,10 @@ def test_mask_covers_the_head_and_no_distant_pixels():
         parameters = face_parameters(np.random.default_rng(seed), "happy")
         view, mask = parameters.view, head_mask(parameters, 100) > 127
         ys, xs = np.nonzero(mask)
-        centre = 100 * np.array(view.centre)
-        assert mask[round(centre[1]), round(centre[0])]
+        center = 100 * np.array(view.center)
+        assert mask[round(center[1]), round(center[0])]
         half = 100 * view.scale
-        assert np.hypot(xs - centre[0], ys - centre[1]).max() <= half + 1
+        assert np.hypot(xs - center[0], ys - center[1]).max() <= half + 1
         # an ellipse of that height, two thirds to all as wide, narrower at the chin, clipped at the border
         assert 0.5 * np.pi * 0.6 * half**2 < mask.sum() < np.pi * 0.9 * half**2
 

@@ -97,10 +97,10 @@ def test_the_markers_are_in_their_boxes_after_any_crop_scale_and_flip():
     assert 10 < kept_all < 140
 
 
-def test_a_crop_clips_its_boxes_and_names_those_whose_centre_is_outside():
+def test_a_crop_clips_its_boxes_and_names_those_whose_center_is_outside():
     image, boxes = marked(200, 300, THREE)
     moved, kept, partial = windows.crop_boxes(boxes, (200, 300), (30, 20), (100, 250))
-    assert kept.tolist() == [0, 1] and partial.tolist() == [False, True]  # centre 273 is outside 20 + 250
+    assert kept.tolist() == [0, 1] and partial.tolist() == [False, True]  # center 273 is outside 20 + 250
     np.testing.assert_array_equal(moved, [[0, 0, 20, 20], [230, 0, 250, 30]])
     np.testing.assert_array_equal(windows.crop(image, (30, 20), (100, 250)), image[30:130, 20:270])
     beyond = (-10, 100), (400, 400)
@@ -127,7 +127,7 @@ def test_markers_are_in_their_boxes_in_windows_of_any_side_also_beyond_the_image
         for box, channel, ignore in zip(out["boxes"], out["label"], out["ignore"], strict=True):
             side = boxes[channel, 2:] - boxes[channel, :2]
             share = np.prod((box[2:] - box[:2]) / (side * out["scale"]))
-            # a box with its centre inside keeps at least a quarter of its area
+            # a box with its center inside keeps at least a quarter of its area
             assert ignore or (share > 0.24 and (box[2:] - box[:2]).min() >= 9)
             assert not ignore or share < 0.76 or (box[2:] - box[:2]).min() < 9
             if (box[2:] - box[:2]).min() > 4:
@@ -224,8 +224,8 @@ def test_faces_in_windows_of_real_images_are_as_high_as_references(shared_data):
         for _ in range(20):
             window = random_reference_window(size, faces, (256, 384), references, rng)
             moved = (faces - np.tile(window.top_left[::-1], 2)) * window.scale
-            centres = (moved[:, :2] + moved[:, 2:]) / 2
-            inside = ((centres >= 0) & (centres < (384, 256))).all(axis=1)
+            centers = (moved[:, :2] + moved[:, 2:]) / 2
+            inside = ((centers >= 0) & (centers < (384, 256))).all(axis=1)
             heights += (moved[inside, 3] - moved[inside, 1]).tolist()
     for share in (0.1, 0.25, 0.5, 0.75):  # above, images with only large faces cannot be made small enough
         ratio = np.quantile(heights, share) / np.quantile(references[:, 3], share)

@@ -93,7 +93,7 @@ def test_accuracy_at_threshold_zero_is_the_accuracy_and_coverage_decreases():
 
 
 def test_interval_of_2630_of_3589_equals_the_formula():
-    # p = .732795, z^2 / n = .00107037: centre .732545, half width .014471
+    # p = .732795, z^2 / n = .00107037: center .732545, half width .014471
     low, high = wilson_interval(2630, 3589)
     assert (low, high) == (pytest.approx(0.718071, abs=2e-5), pytest.approx(0.747018, abs=2e-5))
 

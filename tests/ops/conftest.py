@@ -18,8 +18,8 @@ def drawn_faces():
     faces = []
     for _ in range(16):
         face = np.full((48, 48), rng.integers(0, 120), np.uint8)
-        centre, radius = rng.integers(20, 28, size=2), int(rng.integers(14, 22))
-        x, y, third = *(int(c) for c in centre), radius // 3
+        center, radius = rng.integers(20, 28, size=2), int(rng.integers(14, 22))
+        x, y, third = *(int(c) for c in center), radius // 3
         cv2.ellipse(face, (x, y), (radius * 3 // 4, radius), 0, 0, 360, int(rng.integers(140, 255)), -1)
         for side in (-1, 1):
             cv2.circle(face, (x + side * third, y - third), 2, int(rng.integers(0, 80)), -1)

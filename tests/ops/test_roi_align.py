@@ -62,7 +62,7 @@ def test_pooled_rois_equal_those_of_loops(size, sampling, aligned):
             np.testing.assert_allclose(pooled[image, i], expected, atol=1e-4)
 
 
-def test_ramp_is_pooled_to_its_values_at_cell_centres():
+def test_ramp_is_pooled_to_its_values_at_cell_centers():
     ramp = np.arange(16, dtype=np.float32) + np.zeros((1, 16, 16), np.float32)  # the column's number
     pooled = roi_align([ramp[..., None]], (1,), jnp.array([[[2.0, 2.0, 10.0, 10.0]]]), jnp.zeros((1, 1), int), 4)
     np.testing.assert_allclose(pooled[0, 0, :, :, 0], np.tile([3.0, 5.0, 7.0, 9.0], (4, 1)), atol=1e-5)

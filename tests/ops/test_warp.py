@@ -82,12 +82,12 @@ def test_matrices_undo_flip_zoom_shear_rotation_and_shift_in_that_order():
     found = matrices_of((height, width), count, **p)
     for i in range(count):
         one = {name: value[i] for name, value in p.items()}
-        centre = np.array([[1, 0, (width - 1) / 2], [0, 1, (height - 1) / 2], [0, 0, 1]])
+        center = np.array([[1, 0, (width - 1) / 2], [0, 1, (height - 1) / 2], [0, 0, 1]])
         flip_and_zoom = np.diag([one["zoom_x"] * (-1 if one["flip"] else 1), one["zoom_y"], 1])
         shear = np.array([[1, np.tan(np.radians(one["shear"])), 0], [0, 1, 0], [0, 0, 1]])
         rotation = np.vstack([cv2.getRotationMatrix2D((0, 0), one["rotation"], 1), [0, 0, 1]])
         shift = np.array([[1, 0, one["shift_x"]], [0, 1, one["shift_y"]], [0, 0, 1]])
-        forward = shift @ centre @ rotation @ shear @ flip_and_zoom @ np.linalg.inv(centre)
+        forward = shift @ center @ rotation @ shear @ flip_and_zoom @ np.linalg.inv(center)
         np.testing.assert_allclose(found[i], np.linalg.inv(forward)[:2], atol=1e-4)
 
 
