@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from affect_jax.export.model_card import TABLES
 from affect_jax.runs.text import markdown_table
 
 
@@ -50,8 +51,7 @@ def describe(record: dict) -> str:
         f"Licence of the training data: {record['licence']}.",
         *([f"Training started from {start}, whose data has a licence of its own."] if start else []),
         "",
-        *(f"- {name}: {shown_metrics(metrics)}" for name, metrics in evaluations.items()),
-        "",
+        *(table + "\n" for table in (TABLES[record["task"]](evaluations) if evaluations else [])),
         markdown_table(("file", "MB", "largest difference from the network"), file_rows(record)),
         "",
         f"Compared on {record['checked_on']}. export.json holds all of this and a description of the run.",
@@ -105,11 +105,3 @@ def file_rows(record: dict) -> list[tuple[str, str, str]]:
         )
         for name, file in record["files"].items()
     ]
-
-
-def shown_metrics(metrics: dict) -> str:
-    """Return the scalar metrics of an evaluation as text."""
-    figures = {name: value for name, value in metrics.items() if isinstance(value, int | float | str)}
-    return ", ".join(
-        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in figures.items()
-    )
