@@ -36,7 +36,7 @@ def train_and_evaluate(config: ConfigDict, path: str | Path) -> dict[str, float]
     """
     validate(config)
     run, say = Workdir(path), print_line if jax.process_index() == 0 else ignore_line
-    workdir.check_writable(run.path)
+    workdir.check_place(run.path)
     say("opening the data and setting the initial weights")
     weights = None if step_folders(run.checkpoints) else load_initial_weights(config)  # a checkpoint has its own
     trainer = Trainer(config, build_task(config, load_teachers(config)), weights)

@@ -57,11 +57,13 @@ def locked(workdir: Workdir) -> Iterator[None]:
         yield
 
 
-def check_writable(path: Path) -> None:
-    """Raise ValueError if a run cannot be written in the folder `path`, which need not exist."""
-    if path.exists() and not path.is_dir():
+def check_place(path: Path) -> None:
+    """Raise ValueError if `path` is a file, or is absent and cannot be created."""
+    if path.is_dir():
+        return
+    if path.exists():
         raise ValueError(f"{path} is a file; a run needs a folder")
-    nearest = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    nearest = next(folder for folder in path.absolute().parents if folder.exists())
     if not os.access(nearest, os.W_OK):
         raise ValueError(f"{nearest} is not writable; choose another folder for the run")
 
