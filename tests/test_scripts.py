@@ -104,7 +104,6 @@ def open_wider_lists(file: Path):
         ("evaluate", ("--workdir=/nowhere",), "/nowhere is not the folder of a run"),
         (
             "train",
-            ("--config=configs/fer_vgg.py:demo", "--workdir=README.md"),
             "README.md is a file; a run needs a folder",
         ),
         ("evaluate", ("--model=/nowhere",), "/nowhere: neither a model file nor the folder of a run"),

@@ -187,6 +187,12 @@ def test_batch_must_split_evenly_over_devices_and_parts(config):
     loop.check_batch_size(config, 2, 16)
 
 
+def test_folder_of_a_run_that_is_a_file_is_refused_before_the_data_is_read(config, tmp_path):
+    (tmp_path / "run").write_text("")
+    with pytest.raises(ValueError, match="run is a file; a run needs a folder"):
+        train_and_evaluate(config, tmp_path / "run")
+
+
 def test_batch_larger_than_the_training_split_is_refused(config):
     with pytest.raises(ValueError, match="batch_size is 16, but train has only 15 images"):
         loop.check_batch_size(config, 1, 15)
