@@ -46,7 +46,8 @@ def interruptible() -> Iterator[None]:
     """Raise KeyboardInterrupt on Ctrl-C, and SystemExit on SIGTERM, in the block, so that it can remove its files."""
 
     def leave(number, frame):
-        os.write(2, b"terminated\n")
+        with suppress(OSError):  # a closed stderr
+            os.write(2, b"terminated\n")
         sys.exit(128 + number)
 
     with handling(signal.SIGTERM, leave), handling(signal.SIGINT, signal.default_int_handler):

@@ -12,8 +12,9 @@ import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
@@ -29,8 +30,19 @@ def cache_folder() -> Path:
     try:
         base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     except RuntimeError:  # no HOME, and no entry in the list of users
-        base = Path(tempfile.gettempdir()) / f"cache-{os.getuid()}"
+        base = _own_temporary_folder()
     return base / "affect_jax"
+
+
+@cache
+def _own_temporary_folder() -> Path:
+    """Return a folder for temporary files that no other user can write: programs are loaded from it."""
+    folder = Path(tempfile.gettempdir()) / f"cache-{os.getuid()}"
+    with suppress(OSError):
+        folder.mkdir(mode=0o700, exist_ok=True)
+        if folder.stat().st_uid == os.getuid():
+            return folder
+    return Path(tempfile.mkdtemp())
 
 
 def find_bundled(reference: str) -> str:

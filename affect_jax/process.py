@@ -10,6 +10,7 @@ import signal
 import sys
 import tempfile
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 import jax
@@ -81,8 +82,9 @@ def check_compilation_cache(folder: Path) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
         for entry in os.scandir(folder):
-            if entry.name.endswith("-cache") and not entry.stat().st_size:
-                Path(entry).unlink(missing_ok=True)
+            with suppress(FileNotFoundError):  # removed by another process
+                if entry.name.endswith("-cache") and not entry.stat().st_size:
+                    Path(entry).unlink()
     except OSError as error:
         remedy = "set JAX_COMPILATION_CACHE_DIR to a folder that can be written"
         print(f"compiled programs cannot be stored in {folder} ({error.strerror}); {remedy}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Faster R-CNN with ResNet-50 and a feature pyramid on DARK FACE, the published set-up: batch 8, SGD with momentum 0.9,
+"""Faster R-CNN with ResNet-50 and a feature pyramid on DARK FACE, a common set-up: batch 8, SGD with momentum 0.9,
 learning rate 0.001 with decay, 100 epochs; brightness and contrast, Gaussian blur and histogram equalization.
 
     python scripts/prepare_data.py darkface --source=PATH
@@ -54,7 +54,7 @@ def two_cores(config):
 def simulated(config):
     """Train on dark windows of WIDER FACE for less than an hour on two cores, from ResNet-50 without its last stage.
 
-    The weights are those of ResNet v1 from conv1 to layer3. Because the run is short, AdamW replaces the published SGD,
+    The weights are those of ResNet v1 from conv1 to layer3. Because the run is short, AdamW replaces SGD,
     and more anchors are positive.
     """
     config.data.name = "widerface"

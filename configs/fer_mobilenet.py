@@ -1,4 +1,4 @@
-"""MobileNetV2 with four convolutional blocks on FER2013, the published set-up: Adam, batch 64, 100 epochs, ImageNet.
+"""MobileNetV2 with four convolutional blocks on FER2013, a common set-up: Adam, batch 64, 100 epochs, ImageNet.
 
     python scripts/train.py --config=configs/fer_mobilenet.py --config.init_from=PATH/mobilenet_v2.safetensors
 

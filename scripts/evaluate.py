@@ -115,7 +115,7 @@ def evaluate_others(config: ConfigDict, options: dict, peers: dict[str, Callable
     task = build_task(config)
     evaluation, metrics = task.evaluation(SPLIT.value, **options), {}
     if AS_PREDICTED.value:
-        from affect_jax.predict.networks import image_detector  # needs PyAV
+        from affect_jax.predict.networks import image_detector
 
         detect = image_detector(MODEL.value or WORKDIR.value, MIN_SCORE)
         metrics["predict.py"] = evaluate_function(detect, task, evaluation)

@@ -35,6 +35,8 @@ def parse_run(text: str) -> tuple[str, list[str]]:
     config, *fields = shlex.split(command) or [""]
     if not separator or not name.strip() or not config:
         raise app.UsageError(f"--run={text!r} is not NAME = configs/FILE.py")
+    if wrong := [field for field in fields if not field.startswith("--config.") and field != "--deterministic"]:
+        raise app.UsageError(f"--run={text!r}: {wrong[0]!r} is not --config.FIELD=VALUE")
     return name.strip(), [f"--config={config}", *fields]
 
 
@@ -47,6 +49,8 @@ def check_run(name: str, arguments: list[str]) -> None:
     try:
         config = config_flags.DEFINE_config_file("config", flag_values=values)
         command_line.parse_flags(sys.argv, values)
+    except SystemExit as error:
+        raise ValueError(f"--run {name}: {error}") from None
     finally:
         sys.argv = argv
     try:

@@ -138,6 +138,8 @@ class SourceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             raise BadInput(self.source, None, f"no {self.UNIT} for {', '.join(empty)}", "this split must not be empty")
         if not any(examples.values()):
             raise BadInput(self.source, None, f"no {self.UNIT}", "at least one split must not be empty")
+        if len({name.strip() for name in self.class_names}) < len(self.class_names):
+            raise BadInput(self.source, None, "two class names differ only by blanks", "rename one of them")
         counts = {
             split: Counter(self.class_names[label] for example in some for label in self.labels_of(example))
             for split, some in examples.items()

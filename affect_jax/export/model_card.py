@@ -11,7 +11,6 @@ from pathlib import Path
 from affect_jax.config import evaluation_buckets
 from affect_jax.files import write_atomically
 from affect_jax.models.pretrained import named_weights
-from affect_jax.predict.reader import BUNDLED_WEIGHTS
 from affect_jax.runs.model_file import Trained, read
 from affect_jax.runs.text import markdown_table
 
@@ -54,42 +53,46 @@ def origin(trained: Trained) -> str:
 
 
 def classifier_tables(evaluations: dict[str, dict]) -> list[str]:
-    """Return tables of accuracy and calibration, of recall and precision per class, and of confidence thresholds."""
+    """Return tables of accuracy and calibration, of recall and precision per class, and of confidence thresholds.
+
+    The last two are of evaluations without test-time augmentation. Metrics of older versions have no thresholds.
+    """
     plain = {name: metrics for name, metrics in evaluations.items() if metrics["tta"] == "none"}
-    heads = [f"{name}, {what}" for name in plain for what in ("recall", "precision")]
-    parts = [f"{name}, {what}" for name in plain for what in ("with expression", "accuracy of these")]
-    first = next(iter(plain.values()))
-    return [
+    covered = {name: metrics["coverage"] for name, metrics in plain.items() if "coverage" in metrics}
+    tables = [
         markdown_table(
             ("evaluation", "faces", "accuracy (95 % interval)", "macro-F1", "calibration error (ECE)"),
             (
                 (name, m["num_examples"], share_with_interval(m, "accuracy"), share(m["macro_f1"]), f"{m['ece']:.3f}")
                 for name, m in evaluations.items()
             ),
-        ),
-        markdown_table(
-            ("expression", *heads),
-            (
-                (name, *(share(m["per_class"][name][what]) for m in plain.values() for what in ("recall", "precision")))
-                for name in first["per_class"]
-            ),
-        ),
-        markdown_table(
-            ("`--min_confidence`", *parts),
-            (
-                (threshold, *(share(m["coverage"][w][row]) for m in plain.values() for w in ("coverage", "accuracy")))
-                for row, threshold in enumerate(first["coverage"]["confidence"])
-            ),
-        ),
+        )
     ]
+    if plain:
+        heads = [f"{name}, {what}" for name in plain for what in ("recall", "precision")]
+        classes = next(iter(plain.values()))["per_class"]
+        rows = (
+            (name, *(share(m["per_class"][name][what]) for m in plain.values() for what in ("recall", "precision")))
+            for name in classes
+        )
+        tables.append(markdown_table(("expression", *heads), rows))
+    if covered:
+        heads = [f"{name}, {what}" for name in covered for what in ("with expression", "accuracy of these")]
+        thresholds = next(iter(covered.values()))["confidence"]
+        rows = (
+            (threshold, *(share(one[what][row]) for one in covered.values() for what in ("coverage", "accuracy")))
+            for row, threshold in enumerate(thresholds)
+        )
+        tables.append(markdown_table(("`--min_confidence`", *heads), rows))
+    return tables
 
 
 def detector_tables(evaluations: dict[str, dict]) -> list[str]:
-    """Return tables of average precision and of recall by the height of faces."""
+    """Return tables of average precision and of recall by the height of boxes."""
     heights = list(dict.fromkeys(height for m in evaluations.values() for height in m["recall_by_height"]))
     return [
         markdown_table(
-            ("evaluation", "faces", "AP50 (95 % interval)", "COCO AP", "recall at score 0.5", "precision at score 0.5"),
+            ("evaluation", "boxes", "AP50 (95 % interval)", "COCO AP", "recall at score 0.5", "precision at score 0.5"),
             (
                 (
                     m["split"],
@@ -108,7 +111,7 @@ def detector_tables(evaluations: dict[str, dict]) -> list[str]:
 
 
 def recall_of(groups: dict[str, dict], height: str) -> str:
-    """Return recall and number of the faces of a height; empty if there are none."""
+    """Return recall and number of the boxes of a height; empty if there are none."""
     group = groups.get(height)
     return f"{share(group['recall_at_score_50'])} of {group['boxes']}" if group else ""
 
@@ -130,4 +133,6 @@ TABLES = {"classification": classifier_tables, "detection": detector_tables}
 if __name__ == "__main__":
     if len(sys.argv) > 1:
         sys.exit("this updates the card of the bundled weights; it has no arguments")
+    from affect_jax.predict.reader import BUNDLED_WEIGHTS  # needs PyAV
+
     update_card(BUNDLED_WEIGHTS / "README.md")

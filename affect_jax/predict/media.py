@@ -143,6 +143,8 @@ def find_sources(inputs: Iterable[str], left_out: Callable[[Path], bool] = lambd
 
 def expand(given: str, problems: dict[str, str]) -> list[Source]:
     """Return the files of an input; ValueError if it names none. Folders that cannot be listed go to `problems`."""
+    if not given:
+        raise ValueError("an empty name")
     if ADDRESS.match(given):
         raise ValueError("addresses are not read; download the file and give its name")
     paths = [Path(given)] if exists(given) else find_matches(given)

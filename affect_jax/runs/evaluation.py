@@ -5,6 +5,7 @@ import io
 import json
 import sys
 from collections.abc import Callable, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from affect_jax.evaluate.sections import Table
-from affect_jax.files import locked, write_atomically
+from affect_jax.files import locked, whole_file, write_atomically
 from affect_jax.runs import workdir
 from affect_jax.runs.best_checkpoint import load_best_checkpoint
 from affect_jax.runs.model_file import check_weights, read
@@ -37,7 +38,7 @@ def evaluate_run(path: str | Path, split_name: str, **options: Any) -> dict:
     best = load_best_checkpoint(run)
     evaluation = best.task.evaluation(split_name, **options)
     if evaluation.identity is not None:
-        workdir.check_data(run, {split_name: evaluation.identity})
+        workdir.check_data(run, {split_name: evaluation.identity}, evaluation.data_dir)
     predictions = predictions_of(best.task, best.data, best.apply, best.variables, evaluation)
     return record_evaluation(run, best.task, evaluation, best.step, predictions)
 
@@ -55,9 +56,11 @@ def evaluate_model(path: str | Path, split_name: str, **options: Any) -> dict:
     evaluation = task.evaluation(split_name, **options)
     if evaluation.identity is not None:
         recorded = workdir.splits_of(trained.about.get("splits", {}))
-        if not recorded:
+        if not recorded and jax.process_index() == 0:
             print(f"{path} does not name the version of its data: only the classes are compared", file=sys.stderr)
-        workdir.check_splits(str(path), trained.config.data, recorded, {split_name: evaluation.identity})
+        data = trained.config.data
+        folder = evaluation.data_dir or data.data_dir
+        workdir.check_splits(str(path), data.name, folder, recorded, {split_name: evaluation.identity})
     apply = make_apply(task.build_network(trained.data))
     predictions = predictions_of(task, trained.data, apply, trained.variables, evaluation)
     return {**evaluation.about, **task.metrics(predictions, evaluation)}
@@ -87,17 +90,18 @@ def record_evaluation(run: Workdir, task: Task, evaluation: Evaluation, step: in
         run.predictions.mkdir(exist_ok=True)
         file = run.predictions_file(evaluation.name)
         task.write_predictions(file, predictions, evaluation, step)
-        write_csv(file.with_suffix(".csv"), task.prediction_table(predictions, evaluation))
         _record(run, task, evaluation, evaluation.name, metrics, predictions)
+        write_csv(file.with_suffix(".csv"), task.prediction_table(predictions, evaluation))
     multihost_utils.sync_global_devices("the evaluation is written")
     return metrics
 
 
 def write_csv(path: Path, table: Table) -> None:
     """Write a table as a CSV file, completely or not at all."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([table.heads, *table.rows])
-    write_atomically(path, text.getvalue())
+    with whole_file(path) as file:
+        text = io.TextIOWrapper(file, encoding="utf-8", newline="")
+        csv.writer(text, lineterminator="\n").writerows(chain([table.heads], table.rows))
+        text.detach()  # written out, but left open for whole_file
 
 
 def evaluate_function(

@@ -58,13 +58,11 @@ def locked(workdir: Workdir) -> Iterator[None]:
 
 
 def check_place(path: Path) -> None:
-    """Raise ValueError if `path` is a file, or is absent and cannot be created."""
-    if path.is_dir():
-        return
-    if path.exists():
-        raise ValueError(f"{path} is a file; a run needs a folder")
-    nearest = next(folder for folder in path.absolute().parents if folder.exists())
-    if not os.access(nearest, os.W_OK):
+    """Raise ValueError if there can be no folder at `path`. One that exists may be that of a run on a full disk."""
+    nearest = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
+    if not nearest.is_dir():
+        raise ValueError(f"{nearest} is a file; a run needs a folder")
+    if not path.exists() and not os.access(nearest, os.W_OK):
         raise ValueError(f"{nearest} is not writable; choose another folder for the run")
 
 
@@ -98,27 +96,33 @@ def claim(workdir: Workdir, config: ConfigDict, data: DataFacts, splits: Mapping
     check_data(workdir, splits)
 
 
-def check_data(workdir: Workdir, found: Mapping[str, SplitIdentity]) -> None:
+def check_data(workdir: Workdir, found: Mapping[str, SplitIdentity], data_dir: str | Path = "") -> None:
     """Raise ValueError, naming both, if a split is not the one that the run was started with.
 
+    `data_dir` is the folder of the data set, if it is not the config's.
     Of a run of an older version only the class names are known, which is printed.
     """
     recorded = load_splits(workdir)
     if not recorded:
         print(f"{workdir.path} is of an older version: only the class names of the data are compared", file=sys.stderr)
         recorded = dict.fromkeys(found, SplitIdentity(load_data_facts(workdir).class_names, 0, ""))
-    check_splits(str(workdir.path), load_config(workdir).data, recorded, found)
+    data = load_config(workdir).data
+    check_splits(str(workdir.path), data.name, data_dir or data.data_dir, recorded, found)
 
 
 def check_splits(
-    source: str, data: ConfigDict, recorded: Mapping[str, SplitIdentity], found: Mapping[str, SplitIdentity]
+    source: str,
+    data_name: str,
+    data_dir: str | Path,
+    recorded: Mapping[str, SplitIdentity],
+    found: Mapping[str, SplitIdentity],
 ) -> None:
     """Raise ValueError, naming both, if a split is not the one that is recorded for `source`, a run or model file."""
     for name, split in found.items():
         if name in recorded and (both := difference(recorded[name], split)):
             raise ValueError(
-                f"{source} was trained on another version of {data.name}: {name} of the run and {name} in"
-                f" {data.data_dir} have {both}; prepare the first version again, or train a new run"
+                f"{source} was trained on another version of {data_name}: {name} of the run and {name} in"
+                f" {data_dir} have {both}; prepare the first version again, or train a new run"
             )
 
 

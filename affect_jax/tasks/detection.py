@@ -276,11 +276,13 @@ class Detection(Task):
 
     def prediction_table(self, predictions: Mapping[str, Any], evaluation: Evaluation) -> Table:
         """Return a row per detection: its image, its class, its score and its box in pixels of the image."""
-        split, rows = evaluation.split, []
+        split = evaluation.split
         places = split.places(np.arange(len(split)))
-        for place, found in zip(places, predictions["detections"], strict=True):
-            for box, score, label in zip(found["boxes"], found["scores"], found["label"], strict=True):
-                rows.append([place, split.class_names[label], f"{score:.4f}", *(f"{x:.2f}" for x in box)])
+        rows = (  # up to hundreds of detections for each of thousands of images
+            [place, split.class_names[label], f"{score:.4f}", *(f"{x:.2f}" for x in box)]
+            for place, found in zip(places, predictions["detections"], strict=True)
+            for box, score, label in zip(found["boxes"], found["scores"], found["label"], strict=True)
+        )
         return Table(["image", "label", "score", "x1", "y1", "x2", "y2"], rows)
 
     def paired_test(self, path_a: Path, path_b: Path) -> dict:

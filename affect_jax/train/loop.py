@@ -243,9 +243,10 @@ class Trainer:
 
 
 def describe_config(config: ConfigDict) -> str:
-    """Return the fields of a config that differ from their defaults, one per line."""
-    fields = differing_fields(default_config(config.task).to_dict(), config.to_dict())
-    return "\n".join(["fields that differ from their defaults:", *(f"  {name} = {new!r}" for name, _, new in fields)])
+    """Return network, data set and seed, then the fields that differ from their defaults, one per line."""
+    data, fields = config.data, differing_fields(default_config(config.task).to_dict(), config.to_dict())
+    lines = [f"{config.model.name} on {data.name} in {data.data_dir}, seed {config.seed}; changed fields:"]
+    return "\n".join([*lines, *(f"  {name} = {new!r}" for name, _, new in fields)])
 
 
 def check_batch_size(config: ConfigDict, num_devices: int, num_examples: int) -> None:

@@ -128,12 +128,19 @@ def test_images_beside_the_class_folders_are_reported(tmp_path, folder):
     assert "files left out: 1 (loose.png: not in a class folder)" in done.remarks
 
 
-def test_a_data_set_that_is_prepared_in_its_source_is_no_class(tmp_path, folder):
+@pytest.mark.parametrize("data_dir", [".", "folder"])
+def test_a_data_set_that_is_prepared_in_its_source_is_no_class(tmp_path, folder, data_dir):
     source = folder.rename(tmp_path / "folder")
     for overwrite in (False, True):
-        done = Folder.prepare(tmp_path, overwrite=overwrite, source=source)
-        assert done.directory.parent == source and list(done.counts["train"]) == ["calm", "excited"]
+        done = Folder.prepare(tmp_path / data_dir, overwrite=overwrite, source=source)
+        assert done.directory.is_relative_to(source) and list(done.counts["train"]) == ["calm", "excited"]
     assert len(list(source.glob("*/*.png"))) == PERSONS * EACH * 2
+
+
+def test_classes_whose_names_differ_only_by_blanks_are_refused(tmp_path, folder):
+    shutil.copytree(folder / "calm", folder / "calm ")
+    with pytest.raises(ValueError, match="two class names differ only by blanks"):
+        Folder.prepare(tmp_path / "data", source=folder)
 
 
 def test_links_to_the_source_are_not_followed(tmp_path, folder):

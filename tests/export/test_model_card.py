@@ -3,7 +3,7 @@ import pytest
 
 from affect_jax.evaluate.classification import classification_metrics
 from affect_jax.evaluate.detection import detection_metrics
-from affect_jax.export.model_card import BLOCK, figures, update_card, with_figures
+from affect_jax.export.model_card import BLOCK, classifier_tables, figures, update_card, with_figures
 from affect_jax.predict import reader
 from affect_jax.runs.model_file import Trained, read, summary, write
 from affect_jax.tasks.interface import DataFacts
@@ -90,3 +90,11 @@ def test_card_of_the_bundled_weights_is_up_to_date():
     assert with_figures(card, reader.BUNDLED_WEIGHTS) == card
     assert {block[1] for block in BLOCK.findall(card)} == {file.name for file in BUNDLED}
     assert {reader.CLASSIFIER, reader.DETECTOR} < set(BUNDLED)
+
+
+def test_tables_of_evaluations_without_thresholds_or_only_with_augmentation_leave_out_what_is_absent():
+    metrics = {"tta": "none", "num_examples": 9, "accuracy": 0.5, "macro_f1": 0.4, "ece": 0.1}
+    metrics["per_class"] = {"happy": {"recall": 0.5, "precision": 0.25}}
+    assert [table.count("| happy |") for table in classifier_tables({"val": metrics})] == [0, 1]
+    (only,) = classifier_tables({"test_tta_flip": {**metrics, "tta": "flip"}})
+    assert "| test_tta_flip | 9 | 50.0 % |" in only

@@ -63,7 +63,7 @@ def test_every_file_is_read_or_named_and_counted(tmp_path):
     (tmp_path / "g.jpg").symlink_to(tmp_path / "absent.jpg")
     os.mkfifo(tmp_path / "h.jpg")
     (tmp_path / "i.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(50))
-    frames, report = read(tmp_path, "camera:77", "rtsp://host/stream", 300 * "x", tmp_path / "none.jpg", "no*.jpg")
+    frames, report = read(tmp_path, "camera:77", "rtsp://host/stream", 300 * "x", tmp_path / "none.jpg", "no*.jpg", "")
     assert names(frames) == ["a.png"] and report.read == 1
     reasons = {Path(file).name: reason for file, reason in report.skipped.items()}
     expected = {
@@ -74,13 +74,13 @@ def test_every_file_is_read_or_named_and_counted(tmp_path):
     }
     expected |= {"e.mp4": "not a readable image or video", "g.jpg": "a link to a missing file", "h.jpg": "a device"}
     expected |= {"i.heic": "", "camera:77": "no such camera", "stream": "addresses are not read; download the file"}
-    expected |= {300 * "x": "File name too long", "none.jpg": "no such file", "no*.jpg": "no file"}
+    expected |= {"": "an empty name", 300 * "x": "File name too long", "none.jpg": "no such file", "no*.jpg": "no file"}
     assert reasons.keys() == expected.keys()
     assert all(reasons[name].startswith(reason) for name, reason in expected.items())
     assert [Path(file).name for file in report.others] == ["f.txt", "faces.zip"]
-    assert report.summary().startswith("15 files: 1 read, 14 skipped (4 times not a readable image or video; ")
+    assert report.summary().startswith("16 files: 1 read, 15 skipped (4 times not a readable image or video; ")
     assert f"neither images nor videos: {tmp_path}/f.txt, {tmp_path}/faces.zip" in report.summary()
-    assert len(report.problems()) == 12
+    assert len(report.problems()) == 13
 
 
 @pytest.mark.parametrize("reader", [media.images, media.video])

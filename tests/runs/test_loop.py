@@ -1,6 +1,7 @@
 """Runs of train_and_evaluate, the function that scripts/train.py calls, on a linear model."""
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -187,10 +188,13 @@ def test_batch_must_split_evenly_over_devices_and_parts(config):
     loop.check_batch_size(config, 2, 16)
 
 
-def test_folder_of_a_run_that_is_a_file_is_refused_before_the_data_is_read(config, tmp_path):
+def test_folder_of_a_run_that_is_a_file_is_refused_before_the_data_is_read(config, tmp_path, monkeypatch):
     (tmp_path / "run").write_text("")
     with pytest.raises(ValueError, match="run is a file; a run needs a folder"):
-        train_and_evaluate(config, tmp_path / "run")
+        train_and_evaluate(config, tmp_path / "run" / "below")
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(ValueError, match="is not writable; choose another folder for the run"):
+        train_and_evaluate(config, tmp_path / "new" / "run")
 
 
 def test_batch_larger_than_the_training_split_is_refused(config):

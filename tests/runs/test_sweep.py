@@ -41,7 +41,8 @@ def test_sweep_passes_sigterm_to_its_training_and_ends_with_it(tmp_path):
         ("--seeds=", "--seeds=; give whole numbers"),
         ("--seeds=0,1,0", "--seeds=0,1,0 has a seed twice"),
         ("--marks=high", "--marks=high; give percentages, such as 68,70"),
-        ("--run=b = configs/fer_vgg.py:demo --config.sed=1", "the config has no field 'sed'"),
+        ("--run=b = configs/fer_vgg.py:demo --config.sed=1", "--run b: the config has no field 'sed'"),
+        ("--run=b = configs/fer_vgg.py:demo --config.seed 1", "'1' is not --config.FIELD=VALUE"),
         ("--run=b = configs/fer_vgg.py:demo --config.seed=-1", "--run b: the config is not valid:"),
     ],
 )
