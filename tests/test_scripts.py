@@ -102,10 +102,6 @@ def open_wider_lists(file: Path):
         ("train", (DEMO, "--config.data.name=ferr"), "unknown data set 'ferr'; known are"),
         ("train", (DEMO, "--config.model.name=vgg"), "unknown model 'vgg'; known are"),
         ("evaluate", ("--workdir=/nowhere",), "/nowhere is not the folder of a run"),
-        (
-            "train",
-            "README.md is a file; a run needs a folder",
-        ),
         ("evaluate", ("--model=/nowhere",), "/nowhere: neither a model file nor the folder of a run"),
         (
             "prune",
