@@ -60,7 +60,7 @@ def describe_others(source: Path, others: dict[Path, str]) -> list[str]:
 
 def is_prepared(folder: Path) -> bool:
     """Return True for the folder of a prepared data set, "1.0.0", and the one that it is in."""
-    return any((place / INFO).is_file() for place in (folder, *folder.glob("*.*.*")))
+    return (folder / INFO).is_file() or any(folder.glob(f"[0-9]*.[0-9]*.[0-9]*/{INFO}"))
 
 
 def subfolders(folder: Path) -> list[Path]:
