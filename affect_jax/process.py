@@ -29,7 +29,7 @@ OLDER_EMITTERS = {"xla_cpu_use_fusion_emitters": False} if jaxlib.version.__vers
 """Compiler options that choose XLA's older emitters on CPU, which compile faster; jaxlib 0.11.1 removed them."""
 ACCELERATOR_PLUGINS = ("jax_cuda12_plugin", "jax_cuda13_plugin", "jax_rocm60_plugin", "jax_rocm7_plugin", "libtpu")
 NVIDIA_DEVICES = ("/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg")
-"""Files of which at least one exists on a machine with a GPU of NVIDIA; JAX fails with an assertion without them."""
+"""Files of which at least one exists on a machine with an NVIDIA GPU; JAX fails with an assertion without them."""
 JOB_SIZES = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
 """Environment variables with the number of tasks of a job."""
 SHUTDOWN_SECONDS = 30
@@ -44,7 +44,7 @@ def prepare_process(deterministic: bool = False) -> None:
     "cuda" and there is no such GPU.
     """
     if jax.config.jax_platforms == "cuda" and not any(map(os.path.exists, NVIDIA_DEVICES)):
-        raise ValueError("JAX_PLATFORMS=cuda, but no GPU of NVIDIA is visible; unset it or set it to cpu")
+        raise ValueError("JAX_PLATFORMS=cuda, but no NVIDIA GPU is visible; unset it or set it to cpu")
     if jax.config.jax_enable_x64:
         print("JAX_ENABLE_X64 is switched off: the networks compute in 32 bits", file=sys.stderr)
         jax.config.update("jax_enable_x64", False)

@@ -128,7 +128,7 @@ def test_cuda_without_a_gpu_is_an_error_that_names_the_variable(monkeypatch):
     monkeypatch.setattr(process, "NVIDIA_DEVICES", ())
     try:
         jax.config.update("jax_platforms", "cuda")
-        with pytest.raises(ValueError, match="JAX_PLATFORMS=cuda, but no GPU of NVIDIA is visible"):
+        with pytest.raises(ValueError, match="JAX_PLATFORMS=cuda, but no NVIDIA GPU is visible"):
             process.prepare_process()
     finally:
         jax.config.update("jax_platforms", previous)

@@ -32,12 +32,12 @@ BANDWIDTH_ELEMENTS = 2**25
 
 
 class Peak(NamedTuple):
-    """What the device reaches at most."""
+    """Measured peak rates of the device."""
 
     flop_per_second: float
-    """In large matrix products."""
+    """Operations per second of large matrix products."""
     bytes_per_second: float
-    """Read from and written to its memory."""
+    """Bytes per second read from and written to the memory."""
 
     def floor_ms(self, flop: float, *arrays) -> float:
         """Return the least milliseconds of a part with `flop` operations and these arrays."""

@@ -1,4 +1,4 @@
-"""Boxes that no other box of the image is near, so that every detection of the object can be told from its neighbours'.
+"""Boxes without another box nearby. Every detection near such a box is a detection of its object.
 
 N boxes of an image, M other boxes of the same image. `truths` and `detections` are those of affect_jax.evaluate.boxes.
 """

@@ -95,7 +95,7 @@ def of_same_classes(config: ConfigDict, pretrained: Pretrained, class_names: Seq
     if layers:
         raise ValueError(
             f"{config.init_from} was trained for the classes {', '.join(trained)}; the data has {', '.join(given)}."
-            f" To draw the last layer anew, add '{min(layers)}/.*' to config.init_excuse"
+            f" To start with a new last layer, add '{min(layers)}/.*' to config.init_excuse"
         )
     return {name: value for name, value in pretrained.values.items() if not of_classes(name)}
 
