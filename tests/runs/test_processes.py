@@ -3,6 +3,9 @@
 import json
 import os
 import signal
+import subprocess
+import sys
+import textwrap
 
 import numpy as np
 import pytest
@@ -172,6 +175,20 @@ def test_allocator_is_left_alone_where_a_gpu_plugin_is_installed(monkeypatch):
         monkeypatch.setattr(process, "has_accelerator_plugin", lambda installed=installed: installed)
         process.prepare_process()
         assert len(tuned) == calls
+
+
+@pytest.mark.parametrize("chosen", ["1", None])
+def test_cpu_programs_run_in_the_calling_thread_unless_the_user_chose_otherwise(chosen):
+    code = """
+        import jax
+        from affect_jax import process
+        process.has_accelerator_plugin = lambda: False
+        process.prepare_process()
+        print(jax.config._read("jax_cpu_enable_async_dispatch"))
+    """
+    environment = {**os.environ, "JAX_CPU_ENABLE_ASYNC_DISPATCH": chosen} if chosen else os.environ
+    output = subprocess.check_output([sys.executable, "-c", textwrap.dedent(code)], text=True, env=environment)
+    assert output.strip() == str(chosen is not None)
 
 
 def test_incomplete_flags_of_a_plain_cluster_are_refused():
