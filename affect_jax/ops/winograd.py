@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from affect_jax.ops.padding import Pixels, pad
@@ -125,11 +126,19 @@ def _gradient_by_kernel(x, kernel, gradient):
 
 def _convolve_tiles(form, tiles, kernel, channel_axis, size):
     """Return the `size` first pixels of tiles * kernel [3, 3, C, F], or [3, 3, F, C] if the channel axis is 1."""
-    pairs = zip(tiles, _on_both_axes(form.of_kernel, kernel), strict=True)
+    pairs = zip(tiles, _transformed_kernel(form, kernel), strict=True)
     channels = (((3,), (channel_axis,)), ((), ()))
     products = [[lax.dot_general(*pair, channels) for pair in zip(*row, strict=True)] for row in pairs]
     rows = [jnp.stack(row, axis=3) for row in _on_both_axes(form.of_output, products)]
     return _pixels(jnp.stack(rows, axis=2))[:, : size[0], : size[1]]
+
+
+def _transformed_kernel(form, kernel):
+    """Return G k G' of kernel [3, 3, C, F] as a grid of arrays [C, F], by one matrix product."""
+    side = form.outputs + 2
+    matrix = jnp.asarray(np.kron(form.of_kernel, form.of_kernel), kernel.dtype)
+    entries = (matrix @ kernel.reshape(9, -1)).reshape(side, side, *kernel.shape[2:])
+    return [[entries[i, j] for j in range(side)] for i in range(side)]
 
 
 def _pixel_product(x, y):
@@ -183,6 +192,7 @@ def _transposed(matrix):
     return tuple(zip(*matrix, strict=True))
 
 
+@partial(jax.jit, static_argnums=0)  # traced once for all layers and gradients with tiles of the same shape
 def _on_both_axes(matrix, grid):
     """Return matrix @ grid @ matrix.T for a grid whose entries are arrays."""
 
