@@ -139,7 +139,7 @@ def make_train_steps(train_step: TrainStep) -> Callable[..., tuple[TrainState, S
             added = {key: totals[key] + sums[key] for key in sums}
             return state, {**added, **last, "steps": totals["steps"] + 1}
 
-        _, shapes = jax.eval_shape(train_step, state, jax.eval_shape(batch_at, examples, batches, jnp.int32(0)), key)
+        _, shapes = jax.eval_shape(train_step, state, batch_at(examples, batches, jnp.int32(0)), key)
         zeros = {key: jnp.zeros(shape.shape, shape.dtype) for key, shape in shapes.items()}
         start = {**zeros, "finite": jnp.float32(1), "steps": jnp.int32(0)}
         if jax.tree.leaves(batches)[0].shape[0] == 1:
