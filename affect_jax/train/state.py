@@ -52,7 +52,7 @@ def init_some(model: Network, key: jax.Array, inputs: Any, names: Iterable[str])
 
 def run_once(function: Callable, *arguments):
     """Compile a function and call it. As it runs once, XLA optimizes little on CPU, where compilation takes longer."""
-    quick = {"xla_backend_optimization_level": 0, **OLDER_EMITTERS}
+    quick = {"xla_backend_optimization_level": 1, **OLDER_EMITTERS}
     return jax.jit(function, compiler_options=quick if jax.default_backend() == "cpu" else None)(*arguments)
 
 
