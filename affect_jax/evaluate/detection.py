@@ -27,43 +27,33 @@ CURVE_POINTS = 101
 MAX_DETECTIONS = 1000  # per image for COCO's metrics; COCO's default of 100 would cut off crowds
 
 
-class ImageMatches(NamedTuple):
-    """Matched detections of one class in one image by descending score, without those that match an ignored box."""
+class Matches(NamedTuple):
+    """Matched detections of images by descending score, without those that match an ignored box."""
 
     boxes: np.ndarray  # float [D, 4]
     scores: np.ndarray  # float [D]
     true_positive: np.ndarray  # bool [D], True for the first detection of a ground-truth box
+    image: np.ndarray  # int [D], index of the image
     gt_boxes: np.ndarray  # float [N, 4], ground-truth boxes that are not ignored
     gt_scores: np.ndarray  # float [N], the score of the detection of each of these boxes, -1 if it has none
-
-
-class Matches(NamedTuple):
-    """ImageMatches of all images together, by descending score."""
-
-    boxes: np.ndarray
-    scores: np.ndarray
-    true_positive: np.ndarray
-    gt_boxes: np.ndarray
-    gt_scores: np.ndarray
-    image: np.ndarray  # int [D], index of the image of each detection
     num_true: np.ndarray  # int [P], ground-truth boxes that are not ignored
 
 
 def match_detections(truths: Truths, detections: Detections, label: int, border: float = 0.0) -> Matches:
     """Return the matches of class `label` in all images: see match_image."""
     images = [match_image(truth, found, label, border) for truth, found in zip(truths, detections, strict=True)]
-    image = np.repeat(np.arange(len(images)), [len(one.scores) for one in images])
-    return _join(images, image, np.array([len(one.gt_scores) for one in images]))
+    numbered = [one._replace(image=one.image + index) for index, one in enumerate(images)]
+    return _join(numbered, np.concatenate([one.num_true for one in images]))
 
 
 def match_image(
     truth: Mapping[str, np.ndarray], found: Mapping[str, np.ndarray], label: int, border: float = 0.0
-) -> ImageMatches:
+) -> Matches:
     """Match each detection of class `label` to the ground-truth box with the highest IoU, if it is at least IOU_THRESH.
 
     The detection with the highest score of a box is a true positive. Later detections of the same box and detections
     without a box are false positives. Detections of an ignored box are left out. The tools of PASCAL VOC, WIDER FACE
-    and DARK FACE match in this way.
+    and DARK FACE match in this way. The image has index 0 in the result.
     """
     boxes_of_class = truth["label"] == label
     gt_boxes, ignore = truth["boxes"][boxes_of_class], truth["ignore"][boxes_of_class]
@@ -82,21 +72,21 @@ def match_image(
     true_positive &= best >= 0
     gt_scores = np.full(len(gt_boxes), -1.0)
     gt_scores[best[true_positive]] = scores[true_positive]
-    return ImageMatches(boxes, scores, true_positive, gt_boxes[~ignore], gt_scores[~ignore])
+    true_boxes, image = gt_boxes[~ignore], np.zeros(len(boxes), int)
+    return Matches(boxes, scores, true_positive, image, true_boxes, gt_scores[~ignore], np.array([len(true_boxes)]))
 
 
 def merge_matches(matches: Sequence[Matches]) -> Matches:
     """Return the matches of several classes as those of one class."""
-    image, num_true = np.concatenate([one.image for one in matches]), np.sum([one.num_true for one in matches], axis=0)
-    return _join(matches, image, num_true)
+    return _join(matches, np.sum([one.num_true for one in matches], axis=0))
 
 
-def _join(parts: Sequence[ImageMatches] | Sequence[Matches], image: np.ndarray, num_true: np.ndarray) -> Matches:
-    """Return the matches of all parts by descending score; `image` and `num_true` are those of Matches."""
-    fields = {name: np.concatenate([getattr(part, name) for part in parts]) for name in ImageMatches._fields}
-    fields |= {"image": image, "num_true": num_true}
+def _join(parts: Sequence[Matches], num_true: np.ndarray) -> Matches:
+    """Return the matches of all parts by descending score; `num_true` [P] is that of all of them."""
+    of_detections, of_truths = ("boxes", "scores", "true_positive", "image"), ("gt_boxes", "gt_scores")
+    fields = {name: np.concatenate([getattr(part, name) for part in parts]) for name in of_detections + of_truths}
     order = np.argsort(-fields["scores"], kind="stable")
-    return Matches(**fields | {name: fields[name][order] for name in ("boxes", "scores", "true_positive", "image")})
+    return Matches(**fields | {name: fields[name][order] for name in of_detections}, num_true=num_true)
 
 
 def precision_recall(matches: Matches, weights: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:

@@ -51,7 +51,7 @@ def init_some(model: Network, key: jax.Array, inputs: Any, names: Iterable[str])
 
 
 def run_once(function: Callable, *arguments):
-    """Compile a function and call it. As it runs once, XLA on CPU optimizes little, because compilation takes longer."""
+    """Compile a function and call it. XLA on CPU optimizes it little: compilation takes longer than the one call."""
     quick = {"xla_backend_optimization_level": 1, **OLDER_EMITTERS}
     return jax.jit(function, compiler_options=quick if jax.default_backend() == "cpu" else None)(*arguments)
 
