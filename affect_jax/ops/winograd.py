@@ -134,7 +134,10 @@ def _convolve_tiles(form, tiles, kernel, channel_axis, size):
 
 
 def _transformed_kernel(form, kernel):
-    """Return G k G' of kernel [3, 3, C, F] as a grid of arrays [C, F], by one matrix product."""
+    """Return G k G' of kernel [3, 3, C, F] as a grid of arrays [C, F].
+
+    It is one matrix product, because XLA takes long to compile a weighted sum for each entry.
+    """
     side = form.outputs + 2
     matrix = jnp.asarray(np.kron(form.of_kernel, form.of_kernel), kernel.dtype)
     entries = (matrix @ kernel.reshape(9, -1)).reshape(side, side, *kernel.shape[2:])

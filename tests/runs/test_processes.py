@@ -184,7 +184,7 @@ def test_cpu_programs_run_in_the_calling_thread_unless_the_user_chose_otherwise(
         from affect_jax import process
         process.has_accelerator_plugin = lambda: False
         process.prepare_process()
-        print(jax.config._read("jax_cpu_enable_async_dispatch"))
+        print(jax.config.values["jax_cpu_enable_async_dispatch"])
     """
     environment = {**os.environ, "JAX_CPU_ENABLE_ASYNC_DISPATCH": chosen} if chosen else os.environ
     output = subprocess.check_output([sys.executable, "-c", textwrap.dedent(code)], text=True, env=environment)

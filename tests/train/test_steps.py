@@ -131,7 +131,6 @@ from affect_jax.models import build_model, vgg
 from affect_jax.tasks.classification import make_loss_fn
 from affect_jax.train.mesh import data_mesh, replicated, split_over_devices
 from affect_jax.train.optim import make_optimizer, make_schedule
-from affect_jax.train.mesh import data_mesh, replicated, split_over_devices, to_devices
 from affect_jax.train.state import create_state, init_variables, make_apply
 from affect_jax.train.steps import make_train_step
 
