@@ -54,7 +54,7 @@ def prepare_process(deterministic: bool = False) -> None:
     collect_garbage_rarely()
     prefer_fast_convolutions()
     prefer_wide_vectors()
-    if not has_accelerator_plugin():
+    if can_keep_freed_memory():
         keep_freed_memory()
         run_in_calling_thread()
 
@@ -138,24 +138,28 @@ def has_accelerator_plugin() -> bool:
     return any(map(is_installed, ACCELERATOR_PLUGINS))
 
 
+def can_keep_freed_memory() -> bool:
+    """Return True if glibc allocates the memory and no GPU or TPU is used, whose drivers share the allocator."""
+    return platform.libc_ver()[0] == "glibc" and not has_accelerator_plugin()
+
+
 def keep_freed_memory() -> None:
-    """Let glibc reuse freed memory instead of returning it to the system.
+    """Let glibc reuse freed memory instead of returning it to the system; see `can_keep_freed_memory`.
 
     Without this every step faults in its activations page by page: 120,000 page faults for a step of VGG-FER with batch
-    64 on two cores. Arrays above 64 MiB are kept only if the main thread allocates them. Not for GPU hosts, whose
-    drivers and pinned buffers share the allocator.
+    64 on two cores. Arrays of more than 64 MiB are kept only if the main thread allocates them.
     """
-    if platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
-        for option, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, -1)):
-            libc.mallopt(option, value)
+    libc = ctypes.CDLL(None)
+    for option, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, -1)):
+        libc.mallopt(option, value)
 
 
 def run_in_calling_thread() -> None:
-    """Let JAX run CPU programs in the thread that calls them, for `keep_freed_memory`, unless the user chose otherwise.
+    """Let JAX run CPU programs in the thread that calls them, unless the user set JAX_CPU_ENABLE_ASYNC_DISPATCH.
 
-    The alternative, a single malloc arena for all threads, makes XLA compile a step of VGG-FER 1.5 times as long, since
-    its threads wait for each other.
+    Called from the main thread, programs then allocate arrays that `keep_freed_memory` keeps. Allocating for all
+    threads as for the main thread would keep them too, but XLA's compiler threads would wait for each other: compiling
+    a step of VGG-FER took 1.5 times as long.
     """
     if "JAX_CPU_ENABLE_ASYNC_DISPATCH" not in os.environ:
         jax.config.update("jax_cpu_enable_async_dispatch", False)

@@ -14,7 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from affect_jax.models.mobilenet import STAGES
-from affect_jax.process import has_accelerator_plugin, keep_freed_memory
+from affect_jax.process import can_keep_freed_memory, keep_freed_memory
 
 
 class Twin(NamedTuple):
@@ -145,7 +145,7 @@ def start(name: str, make_work: Callable[..., Callable[[], None]], *arguments) -
 
 def _serve(connection, make_work: Callable[..., Callable[[], None]], arguments: tuple) -> None:
     """Run the work for each message and send None or the error message."""
-    if not has_accelerator_plugin():
+    if can_keep_freed_memory():
         keep_freed_memory()  # as in our own process
     problem = work = None
     try:

@@ -139,6 +139,7 @@ def make_train_steps(train_step: TrainStep) -> Callable[..., tuple[TrainState, S
             added = {key: totals[key] + sums[key] for key in sums}
             return state, {**added, **last, "steps": totals["steps"] + 1}
 
+        # with an array of the batch: a mere shape has no mesh, so that the step would be traced again in next_step
         _, shapes = jax.eval_shape(train_step, state, batch_at(examples, batches, jnp.int32(0)), key)
         zeros = {key: jnp.zeros(shape.shape, shape.dtype) for key, shape in shapes.items()}
         start = {**zeros, "finite": jnp.float32(1), "steps": jnp.int32(0)}

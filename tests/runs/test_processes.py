@@ -168,13 +168,15 @@ def test_xla_flags_are_set_only_if_jaxlib_has_them_and_the_user_has_not_set_them
     assert os.environ["XLA_FLAGS"] == "--xla_cpu_multi_thread_eigen=true --xla_gpu_deterministic_ops=true"
 
 
-def test_allocator_is_left_alone_where_a_gpu_plugin_is_installed(monkeypatch):
+@pytest.mark.parametrize(("plugin", "libc", "calls"), [(True, "glibc", 0), (False, "", 0), (False, "glibc", 1)])
+def test_allocator_is_tuned_only_for_cpu_and_glibc(monkeypatch, plugin, libc, calls):
     tuned = []
-    monkeypatch.setattr(process, "keep_freed_memory", lambda: tuned.append(1))
-    for installed, calls in ((True, 0), (False, 1)):
-        monkeypatch.setattr(process, "has_accelerator_plugin", lambda installed=installed: installed)
-        process.prepare_process()
-        assert len(tuned) == calls
+    for name in ("keep_freed_memory", "run_in_calling_thread"):
+        monkeypatch.setattr(process, name, lambda name=name: tuned.append(name))
+    monkeypatch.setattr(process, "has_accelerator_plugin", lambda: plugin)
+    monkeypatch.setattr(process.platform, "libc_ver", lambda: (libc, ""))
+    process.prepare_process()
+    assert tuned == ["keep_freed_memory", "run_in_calling_thread"] * calls
 
 
 @pytest.mark.parametrize("chosen", ["1", None])
