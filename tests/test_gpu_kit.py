@@ -126,6 +126,17 @@ def test_lanes_run_at_the_same_time_and_one_that_fails_leaves_the_others(fast, t
     assert "last of two" in (tmp_path / "work" / "both_two.log").read_text()
 
 
+def test_a_command_waits_for_the_files_of_another_lane_at_most_until_the_bound(fast, tmp_path):
+    teacher, never = tmp_path / "teacher", tmp_path / "never"
+    commands = [
+        Command([sys.executable, "-Sc", f"assert open({str(teacher)!r})"], lane="student", waits_for=[str(teacher)]),
+        Command([sys.executable, "-Sc", f"import time; time.sleep(1); open({str(teacher)!r}, 'x')"], lane="teacher"),
+    ]
+    assert run([Part("both", 30, commands)], tmp_path)["both"]["status"] == "done"
+    alone = Part("alone", 0.5, [python("pass")._replace(waits_for=[str(never)])])
+    assert run([alone], tmp_path, budget_s=1.2)["alone"]["status"] == "stopped"
+
+
 def test_the_budget_bounds_all_parts_together(fast, tmp_path):
     parts = [Part(str(number), 60, [python("import signal; signal.pause()")]) for number in range(3)]
     start = time.monotonic()

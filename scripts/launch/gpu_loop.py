@@ -13,12 +13,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-MOST_BYTES, MOST_ARCHIVES = (16 << 20) - 10_240, 8
-"""Limits of the way back; the end of an archive takes up to 10,240 bytes."""
+MOST_BYTES, MOST_ARCHIVES = (16 << 20) - 10_240, 4
+"""Limits of the way back, 64 MiB in all; the end of an archive takes up to 10,240 bytes."""
 GRACE_S = 15
 """Seconds in which a stopped part saves its checkpoint."""
 XLA_PLACES = "=== Source Location Trace"
 """Line after the message of an error of XLA."""
+POLL_S = 0.2
 LEAST_S = 10
 """Seconds under which no part is started."""
 
@@ -30,6 +31,8 @@ class Command(NamedTuple):
     creates: str = ""
     lane: str = ""
     """Commands of one lane run in order, those of different lanes at the same time; "" if the part has one lane."""
+    waits_for: Sequence[str] = ()
+    """Files that commands of other lanes create; the command starts when all exist."""
 
 
 class Part(NamedTuple):
@@ -127,6 +130,10 @@ def run_lane(
         for command in commands:
             if command.creates and Path(command.creates).exists():
                 continue
+            while not all(Path(file).exists() for file in command.waits_for):
+                if time.monotonic() > end:
+                    return "stopped", f"after {bound_s:.0f} s"
+                time.sleep(POLL_S)
             print(f"$ {' '.join(command.words)}", file=output, flush=True)
             code = run_bounded(command.words, output, end - time.monotonic(), environment, running)
             if code is None:

@@ -22,6 +22,56 @@ MOBILENET_FLAGS = f"{FAST_TUNING} --xla_gpu_enable_triton_gemm=false"
 """Flags of XLA with which VGG-FER compiled in 17 instead of 28 s, and MobileNetV2 in 51 s instead of minutes."""
 EPOCH_LOG = "--config.log_every_steps=448"
 NO_WARMUP = "--config.optim.warmup_epochs=0.0"
+NEW_LOGITS = "--config.init_excuse=('logits/.*',)"
+STUDENT = (
+    "--config.dtype=bfloat16",
+    "--config.total_epochs=60.0",
+    "--config.optim.learning_rate=0.05",
+    "--config.optim.warmup_epochs=2.0",
+    "--config.optim.multipliers=(('(dense.*|logits)/.*',0.1),)",
+    "--config.ema_decay=0.999",
+)
+"""Fields of a narrow network that is distilled on an accelerator instead of two CPU cores."""
+STRONGER = ("--config.model.dropout=0.5", "--config.augment.rotation=15.0", "--config.augment.erase_probability=0.25")
+ADAMW = ("--config.optim.name=adamw", "--config.optim.nesterov=False", "--config.optim.weight_decay=0.05")
+SPEEDRUN_TRIALS = {
+    "sgd_0.05": ("--config.optim.learning_rate=0.05",),
+    "sgd_0.1": ("--config.optim.learning_rate=0.1",),
+    "sgd_0.2": ("--config.optim.learning_rate=0.2",),
+    "sgd_0.1_regularized": ("--config.optim.learning_rate=0.1", *STRONGER),
+    "adamw": (*ADAMW, "--config.optim.learning_rate=0.003"),
+    "adamw_regularized": (*ADAMW, "--config.optim.learning_rate=0.003", *STRONGER),
+}
+"""Fields of each trial of the speedrun."""
+MODEL_FILE = (
+    "import sys; from affect_jax.data import find_dataset; from affect_jax.runs import model_file;"
+    " trained = model_file.read(sys.argv[1]); licence = find_dataset(trained.config.data.name).LICENCE;"
+    " model_file.write(trained, sys.argv[2], licence)"
+)
+"""Program that writes the weights of a run: RUN FILE."""
+BEST_RUN = (
+    "import glob, json, os, sys; accuracy = lambda run: json.load(open(f'{run}/metrics.json'))['val']['accuracy'];"
+    " best = max(filter(lambda run: os.path.exists(f'{run}/metrics.json'), glob.glob(sys.argv[1])), key=accuracy);"
+    " print('best on val:', best, accuracy(best), flush=True); "
+)
+"""Start of a program that finds the best run of a pattern."""
+OTHER_SEED = (
+    f"{BEST_RUN} import shlex, subprocess; seed, program = sys.argv[2:]; run = best[:-1] + seed;"
+    " command = shlex.split(json.load(open(f'{best}/config.json'))['environment']['command'])[1:];"
+    " subprocess.run([sys.executable, *command, f'--config.seed={seed}', f'--workdir={run}'], check=True);"
+    " os.environ['JAX_PLATFORMS'] = 'cpu';"
+    " subprocess.run([sys.executable, '-c', program, run, f'{run}/model.safetensors'], check=True)"
+)
+"""Program that trains the best of the runs NAME_0 with another seed and writes its weights: PATTERN SEED MODEL_FILE."""
+SEEDS_OF_BEST = (
+    BEST_RUN
+    + "from affect_jax.process import prepare_process; from affect_jax.runs.workdir import Workdir, load_config;"
+    " from affect_jax.runs.training import train_and_evaluate; prepare_process(); folder, *seeds = sys.argv[2:]\n"
+    "for seed in map(int, seeds):\n"
+    "    config = load_config(Workdir(best)); config.seed = seed\n"
+    "    train_and_evaluate(config, f'{folder}/seed{seed}')"
+)
+"""Program that trains with the config of the best run of a pattern: PATTERN FOLDER SEEDS."""
 # fields of the dry run
 SMALL_VGG = ("--config.model.widths=(4,4,4,4)", "--config.model.dense=(8,)", "--config.total_epochs=0.02", NO_WARMUP)
 SMALL_MOBILENET = ("--config.model.input_size=(32,32)", "--config.total_epochs=0.002", NO_WARMUP)
@@ -41,10 +91,9 @@ def session_parts(cut: bool) -> list[Part]:
     return [
         # name, bound in seconds, commands, what they need, files to bring back
         Part("data", 120, data(), [f"{kit}/fer2013"]),
-        Part("runs", 260, runs(cut), [fer2013], run_results("fer*")),
-        Part("continued", 150, continued(cut), [f"{WORK}/fer_vgg_best_0"], run_results("continued*")),
+        Part("runs", 480, runs(cut), [fer2013], run_results("fer*")),
+        Part("speedrun", 130, [speedrun(cut)], [f"{WORK}/speedrun"], ["speedrun*/*/*.json*"]),
         Part("benchmark", 120, benchmarks(cut), [], ["benchmark_*.json"]),
-        Part("speedrun", 130, [speedrun(cut)], [fer2013], ["speedrun/*/*/*.json*"]),
         Part("check", 120, check(cut), [], ["profile/**/*.pb"]),
         Part("deterministic", 60, deterministic(cut)),
         Part("detector", 150, detector(cut), [f"{kit}/widerface", YUNET], run_results("widerface_yunet*")),
@@ -57,48 +106,90 @@ def data() -> list[Command]:
 
 
 def runs(cut: bool) -> list[Command]:
-    """Return the commands that train classifiers at full length, all at the same time.
+    """Return the commands that train classifiers at full length, in lanes at the same time.
 
     Startup and compilation use the CPU, and training the GPU, so that together they take less time than one by one.
+    Three wide networks are trained on FER2013 and two on FER+. Narrow networks are distilled from them, as the bundled
+    ones, on FER+ with three seeds and on FER2013 with five. Settings of the speedrun are tried for fewer epochs.
     """
-    vgg, mobilenet = (SMALL_VGG, SMALL_MOBILENET) if cut else ((), ())
-    vgg, mobilenet = (*vgg, EPOCH_LOG, "--config.eval_every_epochs=4.0"), (*mobilenet, EPOCH_LOG)
-    v1 = classifier("fer_mobilenet_v1", "fer_mobilenet_v1:long", f"--config.init_from={MOBILENET_V1}", *mobilenet)
-    v2 = classifier("fer_finetune", "fer_finetune:long", f"--config.init_from={MOBILENET}", *mobilenet)
-    best = [classifier(f"fer_vgg_best_{n}", "fer_vgg_best", f"--config.seed={n}", *vgg) for n in range(2)]
-    return [
-        *in_lane("vgg_best", [command for commands in best for command in commands]),
-        *in_lane("vgg", classifier("fer_vgg", "fer_vgg", *vgg), FAST_TUNING),
-        *in_lane("ferplus_vgg", classifier("ferplus_vgg", "ferplus_vgg", *vgg), FAST_TUNING),
-        *in_lane("v2", v2, MOBILENET_FLAGS),
-        *in_lane("v1", v1, MOBILENET_FLAGS),
-    ]
+    fields = (*(SMALL_VGG if cut else ()), EPOCH_LOG, "--config.eval_every_epochs=4.0")
+    seeds = range(2)
+    ferplus = [classifier(f"ferplus_vgg_{n}", "ferplus_vgg", f"--config.seed={n}", *fields) for n in seeds]
+    best = [classifier(f"fer_vgg_best_{n}", "fer_vgg_best", f"--config.seed={n}", *fields) for n in seeds]
+    lanes = {
+        "ferplus": [command for commands in ferplus for command in commands],
+        "best": [command for commands in best for command in commands],
+        "wide": wide_from_ferplus(fields),
+        "ferplus_students": ferplus_students(cut, fields),
+        "fer_students": fer_students(cut, fields),
+    }
+    trained = [command for lane, commands in lanes.items() for command in in_lane(lane, commands, FAST_TUNING)]
+    trials = [command for lane, commands in speedrun_trials(cut).items() for command in in_lane(lane, commands)]
+    return [*trained, *trials]
 
 
-def continued(cut: bool) -> list[Command]:
-    """Return the commands that continue from these runs, stopped ones too.
+def wide_from_ferplus(fields: Sequence[str]) -> list[Command]:
+    """Return the commands that continue the first network of FER+ on FER2013, gently and with mixup."""
+    teacher = weights_of("ferplus_vgg_0")
+    fields = f"--config.init_from={teacher}", NEW_LOGITS, "--config.total_epochs=40.0", *fields
+    gently = "--config.mixup_alpha=0.0", "--config.optim.learning_rate=0.02"
+    commands = classifier("fer_wide", "fer_vgg_best", *gently, *fields)
+    return after([teacher], [*commands, *classifier("fer_wide_mixup", "fer_vgg_best", *fields)])
 
-    Two small networks are distilled from them, on FER2013 and on FER+, and the network of FER+ is trained on FER2013.
-    """
 
-    def teachers(*runs: str) -> str:
-        names = ",".join(f"'{WORK}/{run}'" for run in runs)
-        return f"--config.distillation.teachers=({names},)"
-
-    mobilenet = [f"--config.init_from={MOBILENET}", teachers("fer_vgg_best_0", "fer_mobilenet_v1")]
-    pruned = f"{WORK}/ferplus_vgg_pruned.safetensors"
+def ferplus_students(cut: bool, fields: Sequence[str]) -> list[Command]:
+    """Return the commands that distill the networks of FER+ into the most important channels of one of them."""
+    teachers, pruned = [weights_of(f"ferplus_vgg_{n}") for n in range(2)], f"{WORK}/ferplus_vgg_pruned.safetensors"
     sizes = ("--widths=4,4,4,4", "--dense=8") if cut else ()
-    prune = script("prune", f"--model={WORK}/ferplus_vgg", f"--out={pruned}", *sizes)._replace(creates=pruned)
-    narrow = [f"--config.init_from={pruned}", teachers("ferplus_vgg"), "--config.total_epochs=40.0"]
-    wide = [f"--config.init_from={WORK}/ferplus_vgg", "--config.init_excuse=('logits/.*',)", "--config.mixup_alpha=0.0"]
-    wide += ["--config.optim.learning_rate=0.02", "--config.total_epochs=40.0", EPOCH_LOG]
-    if cut:
-        mobilenet, narrow, wide = [*mobilenet, *SMALL_MOBILENET], [*narrow, *SMALL_VGG], [*wide, *SMALL_VGG]
-    return [
-        *in_lane("mobilenet", classifier("continued_mobilenet", "fer_finetune:distilled", *mobilenet), MOBILENET_FLAGS),
-        *in_lane("narrow", [prune, *classifier("continued_ferplus", "ferplus_vgg:narrow", *narrow)], FAST_TUNING),
-        *in_lane("wide", classifier("continued_wide", "fer_vgg_best", *wide), FAST_TUNING),
-    ]
+    commands = [script("prune", f"--model={teachers[0]}", f"--out={pruned}", *sizes)._replace(creates=pruned)]
+    for seed in range(3):
+        name = f"ferplus_student_{seed}"
+        student = f"--config.init_from={pruned}", distilled_from(teachers), f"--config.seed={seed}", *STUDENT, *fields
+        commands += classifier(name, "ferplus_vgg:narrow", *student)
+    return after(teachers, commands)
+
+
+def fer_students(cut: bool, fields: Sequence[str]) -> list[Command]:
+    """Return the commands that distill the networks of FER2013 into narrow ones.
+
+    The students start from the bundled network of FER+, with two settings. The better one on val has five seeds.
+    """
+    teachers = [weights_of(name) for name in ("fer_vgg_best_0", "fer_vgg_best_1", "fer_wide")]
+    bundled = "--config.init_from=affect_jax/predict/weights/ferplus_vgg.safetensors", NEW_LOGITS
+    start = ("--config.init_from=",) if cut else bundled  # the dry run has another size
+    student = *start, distilled_from(teachers), *STUDENT
+    commands = []
+    for name, mixup in (("fer_student_0", 0.0), ("fer_student_mixup_0", 0.4)):
+        commands += classifier(name, "fer_vgg_best:distilled", f"--config.mixup_alpha={mixup}", *student, *fields)
+    for seed in range(1, 2 if cut else 5):
+        other_seed = [sys.executable, "-c", OTHER_SEED, f"{WORK}/fer_student*_0", str(seed), MODEL_FILE]
+        commands.append(Command(other_seed))
+    return after(teachers, commands)
+
+
+def speedrun_trials(cut: bool) -> dict[str, list[Command]]:
+    """Return the commands that try settings of the speedrun, in two lanes."""
+    lanes = {}
+    for number, (name, fields) in enumerate(list(SPEEDRUN_TRIALS.items())[: 2 if cut else None]):
+        small = (*SMALL_VGG[:2], "--config.total_epochs=0.1", NO_WARMUP) if cut else ()
+        command = train(f"speedrun/{name}", "fer_speedrun:70", *fields, *small)
+        lanes.setdefault(f"speedrun_{number % 2}", []).append(command)
+    return lanes
+
+
+def weights_of(run: str) -> str:
+    """Return the path of the weights that `classifier` writes."""
+    return f"{WORK}/{run}/model.safetensors"
+
+
+def distilled_from(teachers: Sequence[str]) -> str:
+    """Return the field of a config that names the teachers."""
+    return f"--config.distillation.teachers={tuple(teachers)}"
+
+
+def after(files: Sequence[str], commands: Sequence[Command]) -> list[Command]:
+    """Return the commands, the first of which waits for the files."""
+    return [commands[0]._replace(waits_for=files), *commands[1:]]
 
 
 def in_lane(lane: str, commands: Sequence[Command], xla_flags: str = "") -> list[Command]:
@@ -136,13 +227,8 @@ def classifier(run: str, config: str, *fields: str) -> list[Command]:
 
 def model_file(run: str) -> Command:
     """Return the command that writes the best weights of a run to its model.safetensors, as float16."""
-    program = (
-        "import sys; from affect_jax.data import find_dataset; from affect_jax.runs import model_file;"
-        " trained = model_file.read(sys.argv[1]); licence = find_dataset(trained.config.data.name).LICENCE;"
-        " model_file.write(trained, sys.argv[2], licence)"
-    )
-    file = f"{WORK}/{run}/model.safetensors"
-    return Command(["env", "JAX_PLATFORMS=cpu", sys.executable, "-c", program, f"{WORK}/{run}", file], file)
+    file = weights_of(run)
+    return Command(["env", "JAX_PLATFORMS=cpu", sys.executable, "-c", MODEL_FILE, f"{WORK}/{run}", file], file)
 
 
 def check(cut: bool) -> list[Command]:
@@ -160,20 +246,9 @@ def check(cut: bool) -> list[Command]:
 
 
 def speedrun(cut: bool) -> Command:
-    """Return the command that trains for 70 % of val with five seeds in one process."""
-    program = (
-        "import sys; from runpy import run_path; from affect_jax.process import prepare_process;"
-        " from affect_jax.runs.training import train_and_evaluate; prepare_process();"
-        " folder, epochs, *seeds = sys.argv[1:]; get_config = run_path('configs/fer_speedrun.py')['get_config']\n"
-        "for seed in map(int, seeds):\n"
-        "    config = get_config('70'); config.seed = seed\n"
-        "    if float(epochs):\n"
-        "        config.total_epochs, config.optim.warmup_epochs = float(epochs), 0.0\n"
-        "        config.model.widths = (4, 4, 4, 4)\n"
-        "    train_and_evaluate(config, f'{folder}/seed{seed}')"
-    )
+    """Return the command that trains the trial of the speedrun that is best on val again, with five seeds."""
     seeds = ["0"] if cut else ["0", "1", "2", "3", "4"]
-    return Command([sys.executable, "-c", program, f"{WORK}/speedrun/70", "0.02" if cut else "0", *seeds])
+    return Command([sys.executable, "-c", SEEDS_OF_BEST, f"{WORK}/speedrun/*", f"{WORK}/speedrun_seeds", *seeds])
 
 
 def benchmarks(cut: bool) -> list[Command]:

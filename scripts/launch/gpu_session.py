@@ -5,7 +5,7 @@
 `make gpu-kit` collects what the machine lacks. Only missing packages are installed; the JAX and PyTorch of the machine
 stay. Each part stops at its bound, and the next part starts. Rerun the command to resume: finished parts are skipped,
 stopped parts resume from their checkpoint, and failed parts start again. After every part its results are in $OUT
-(default: runs/gpu/out), at most 8 files of 16 MiB. DRY_RUN=1 runs all parts on CPU, each cut to seconds.
+(default: runs/gpu/out), at most 4 files of 16 MiB. DRY_RUN=1 runs all parts on CPU, each cut to seconds.
 
 This file imports only Python's own modules, because it installs the other packages. See docs/gpu.md.
 """
