@@ -1,8 +1,10 @@
 """The session for a GPU machine without a network, and its kit, on CPU and without a network."""
 
+import io
 import itertools
 import os
 import re
+import shutil
 import sys
 import tarfile
 import time
@@ -37,7 +39,8 @@ def python(program: str, creates: str = "") -> Command:
 
 
 def run(parts, folder: Path, budget_s: float = 60.0):
-    return run_parts(parts, folder / "work", folder / "out", budget_s, dict(os.environ))
+    results = [pattern for part in parts for pattern in part.results]
+    return run_parts(parts, folder / "work", budget_s, dict(os.environ), folder / "out", results)
 
 
 @pytest.mark.parametrize("cut", [False, True])
@@ -145,24 +148,36 @@ def test_the_budget_bounds_all_parts_together(fast, tmp_path):
     assert [state["status"] for state in states.values()] == ["stopped", "not started", "not started"]
 
 
-def test_results_are_at_once_in_archives_of_at_most_16_mib(fast, tmp_path, capsys):
+def read_archive(folder: Path) -> dict[str, bytes]:
+    """Return the files in the pieces of an archive, in order."""
+    pieces = sorted(folder.glob("session.tar.*"))
+    assert all(piece.stat().st_size <= gpu_loop.PIECE_BYTES for piece in pieces)
+    with tarfile.open(fileobj=io.BytesIO(b"".join(piece.read_bytes() for piece in pieces))) as tar:
+        return {name: tar.extractfile(name).read() for name in tar.getnames()}
+
+
+def test_results_are_at_once_in_an_archive_and_the_next_session_brings_back_what_had_no_room(
+    fast, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(gpu_loop, "PIECE_BYTES", 1 << 16)
     (tmp_path / "work" / "big").mkdir(parents=True)
     rng = np.random.default_rng(0)
-    for name, size in {"small.json": 100, "weights": 9 << 20, "more": 10 << 20, "huge": 17 << 20}.items():
-        (tmp_path / "work" / "big" / name).write_bytes(rng.bytes(size))
-    finished = f"assert 'session_1.tar.gz' in __import__('os').listdir({str(tmp_path / 'out')!r})"
+    contents = {f"big/{name}": rng.bytes(size) for name, size in {"weights": 100_000, "more": 160_000, "c": 9}.items()}
+    for name, content in contents.items():
+        (tmp_path / "work" / name).write_bytes(content)
+    finished = f"assert 'session.tar.1' in __import__('os').listdir({str(tmp_path / 'out')!r})"
     parts = [Part("big", 5, [python("pass")], results=["big/*"]), Part("next", 5, [python(finished)])]
-    states = run(parts, tmp_path)
-    assert states["next"]["status"] == "done"
-    assert "session lacks big/huge: too large" in capsys.readouterr().out
-    archives = sorted((tmp_path / "out").iterdir())
-    assert [archive.name for archive in archives] == ["session_0.tar.gz", "session_1.tar.gz"]
-    assert all(archive.stat().st_size <= 16 << 20 for archive in archives)
-    contents = []
-    for archive in archives:
-        with tarfile.open(archive) as tar:
-            contents.append(set(tar.getnames()))
-    assert contents == [{"big/small.json", "big/weights", "parts.json", "big.log", "next.log"}, {"big/more"}]
+    assert run(parts, tmp_path)["next"]["status"] == "done"
+    assert "no room for big/more: the next session brings it back" in capsys.readouterr().out
+    found = read_archive(tmp_path / "out")
+    assert {"states/big.json", "states/next.json", "big.log", "next.log"} < found.keys()
+    assert {name: found[name] for name in found if name.startswith("big/")} == {
+        name: contents[name] for name in ("big/c", "big/weights")
+    }
+    shutil.rmtree(tmp_path / "out")
+    run([*parts, Part("last", 5, [python("print(1)")])], tmp_path)
+    found = read_archive(tmp_path / "out")
+    assert found.keys() == {"big/more", "states/last.json", "last.log"} and found["big/more"] == contents["big/more"]
 
 
 def test_session_without_seconds_starts_nothing_and_lists_every_part(tmp_path, monkeypatch, capsys):

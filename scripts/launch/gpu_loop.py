@@ -1,8 +1,8 @@
 """Run the parts of a GPU session: bounded commands in lanes, the state of each part, and the results to bring back."""
 
+import io
 import json
 import os
-import shutil
 import signal
 import subprocess
 import tarfile
@@ -13,13 +13,18 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-MOST_BYTES, MOST_ARCHIVES = (16 << 20) - 10_240, 4
-"""Limits of the way back, 64 MiB in all; the end of an archive takes up to 10,240 bytes."""
+PIECE_BYTES, MOST_PIECES = 16 << 20, 4
+"""Limits of the way back."""
 GRACE_S = 15
 """Seconds in which a stopped part saves its checkpoint."""
 XLA_PLACES = "=== Source Location Trace"
 """Line after the message of an error of XLA."""
 POLL_S = 0.2
+"""Seconds between two looks for the files that a command waits for."""
+STATES, BROUGHT_BACK = "states", "brought_back.txt"
+"""Folder of the states of the parts, and list of the files that were brought back, in the folder of the session."""
+HEADER_BYTES = 2048
+"""Bytes of a file in an archive besides its own, at most."""
 LEAST_S = 10
 """Seconds under which no part is started."""
 
@@ -48,20 +53,24 @@ class Part(NamedTuple):
 
 
 def run_parts(
-    parts: Sequence[Part], work: Path, out: Path, budget_s: float, environment: dict[str, str]
+    parts: Sequence[Part],
+    work: Path,
+    budget_s: float,
+    environment: dict[str, str],
+    out: Path | None = None,
+    results: Sequence[str] = (),
 ) -> dict[str, dict]:
     """Run the parts within the budget, in order; return the state of each: "status", "seconds" and "note".
 
-    Further rounds resume the stopped parts, each with its bound again. The states are kept in parts.json in `work`, the
-    folder of the session.
+    Further rounds resume the stopped parts, each with its bound again. The states are kept in `work`, the folder of the
+    session, so that other sessions may run other parts there. After each part the files of `work` that match `results`
+    are brought back to `out`, unless it is None, without those that an earlier session brought back and that have not
+    changed since.
     """
     end = time.monotonic() + budget_s
-    work.mkdir(parents=True, exist_ok=True)
-    out.mkdir(parents=True, exist_ok=True)
-    file = work / "parts.json"
-    states = json.loads(file.read_text()) if file.exists() else {}
-    for part in parts:
-        states.setdefault(part.name, {"status": "not started", "seconds": 0.0, "note": ""})
+    (work / STATES).mkdir(parents=True, exist_ok=True)
+    states = {part.name: read_state(work, part.name) for part in parts}
+    earlier = read_lines(work / BROUGHT_BACK)
     waiting, has_run = list(parts), True
     while has_run:
         waiting, has_run = [part for part in waiting if states[part.name]["status"] != "done"], False
@@ -73,13 +82,24 @@ def run_parts(
             status, note = run_part(part, work / f"{part.name}.log", min(part.bound_s, left), environment)
             state.update(status=status, note=note, seconds=round(state["seconds"] + time.monotonic() - start, 1))
             print(describe(part.name, state), flush=True)
-            file.write_text(json.dumps(states, indent=1))
-            results = [pattern for part in parts for pattern in part.results]
-            bring_back(out, "session", work, ["parts.json", "*.log", *results])
+            (work / STATES / f"{part.name}.json").write_text(json.dumps(state))
+            if out:
+                bring_back(out, work, [f"{STATES}/*.json", "*.log", *results], earlier)
             has_run |= status in ("done", "stopped")
             if status == "failed":
                 waiting.remove(part)
     return states
+
+
+def read_state(work: Path, name: str) -> dict:
+    """Return the state of a part."""
+    file = work / STATES / f"{name}.json"
+    return json.loads(file.read_text()) if file.exists() else {"status": "not started", "seconds": 0.0, "note": ""}
+
+
+def read_lines(file: Path) -> set[str]:
+    """Return the lines of a file; none if it does not exist."""
+    return set(file.read_text().splitlines()) if file.exists() else set()
 
 
 def run_part(part: Part, log: Path, bound_s: float, environment: dict[str, str]) -> tuple[str, str]:
@@ -185,27 +205,34 @@ def describe(name: str, state: dict) -> str:
     return f"{name:18} {state['status']:12} {state['seconds']:7.1f} s  {state['note']}".rstrip()
 
 
-def bring_back(out: Path, name: str, work: Path, patterns: Sequence[str]) -> None:
-    """Write the files that match to archives NAME_0.tar.gz, NAME_1.tar.gz and so on of at most MOST_BYTES.
+def bring_back(out: Path, work: Path, patterns: Sequence[str], earlier: set[str]) -> None:
+    """Write the files that match to an archive in pieces, session.tar.0, session.tar.1 and so on.
 
-    Small files come first. Files that are too large, or for which MOST_ARCHIVES are too few, are named.
+    Small files come first. Files in the list `earlier` are left out, and those for which there is no room are named.
+    BROUGHT_BACK in `work` gets the list for the next session.
     """
     files = {file for pattern in patterns for file in work.glob(pattern) if file.is_file()}
-    archives, size = [[]], 0
-    for file in sorted(files, key=lambda file: (file.stat().st_size, file)):
-        bytes_of_file = file.stat().st_size + 1024  # before compression, which hardly shrinks weights
-        is_full = size + bytes_of_file > MOST_BYTES
-        if bytes_of_file > MOST_BYTES or (is_full and len(archives) == MOST_ARCHIVES):
-            print(f"{name} lacks {file.relative_to(work)}: too large for the way back", flush=True)
+    sizes = {file: file.stat().st_size for file in files if identity(file, work) not in earlier}
+    chosen, size = [], tarfile.RECORDSIZE  # of the end of the archive
+    for file in sorted(sizes, key=lambda file: (sizes[file], file)):
+        bytes_of_file = HEADER_BYTES + sizes[file]
+        if size + bytes_of_file > PIECE_BYTES * MOST_PIECES:
+            print(f"no room for {file.relative_to(work)}: the next session brings it back", flush=True)
             continue
-        if is_full:
-            archives.append([])
-            size = 0
-        archives[-1].append(file)
+        chosen.append(file)
         size += bytes_of_file
-    for number, files in enumerate(archives):
-        temporary = work / f"{name}_{number}.tar.gz"
-        with tarfile.open(temporary, "w:gz") as tar:
-            for file in files:
-                tar.add(file, file.relative_to(work))
-        shutil.move(temporary, out / temporary.name)
+    archive, identities = io.BytesIO(), [identity(file, work) for file in chosen]
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        for file in chosen:
+            tar.add(file, file.relative_to(work))
+    archive.seek(0)
+    out.mkdir(parents=True, exist_ok=True)
+    for number, piece in enumerate(iter(lambda: archive.read(PIECE_BYTES), b"")):
+        (out / f"session.tar.{number}").write_bytes(piece)
+    (work / BROUGHT_BACK).write_text("\n".join(sorted(earlier.union(identities))))
+
+
+def identity(file: Path, work: Path) -> str:
+    """Return name, size and time of change of a file."""
+    status = file.stat()
+    return f"{file.relative_to(work)} {status.st_size} {status.st_mtime_ns}"

@@ -4,8 +4,9 @@
 
 `make gpu-kit` collects what the machine lacks. Only missing packages are installed; the JAX and PyTorch of the machine
 stay. Each part stops at its bound, and the next part starts. Rerun the command to resume: finished parts are skipped,
-stopped parts resume from their checkpoint, and failed parts start again. After every part its results are in $OUT
-(default: runs/gpu/out), at most 4 files of 16 MiB. DRY_RUN=1 runs all parts on CPU, each cut to seconds.
+stopped parts resume from their checkpoint, and failed parts start again. The results are in runs/gpu, and after every
+part in the folder $OUT if it is set: an archive in at most 4 pieces of 16 MiB. The next session brings back what had no
+room. DRY_RUN=1 runs all parts on CPU, each cut to seconds.
 
 This file imports only Python's own modules, because it installs the other packages. See docs/gpu.md.
 """
@@ -101,11 +102,13 @@ def main() -> None:
     }
     if dry_run:
         environment |= {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # compiles faster
-    parts = [part for part in session_parts(dry_run) if part.name in sys.argv[1:] or not sys.argv[1:]]
+    everything = session_parts(dry_run)
+    parts = [part for part in everything if part.name in sys.argv[1:] or not sys.argv[1:]]
     if dry_run:
         parts = [part._replace(bound_s=DRY_RUN_BOUNDS * part.bound_s) for part in parts]
-    out = Path(os.environ.get("OUT", WORK / "out"))
-    states = run_parts(parts, WORK, out, end - time.monotonic(), environment)
+    out = Path(os.environ["OUT"]) if "OUT" in os.environ else None
+    results = [pattern for part in everything for pattern in part.results]
+    states = run_parts(parts, WORK, end - time.monotonic(), environment, out, results)
     print("\n".join(["", *(describe(part.name, states[part.name]) for part in parts)]))
     sys.exit(any(state["status"] == "failed" for state in states.values()))
 
