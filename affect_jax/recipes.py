@@ -107,15 +107,6 @@ def sgd_linear(
     config.optim.update(schedule="linear", warmup_epochs=warmup_epochs)
 
 
-def gentle_head(config: ConfigDict) -> None:
-    """Give the dense layers of VGG-FER a tenth of the learning rate.
-
-    Their inputs are thousands of positive features, so that their steps change the logits most. At the rate of the
-    convolutions, which BatchNorm keeps stable, they diverge at first and the network predicts one class for epochs.
-    """
-    config.optim.multipliers = ((r"(dense\d|logits)/.*", 0.1),)
-
-
 # ---- Augmentation ----
 
 
@@ -136,8 +127,7 @@ def regularized_vgg(config: ConfigDict) -> None:
     config.batch_size = 128
     config.total_epochs = 100.0
     config.dtype = "bfloat16"
-    sgd_linear(config, 0.05, warmup_epochs=5.0)
-    gentle_head(config)
+    sgd_linear(config, 0.05, warmup_epochs=10.0)
     config.ema_decay = 0.999
     warped_faces(config, rotation=15.0, zoom=0.15)
     config.augment.erase_probability = 0.5
@@ -149,7 +139,7 @@ def narrow_vgg(config: ConfigDict, init_from: str, epochs: float) -> None:
     config.init_from = init_from
     config.dtype = "float32"
     config.total_epochs = epochs
-    config.optim.update(learning_rate=0.02, warmup_epochs=0.2, multipliers=())
+    config.optim.update(learning_rate=0.02, warmup_epochs=0.2)
     config.ema_decay = 0.998
 
 

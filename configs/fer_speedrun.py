@@ -14,7 +14,7 @@ Not measured yet with this learning rate. With 0.2, two runs of `:70` on an H200
 """
 
 from affect_jax.config import apply_variant, classification_config
-from affect_jax.recipes import gentle_head, sgd_linear, vgg_fer, warped_faces
+from affect_jax.recipes import sgd_linear, vgg_fer, warped_faces
 
 
 def get_config(variant=""):
@@ -29,7 +29,6 @@ def get_config(variant=""):
     config.total_epochs = 40.0
     vgg_fer(config)
     sgd_linear(config, 0.05, warmup_epochs=4.0)
-    gentle_head(config)
     config.ema_decay = 0.99
     config.label_smoothing = 0.1
     warped_faces(config, shift=0.08)

@@ -32,7 +32,6 @@ def two_cores(config):
     config.batch_size = 64
     config.total_epochs = 14.0
     adamw_linear(config, 0.0015, weight_decay=0.02)
-    config.optim.multipliers = ()
     config.label_smoothing = 0.05
     config.mixup_alpha = 0.0
     warped_faces(config, rotation=8.0, shift=0.06, zoom=0.08)

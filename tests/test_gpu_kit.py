@@ -197,6 +197,14 @@ def test_session_without_seconds_starts_nothing_and_lists_every_part(tmp_path, m
     assert re.findall(r"^(\w+) +not started", printed, re.MULTILINE) == [p.name for p in session_parts(cut=True)]
 
 
+def test_a_part_that_does_not_exist_is_an_error_before_anything_runs(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["gpu_session.py", "dta"])
+    with pytest.raises(SystemExit) as ended:
+        session.main()
+    assert ended.value.code == 2
+    assert "no part dta; choose from data, runs, speedrun" in capsys.readouterr().err
+
+
 def write_wheel(folder: Path, name: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     information = f"{name}-1.0.dist-info"

@@ -11,6 +11,7 @@ room. DRY_RUN=1 runs all parts on CPU, each cut to seconds.
 This file imports only Python's own modules, because it installs the other packages. See docs/gpu.md.
 """
 
+import argparse
 import importlib.metadata
 import json
 import os
@@ -20,13 +21,15 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
-from gpu_loop import describe, run_parts
+from gpu_loop import Part, describe, run_parts
 from gpu_parts import WORK, session_parts
 
 ROOT = Path(__file__).resolve().parents[2]
 KIT = ROOT / "gpu_kit"
+NO_PART = "none"
 DRY_RUN_BOUNDS = 5.0
 """Factor on the bounds on CPU."""
 
@@ -83,9 +86,22 @@ def is_installed(name: str) -> bool:
     return True
 
 
+def chosen_parts(parts: Sequence[Part]) -> list[Part]:
+    """Return the parts that the command line names, in order: all without names, none with NO_PART."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    names = [part.name for part in parts]
+    parser.add_argument("part", nargs="*", help=f"{', '.join(names)}, or {NO_PART}, which only installs; default: all")
+    chosen = parser.parse_args().part or names
+    if unknown := set(chosen) - {*names, NO_PART}:
+        parser.error(f"no part {', '.join(sorted(unknown))}; choose from {', '.join(names)}, {NO_PART}")
+    return [part for part in parts if part.name in chosen]
+
+
 def main() -> None:
     end = time.monotonic() + float(os.environ.get("BUDGET_S", "660"))
     dry_run = os.environ.get("DRY_RUN", "0") != "0"
+    everything = session_parts(dry_run)
+    parts = chosen_parts(everything)
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     os.chdir(ROOT)
     print("\n".join(gather_kit(KIT, WORK / "kit")), flush=True)
@@ -102,9 +118,6 @@ def main() -> None:
     }
     if dry_run:
         environment |= {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # compiles faster
-    everything = session_parts(dry_run)
-    parts = [part for part in everything if part.name in sys.argv[1:] or not sys.argv[1:]]
-    if dry_run:
         parts = [part._replace(bound_s=DRY_RUN_BOUNDS * part.bound_s) for part in parts]
     out = Path(os.environ["OUT"]) if "OUT" in os.environ else None
     results = [pattern for part in everything for pattern in part.results]
