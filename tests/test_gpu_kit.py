@@ -131,13 +131,44 @@ def test_lanes_run_at_the_same_time_and_one_that_fails_leaves_the_others(fast, t
 
 def test_a_command_waits_for_the_files_of_another_lane_at_most_until_the_bound(fast, tmp_path):
     teacher, never = tmp_path / "teacher", tmp_path / "never"
+    student = python(f"assert open({str(teacher)!r})")._replace(lane="student", waits_for=[str(teacher)])
+    trains = python(f"import time; time.sleep(1); open({str(teacher)!r}, 'x')")._replace(lane="teacher")
+    assert run([Part("both", 30, [student, trains])], tmp_path)["both"]["status"] == "done"
+    waits = python("pass")._replace(lane="waits", waits_for=[str(never)])
+    works = python("import signal; signal.pause()")._replace(lane="works")
+    state = run([Part("long", 1.0, [waits, works])], tmp_path, budget_s=2.0)["long"]
+    assert state["status"] == "stopped" and f"waits: waiting for {never}" in state["note"]
+
+
+def test_a_lane_does_not_wait_for_what_no_other_lane_will_create(fast, tmp_path):
     commands = [
-        Command([sys.executable, "-Sc", f"assert open({str(teacher)!r})"], lane="student", waits_for=[str(teacher)]),
-        Command([sys.executable, "-Sc", f"import time; time.sleep(1); open({str(teacher)!r}, 'x')"], lane="teacher"),
+        Command([sys.executable, "-Sc", "import sys; sys.exit('too large')"], lane="teacher"),
+        python("pass")._replace(lane="student", waits_for=[str(tmp_path / "teacher")]),
     ]
-    assert run([Part("both", 30, commands)], tmp_path)["both"]["status"] == "done"
-    alone = Part("alone", 0.5, [python("pass")._replace(waits_for=[str(never)])])
-    assert run([alone], tmp_path, budget_s=1.2)["alone"]["status"] == "stopped"
+    start = time.monotonic()
+    state = run([Part("both", 30, commands)], tmp_path)["both"]
+    assert time.monotonic() - start < 10
+    assert state["status"] == "failed"
+    assert state["note"] == f"teacher: exit status 1: too large; student: no lane created {tmp_path / 'teacher'}"
+
+
+def test_a_command_that_may_fail_does_not_end_its_lane(fast, tmp_path):
+    commands = [python("import sys; sys.exit('diverged')")._replace(may_fail=True), python("print('tried')")]
+    assert run([Part("trials", 30, commands)], tmp_path)["trials"]["status"] == "done"
+    assert "tried" in (tmp_path / "work" / "trials.log").read_text()
+
+
+def test_a_process_in_a_stopped_command_has_time_to_save(fast, tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu_loop, "GRACE_S", 10)
+    saved = tmp_path / "saved"
+    saves = (
+        f"import pathlib, signal, sys, time; saved = pathlib.Path({str(saved)!r})\n"
+        "def save(*_): time.sleep(1); saved.touch(); sys.exit()\n"
+        "signal.signal(signal.SIGTERM, save); time.sleep(60)"
+    )
+    wrapper = f"import subprocess, sys; subprocess.run([sys.executable, '-Sc', {saves!r}])"
+    assert run([Part("wrapped", 2, [python(wrapper)])], tmp_path, budget_s=13)["wrapped"]["status"] == "stopped"
+    assert saved.exists()
 
 
 def test_the_budget_bounds_all_parts_together(fast, tmp_path):

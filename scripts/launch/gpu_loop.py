@@ -38,6 +38,8 @@ class Command(NamedTuple):
     """Commands of one lane run in order, those of different lanes at the same time; "" if the part has one lane."""
     waits_for: Sequence[str] = ()
     """Files that commands of other lanes create; the command starts when all exist."""
+    may_fail: bool = False
+    """True if the next command of the lane runs also if this one fails."""
 
 
 class Part(NamedTuple):
@@ -106,90 +108,125 @@ def run_part(part: Part, log: Path, bound_s: float, environment: dict[str, str])
     """Run the commands of a part for at most `bound_s` seconds; return its status and a note.
 
     The status is "done", "stopped", "failed" with the exit status and the last line of the output, or "absent" with
-    what is missing. Each lane of the part has a log; that of LANE is NAME_LANE.log instead of NAME.log.
+    what is missing. A part is stopped if one of its lanes is, also if another lane failed. Each lane of the part has a
+    log; that of LANE is NAME_LANE.log instead of NAME.log.
     """
     if missing := [name for name in part.needs if not Path(name).exists()]:
         return "absent", f"no {', '.join(missing)}"
-    lanes: dict[str, list[Command]] = {}
-    for command in part.commands:
-        lanes.setdefault(command.lane, []).append(command)
-    if len(lanes) > 1:  # they share the memory of the GPU
+    names = list(dict.fromkeys(command.lane for command in part.commands))
+    if len(names) > 1:  # they share the memory of the GPU
         environment = environment | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-
-    running: set[subprocess.Popen] = set()
-
-    def run(lane: str) -> tuple[str, str]:
-        file = log.with_stem(f"{log.stem}_{lane}") if lane else log
-        status, note = run_lane(lanes[lane], file, bound_s, environment, running)
-        return status, f"{lane}: {note}" if lane and note else note
-
+    end = time.monotonic() + bound_s
+    lanes = [
+        Lane(
+            [command for command in part.commands if command.lane == name],
+            log.with_stem(f"{log.stem}_{name}") if name else log,
+            environment,
+        )
+        for name in names
+    ]
     with ThreadPoolExecutor(len(lanes)) as pool:
         try:
-            ended = list(pool.map(run, lanes))
+            ended = list(pool.map(lambda lane: lane.run(end, lanes), lanes))
         except BaseException:  # a signal ends the session: without their processes the threads end too
-            for process in running.copy():
-                os.killpg(process.pid, signal.SIGKILL)
+            for lane in lanes:
+                lane.kill()
             raise
-    status = next(status for status in ("failed", "stopped", "done") if status in dict(ended))
-    return status, "; ".join(note for _, note in ended if note)
+    status = next(status for status in ("stopped", "failed", "done") if status in dict(ended))
+    notes = [f"{name}: {note}" if name else note for name, (_, note) in zip(names, ended, strict=True) if note]
+    return status, "; ".join(notes)
 
 
-def run_lane(
-    commands: Sequence[Command],
-    log: Path,
-    bound_s: float,
-    environment: dict[str, str],
-    running: set[subprocess.Popen],
-) -> tuple[str, str]:
-    """Run commands in order for at most `bound_s` seconds; return the status and a note, as run_part does.
+class Lane:
+    """Commands of a part that run in order, with one log."""
 
-    The process that runs is in the set `running`.
-    """
-    end = time.monotonic() + bound_s
-    with log.open("a") as output:
-        for command in commands:
-            if command.creates and Path(command.creates).exists():
-                continue
-            while not all(Path(file).exists() for file in command.waits_for):
-                if time.monotonic() > end:
-                    return "stopped", f"after {bound_s:.0f} s"
+    def __init__(self, commands: Sequence[Command], log: Path, environment: dict[str, str]):
+        self.commands, self.log, self.environment = commands, log, environment
+        self.process: subprocess.Popen | None = None
+        self.is_killed = False
+        self.is_active = True
+        """False while the lane waits for files of other lanes, and when it has ended."""
+
+    def run(self, end: float, lanes: Sequence["Lane"]) -> tuple[str, str]:
+        """Run the commands until the time `end`, beside the other `lanes`; return the status and a note."""
+        try:
+            with self.log.open("a") as output:
+                for command in self.commands:
+                    if command.creates and Path(command.creates).exists():
+                        continue
+                    if problem := self._wait_for(command.waits_for, end, lanes):
+                        return problem
+                    print(f"$ {' '.join(command.words)}", file=output, flush=True)
+                    code = self._run_command(command.words, output, end - time.monotonic())
+                    if code is None:
+                        return "stopped", "at the bound"
+                    if code and not command.may_fail:
+                        return "failed", f"exit status {code}: {last_line(self.log)}"
+            return "done", ""
+        finally:
+            self.is_active = False
+
+    def kill(self) -> None:
+        """End the lane and its process at once."""
+        self.is_killed = True
+        if self.process:
+            kill_group(self.process, signal.SIGKILL)
+
+    def _wait_for(self, files: Sequence[str], end: float, lanes: Sequence["Lane"]) -> tuple[str, str] | None:
+        """Wait until all files exist; return None, or the status and a note if the wait ends without them."""
+        self.is_active = False
+        while True:
+            others_work = any(lane.is_active for lane in lanes)  # before the look for what they have created
+            if not (missing := next((file for file in files if not Path(file).exists()), "")):
+                self.is_active = True
+                return None
+            if self.is_killed or time.monotonic() > end:
+                return "stopped", f"waiting for {missing}"
+            if not others_work:
+                return "failed", f"no lane created {missing}"
+            time.sleep(POLL_S)
+
+    def _run_command(self, words: Sequence[str], output, bound_s: float) -> int | None:
+        """Run a command and its children; return its exit status, or None if it was stopped at the bound.
+
+        A stopped command gets SIGTERM, and SIGKILL after GRACE_S seconds or when all of its processes have ended.
+        """
+        try:
+            self.process = subprocess.Popen(
+                words, env=self.environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+            )
+        except OSError as error:
+            print(error, file=output, flush=True)
+            return 127
+        if self.is_killed:
+            self.kill()
+        try:
+            return self.process.wait(max(bound_s, 0))
+        except subprocess.TimeoutExpired:
+            killed = time.monotonic() + GRACE_S
+            kill_group(self.process, signal.SIGTERM)
+            while time.monotonic() < killed and group_is_alive(self.process):
                 time.sleep(POLL_S)
-            print(f"$ {' '.join(command.words)}", file=output, flush=True)
-            code = run_bounded(command.words, output, end - time.monotonic(), environment, running)
-            if code is None:
-                return "stopped", f"after {bound_s:.0f} s"
-            if code:
-                return "failed", f"exit status {code}: {last_line(log)}"
-    return "done", ""
+            return None
+        finally:
+            kill_group(self.process, signal.SIGKILL)  # also children that outlive the command
+            self.process.wait()
 
 
-def run_bounded(
-    words: Sequence[str], output, bound_s: float, environment: dict[str, str], running: set[subprocess.Popen]
-) -> int | None:
-    """Run a command and its children; return its exit status, or None if it was stopped at the bound.
+def kill_group(process: subprocess.Popen, number: int) -> None:
+    """Send a signal to a process and its children."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
 
-    A stopped command gets SIGTERM, and SIGKILL GRACE_S seconds later.
-    """
+
+def group_is_alive(process: subprocess.Popen) -> bool:
+    """Return True if a process or one of its children has not ended."""
+    process.poll()  # a process that has ended and was not waited for would count as alive
     try:
-        process = subprocess.Popen(
-            words, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
-        )
-    except OSError as error:
-        print(error, file=output, flush=True)
-        return 127
-    running.add(process)
-    try:
-        return process.wait(max(bound_s, 0))
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGTERM)
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(GRACE_S)
-        return None
-    finally:
-        with suppress(ProcessLookupError):  # also children that outlive the command
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        running.remove(process)
+        os.killpg(process.pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def last_line(log: Path) -> str:

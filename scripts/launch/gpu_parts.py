@@ -17,7 +17,7 @@ VOTES = f"{WORK}/kit/ferplus/fer2013new.csv"
 RUN_FILES = ("config.json", "metrics.json", "metrics.jsonl", "report.html", "model.safetensors", "predictions/*.npz")
 FAST_TUNING = "--xla_gpu_autotune_level=2"
 """Flag of XLA with which VGG-FER compiled in 17 instead of 28 s."""
-EPOCH_LOG = "--config.log_every_steps=448"
+RARE_LOG = "--config.log_every_steps=448"
 NO_WARMUP = "--config.optim.warmup_epochs=0.0"
 NEW_LOGITS = "--config.init_excuse=('logits/.*',)"
 GENTLE_HEAD = "--config.optim.multipliers=(('(dense.*|logits)/.*',0.1),)"
@@ -48,29 +48,6 @@ MODEL_FILE = (
     " model_file.write(trained, sys.argv[2], licence)"
 )
 """Program that writes the weights of a run: RUN FILE."""
-BEST_RUN = (
-    "import glob, json, os, sys; accuracy = lambda run: json.load(open(f'{run}/metrics.json'))['val']['accuracy'];"
-    " best = max(filter(lambda run: os.path.exists(f'{run}/metrics.json'), glob.glob(sys.argv[1])), key=accuracy);"
-    " print('best on val:', best, accuracy(best), flush=True); "
-)
-"""Start of a program that finds the best run of a pattern."""
-OTHER_SEED = (
-    f"{BEST_RUN} import shlex, subprocess; seed, program = sys.argv[2:]; run = best[:-1] + seed;"
-    " command = shlex.split(json.load(open(f'{best}/config.json'))['environment']['command'])[1:];"
-    " subprocess.run([sys.executable, *command, f'--config.seed={seed}', f'--workdir={run}'], check=True);"
-    " os.environ['JAX_PLATFORMS'] = 'cpu';"
-    " subprocess.run([sys.executable, '-c', program, run, f'{run}/model.safetensors'], check=True)"
-)
-"""Program that trains the best of the runs NAME_0 with another seed and writes its weights: PATTERN SEED MODEL_FILE."""
-SEEDS_OF_BEST = (
-    BEST_RUN
-    + "from affect_jax.process import prepare_process; from affect_jax.runs.workdir import Workdir, load_config;"
-    " from affect_jax.runs.training import train_and_evaluate; prepare_process(); folder, *seeds = sys.argv[2:]\n"
-    "for seed in map(int, seeds):\n"
-    "    config = load_config(Workdir(best)); config.seed = seed\n"
-    "    train_and_evaluate(config, f'{folder}/seed{seed}')"
-)
-"""Program that trains with the config of the best run of a pattern: PATTERN FOLDER SEEDS."""
 # fields of the dry run
 SMALL_VGG = ("--config.model.widths=(4,4,4,4)", "--config.model.dense=(8,)", "--config.total_epochs=0.02", NO_WARMUP)
 SMALL_DETECTOR = (
@@ -86,11 +63,12 @@ SMALL_DETECTOR = (
 def session_parts(cut: bool) -> list[Part]:
     """Return all parts, the most useful first; `cut` makes each take seconds on CPU, for the dry run."""
     fer2013, kit = "data/fer2013", f"{WORK}/kit"
+    trials, trial_results = f"{WORK}/speedrun", ["speedrun/*/*.json*", "speedrun_seeds/*/*/*.json*"]
     return [
         # name, bound in seconds, commands, what they need, files to bring back
         Part("data", 120, data(), [f"{kit}/fer2013"]),
-        Part("runs", 480, runs(cut), [fer2013], run_results("fer*")),
-        Part("speedrun", 130, [speedrun(cut)], [f"{WORK}/speedrun"], ["speedrun*/*/*.json*"]),
+        Part("runs", 480, runs(cut), [fer2013], run_results("fer*") + run_results("fer_student_seeds/*/*")),
+        Part("speedrun", 130, [speedrun(cut)], [trials], trial_results),
         Part("benchmark", 120, benchmarks(cut), [], ["benchmark_*.json"]),
         Part("check", 120, check(cut), [], ["profile/**/*.pb"]),
         Part("deterministic", 60, deterministic(cut)),
@@ -110,7 +88,7 @@ def runs(cut: bool) -> list[Command]:
     Three wide networks are trained on FER2013 and two on FER+. Narrow networks are distilled from them, as the bundled
     ones, on FER+ with three seeds and on FER2013 with five. Six settings of the speedrun are tried.
     """
-    fields = (*(SMALL_VGG if cut else ()), EPOCH_LOG, "--config.eval_every_epochs=4.0")
+    fields = (*(SMALL_VGG if cut else ()), RARE_LOG, "--config.eval_every_epochs=4.0")
     seeds = range(2)
     ferplus = [classifier(f"ferplus_vgg_{n}", "ferplus_vgg", f"--config.seed={n}", *fields) for n in seeds]
     heads = (), (GENTLE_HEAD,)
@@ -158,21 +136,19 @@ def fer_students(cut: bool, fields: Sequence[str]) -> list[Command]:
     start = ("--config.init_from=",) if cut else bundled  # the dry run has another size
     student = *start, distilled_from(teachers), *STUDENT
     commands = []
-    for name, mixup in (("fer_student_0", 0.0), ("fer_student_mixup_0", 0.4)):
+    for name, mixup in (("fer_student", 0.0), ("fer_student_mixup", 0.4)):
         commands += classifier(name, "fer_vgg_best:distilled", f"--config.mixup_alpha={mixup}", *student, *fields)
-    for seed in range(1, 2 if cut else 5):
-        other_seed = [sys.executable, "-c", OTHER_SEED, f"{WORK}/fer_student*_0", str(seed), MODEL_FILE]
-        commands.append(Command(other_seed))
+    commands.append(seeds_of_best("fer_student*", "fer_student_seeds", range(1, 2 if cut else 5)))
     return after(teachers, commands)
 
 
 def speedrun_trials(cut: bool) -> dict[str, list[Command]]:
-    """Return the commands that try settings of the speedrun, in two lanes."""
+    """Return the commands that try settings of the speedrun, in two lanes. A setting that diverges fails."""
     lanes = {}
     for number, (name, fields) in enumerate(list(SPEEDRUN_TRIALS.items())[: 2 if cut else None]):
         small = (*SMALL_VGG[:2], "--config.total_epochs=0.1", NO_WARMUP) if cut else ()
         command = train(f"speedrun/{name}", "fer_speedrun:70", *fields, *small)
-        lanes.setdefault(f"speedrun_{number % 2}", []).append(command)
+        lanes.setdefault(f"speedrun_{number % 2}", []).append(command._replace(may_fail=True))
     return lanes
 
 
@@ -220,8 +196,8 @@ def train(run: str, config: str, *fields: str) -> Command:
 
 
 def classifier(run: str, config: str, *fields: str) -> list[Command]:
-    """Return the commands that train a classifier and write its weights."""
-    return [train(run, config, *fields), model_file(run)]
+    """Return the commands that train a classifier and write its weights, whose file shows that both are done."""
+    return [train(run, config, *fields)._replace(creates=weights_of(run)), model_file(run)]
 
 
 def model_file(run: str) -> Command:
@@ -246,8 +222,13 @@ def check(cut: bool) -> list[Command]:
 
 def speedrun(cut: bool) -> Command:
     """Return the command that trains the trial of the speedrun that is best on val again, with five seeds."""
-    seeds = ["0"] if cut else ["0", "1", "2", "3", "4"]
-    return Command([sys.executable, "-c", SEEDS_OF_BEST, f"{WORK}/speedrun/*", f"{WORK}/speedrun_seeds", *seeds])
+    return seeds_of_best("speedrun/*", "speedrun_seeds", range(1 if cut else 5))
+
+
+def seeds_of_best(runs: str, out: str, seeds: Sequence[int]) -> Command:
+    """Return the command that trains the best of these runs on val again, with other seeds."""
+    numbers = ",".join(map(str, seeds))
+    return script("launch/gpu_seeds", f"--runs={WORK}/{runs}", f"--out={WORK}/{out}", f"--seeds={numbers}")
 
 
 def benchmarks(cut: bool) -> list[Command]:
