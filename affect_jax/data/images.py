@@ -28,8 +28,8 @@ ANIMATED = ("AVIF", "GIF", "PNG", "WEBP")
 HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx")
 BROWSER_DURATION = 0.1
 """Seconds that browsers show a frame whose duration is at most 0.01 s."""
-SUBFILE_TYPE, BITS_PER_SAMPLE, SAMPLE_FORMAT, DNG_VERSION = 254, 258, 339, 50706
-"""Tags of a TIFF; the first bit of SUBFILE_TYPE marks a preview."""
+SUBFILE_TYPE, BITS_PER_SAMPLE, PHOTOMETRIC, SAMPLE_FORMAT, DNG_VERSION = 254, 258, 262, 339, 50706
+"""Tags of a TIFF; the first bit of SUBFILE_TYPE marks a preview, PHOTOMETRIC 0 a gray image whose white is 0."""
 
 Note = Callable[[str], None]
 """Called with a remark on a file that can be read."""
@@ -40,7 +40,7 @@ class UnknownFormat(ValueError):
 
 
 def read_image(path: str | Path, note: Note | None = None) -> np.ndarray:
-    """Read an image as RGB uint8 [H, W, 3]: upright by EXIF, sixteen bits reduced to eight, transparency over white.
+    """Read an image as RGB uint8 [H, W, 3]: upright by EXIF, more bits reduced to eight, transparency over white.
 
     The first image of a file with several is read. `note` is called with a remark on an unusual file; by default the
     remark is logged. ValueError with only the reason if the file is missing, empty, truncated, too large or not an
@@ -175,7 +175,7 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
     load(image)
     stored_as = orientation(image)
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
-        return turn((np.asarray(image) >> 8).astype(np.uint8)[..., None].repeat(3, axis=2), stored_as)
+        return turn(_gray_of_eight_bits(image)[..., None].repeat(3, axis=2), stored_as)
     if image.mode in ("I", "F"):
         raise ValueError(f"pixels are {np.asarray(image).dtype}, not eight or sixteen bits")
     try:
@@ -185,6 +185,17 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
         return turn(np.array(image if image.mode == "RGB" else image.convert("RGB")), stored_as)
     except ValueError:
         raise ValueError(f"colors are {image.mode}, which cannot be converted to RGB") from None
+
+
+def _gray_of_eight_bits(image: Image.Image) -> np.ndarray:
+    """Return a decoded gray image of sixteen bits, or a TIFF of twelve, as uint8 [H, W]; Pillow keeps its values as stored."""
+    values = np.asarray(image)
+    tags = image.tag_v2 if image.format == "TIFF" else {BITS_PER_SAMPLE: (16,), PHOTOMETRIC: 1}
+    gray = (values >> (tags[BITS_PER_SAMPLE][0] - 8)).astype(np.uint8)
+    if tags.get(PHOTOMETRIC, 0) == 0:
+        gray = 255 - gray
+    gray[values == image.info.get("transparency", -1)] = 255
+    return gray
 
 
 def orientation(image: Image.Image) -> int:

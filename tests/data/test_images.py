@@ -105,6 +105,34 @@ def test_sixteen_bits_are_reduced_to_eight(tmp_path, image, name):
     np.testing.assert_array_equal(read_image(tmp_path / name), image[..., :1].repeat(3, axis=2))
 
 
+def gray_tiff(pixels, bits, photometric) -> bytes:
+    """Return an uncompressed TIFF of one strip, whose pixels are packed without gaps."""
+    packed = np.packbits((pixels.reshape(-1, 1) >> np.arange(bits)[::-1] & 1).astype(np.uint8)).tobytes()
+    if bits == 16:
+        packed = pixels.astype("<u2").tobytes()
+    tags = {256: pixels.shape[1], 257: pixels.shape[0], 258: bits, 259: 1, 262: photometric, 273: 8}
+    tags |= {277: 1, 278: pixels.shape[0], 279: len(packed)}
+    entries = [struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items()]
+    directory = struct.pack("<H", len(tags)) + b"".join(entries) + bytes(4)
+    return b"II*\0" + struct.pack("<I", 8 + len(packed)) + packed + directory
+
+
+@pytest.mark.parametrize(("bits", "photometric"), [(8, 0), (8, 1), (12, 1), (16, 0), (16, 1)])
+def test_gray_tiffs_of_all_bits_and_both_meanings_of_zero_are_read(image, bits, photometric):
+    levels = image[..., 0].astype(int) << (bits - 8)
+    stored = levels if photometric else 2**bits - 1 - levels
+    read = decode_image(gray_tiff(stored, bits, photometric))
+    np.testing.assert_array_equal(read, image[..., :1].repeat(3, axis=2))
+
+
+def test_gray_of_sixteen_bits_that_a_png_marks_as_transparent_becomes_white(image):
+    levels = image[..., 0].astype(np.uint16) * 257
+    read = decode_image(encoded(levels, "PNG", transparency=int(levels[10, 0])))
+    expected = image[..., :1].repeat(3, axis=2)
+    expected[10] = 255
+    np.testing.assert_array_equal(read, expected)
+
+
 @pytest.mark.parametrize("shape", [(4, 5), (4, 5, 3)])
 def test_pixels_of_other_types_are_named(tmp_path, shape):
     cv2.imwrite(str(tmp_path / "a.tif"), np.ones(shape, np.float32))
