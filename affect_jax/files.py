@@ -6,6 +6,7 @@ import glob
 import json
 import os
 import platform
+import re
 import stat
 import sys
 import tempfile
@@ -20,6 +21,9 @@ from typing import BinaryIO
 
 SYSTEM_NAMES = ("__macosx", "@eadir", "#recycle", "$recycle.bin", "desktop.ini", "ehthumbs.db", "thumbs.db")
 """Lower-case names that operating systems, storage servers and image viewers give to their own files and folders."""
+
+UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+"""Control characters, separators of lines and paragraphs, and bidirectional controls, which reorder a line."""
 
 
 def cache_folder() -> Path:
@@ -134,9 +138,12 @@ def is_folder(entry: os.DirEntry) -> bool:
 
 
 def printable(path: str | Path) -> str:
-    """Return a path as one line of text: bytes that are not UTF-8, and line breaks, are escaped, as in "caf\\xe9"."""
+    """Return a path as one line of text: bytes that are not UTF-8, and UNPRINTABLE, are escaped, as in "caf\\xe9".
+
+    Unusual spaces and the joiners of emoji are kept, so that the text is the name of the file.
+    """
     text = os.fsencode(path).decode("utf-8", "backslashreplace")
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+    return UNPRINTABLE.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
 @contextmanager

@@ -5,13 +5,29 @@ from pathlib import Path
 
 import pytest
 
-from affect_jax.files import cache_folder, files_below, find_bundled, find_matches, is_hidden, write_atomically
+from affect_jax.files import (
+    cache_folder,
+    files_below,
+    find_bundled,
+    find_matches,
+    is_hidden,
+    printable,
+    write_atomically,
+)
 
 
 def test_hidden_names_and_names_of_systems_are_ignored():
     ignored = (".ipynb_checkpoints", "__MACOSX", "._photo.jpg", ".DS_Store", "Thumbs.db", "@eaDir", ".thumbs")
     assert all(map(is_hidden, ignored))
     assert not any(map(is_hidden, ("photo.jpg", "_photo.jpg", "thumbs", "MACOSX")))
+
+
+def test_printable_paths_are_one_line_and_keep_every_space_and_joiner():
+    kept = ("at 9.41\u202fAM.png", "a\u3000b", "a\xa0b", "\U0001f469\u200d\U0001f52c", "a b\\c", "\ue000")
+    assert all(printable(name) == name for name in kept)
+    unsafe = "\n\t\r\x00\x1b\x7f\x85\x9b\u2028\u2029\u061c\u200e\u200f\u202a\u202e\u2066\u2069"
+    unsafe += os.fsdecode(b"\xe9\xed\xa0\x80")
+    assert all(printable(letter) == ascii(letter)[1:-1].replace("udc", "x") for letter in unsafe)
 
 
 def test_cache_folder_is_that_of_the_user_or_among_the_temporary_files(monkeypatch):

@@ -303,6 +303,18 @@ def test_names_of_drawings_are_short_enough_and_text(tmp_path):
     assert os.listdir(tmp_path / "drawn") == ["caf\\xe9.jpg"]
 
 
+def test_names_with_unusual_spaces_and_joiners_are_kept(tmp_path):
+    stems = ["at 9.41\u202fAM", "a\u3000b", "a\xa0b", "\U0001f469\u200d\U0001f52c"]
+    files = [str(tmp_path / f"{stem}.png") for stem in stems]
+    with Output(tmp_path / "out", ("happy", "sad"), True, 0.5) as output:
+        for file in files:
+            output.write(Frame(file, 0, None, photo()), [HAPPY])
+    assert [line["file"] for line in lines(tmp_path / "out")] == files
+    with (tmp_path / "out" / "predictions.csv").open(newline="", encoding="utf-8") as file:
+        assert [row["file"] for row in csv.DictReader(file)] == files
+    assert {path.name for path in (tmp_path / "out" / "drawn").iterdir()} == {f"{stem}.jpg" for stem in stems}
+
+
 def test_frame_without_a_face_has_a_line_with_the_reason(tmp_path):
     with Output(tmp_path, ("happy", "sad"), False, 0.5) as output:
         output.write(Frame("a.mp4", 7, 0.28, None), [])
