@@ -188,7 +188,7 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
 
 
 def _gray_of_eight_bits(image: Image.Image) -> np.ndarray:
-    """Return a decoded gray image of sixteen bits, or a TIFF of twelve, as uint8 [H, W]; Pillow keeps its values as stored."""
+    """Return a decoded gray image of sixteen bits, or a TIFF of twelve, as uint8 [H, W]; Pillow would clip values."""
     values = np.asarray(image)
     tags = image.tag_v2 if image.format == "TIFF" else {BITS_PER_SAMPLE: (16,), PHOTOMETRIC: 1}
     gray = (values >> (tags[BITS_PER_SAMPLE][0] - 8)).astype(np.uint8)
