@@ -3,8 +3,9 @@
 INPUT is an image, a video, a folder, a glob or camera:0. DIR gets predictions.jsonl and predictions.csv, one line per
 face, and drawn/, the images and videos with the faces marked; each line has the path of its drawing. Results of an
 earlier call with the same DIR are replaced, its drawings included. Ctrl-C ends a camera or a long video and keeps the
-results so far; of several files the exit status is then 130. Files that cannot be read, or not completely, are listed
-with the reason, and the exit status is then 1. An expression is what a face shows, not what a person feels.
+results so far; with several files, or before the first result, the exit status is then 130. Files that cannot be read,
+or not completely, are listed with the reason, and the exit status is then 1. An expression is what a face shows, not
+what a person feels.
 """
 
 from affect_jax import command_line
@@ -84,8 +85,9 @@ def write_predictions(inputs: Inputs, read_faces: reader.FaceReader) -> Report:
                 num_faces += len(faces)
         except KeyboardInterrupt:
             interrupted = True
+            output.report.read = len(output.files | output.report.incomplete.keys())  # others were only read ahead
     print_summary(inputs, output, num_faces, interrupted)
-    if interrupted and len(inputs.sources) > 1:
+    if interrupted and (len(inputs.sources) > 1 or not output.num_frames):
         raise KeyboardInterrupt
     return output.report
 
@@ -111,9 +113,10 @@ def print_summary(inputs: Inputs, output: Output, num_faces: int, interrupted: b
         drawn = f" and {output.folder / DRAWN}/" if output.num_drawn else ""
         print(f"{faces} in {frames}: {output.folder / 'predictions.jsonl'}, predictions.csv{drawn}")
     print(output.report.summary())
-    if interrupted:
+    if interrupted and output.num_frames:
         print("interrupted; the results so far are kept")
-    if unread := len(inputs.sources) - output.report.begun:
+    skipped = output.report.skipped | output.report.others
+    if unread := sum(source.file not in skipped for source in inputs.sources) - output.report.read:
         limit = "" if interrupted else f"stopped after --max_frames={MAX_FRAMES.value}: "
         print(f"{limit}{unread} of {len(inputs.sources)} files were not read")
 

@@ -56,8 +56,6 @@ class Report:
 
     def __init__(self, write: Callable[[str, str], None] = lambda file, reason: None):
         self._write = write
-        self.begun = 0
-        """Number of sources of which reading was begun, readable or not."""
         self.read = 0
         """Number of files of which at least one frame was read."""
         self.skipped: dict[str, str] = {}
@@ -177,7 +175,6 @@ def read_frames(sources: Iterable[Source], report: Report) -> Iterator[Frame]:
     """Yield the frames of the sources in order; files that cannot be read, or not completely, are reported."""
     for source in sources:
         number = 0
-        report.begun += 1
         try:
             for seconds, image in read_file(source.file, lambda remark, file=source.file: report.note(file, remark)):
                 report.read += number == 0

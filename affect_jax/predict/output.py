@@ -51,6 +51,8 @@ class Output:
         self._opened, self._names, self._undrawable = ExitStack(), set(), set()
         self._video, self._video_file, self._video_name = None, "", ""
         self.num_frames, self.num_drawn, self.kept_earlier = 0, 0, False
+        self.files: set[str] = set()
+        """Files of which at least one frame was written."""
 
     def __enter__(self) -> "Output":
         make_folder(self.folder)
@@ -88,6 +90,7 @@ class Output:
             self._write_line(frame, drawing, reason=self.no_face)
         self._flush()
         self.num_frames += 1
+        self.files.add(frame.file)
 
     def _write_problem(self, file: str, reason: str) -> None:
         """Write the line of a file that cannot be read, or not completely."""

@@ -101,6 +101,53 @@ def test_ctrl_c_keeps_the_results_so_far(classifier, tmp_path):
     assert len(drawn) == pytest.approx(len(frames), abs=1)
 
 
+INTERRUPTED = """
+import runpy, sys
+from affect_jax.predict.reader import FaceReader
+
+def stream(self, frames, original=FaceReader.stream, last=int(sys.argv.pop())):
+    for number, result in enumerate(original(self, frames)):
+        if number == last:
+            raise KeyboardInterrupt
+        yield result
+
+FaceReader.stream = stream
+runpy.run_module("affect_jax.predict", run_name="__main__")
+"""
+"""Program with the arguments of a prediction and the number of results after which Ctrl-C is pressed."""
+
+
+def test_ctrl_c_counts_what_was_written_and_not_what_was_read_ahead(classifier, tmp_path):
+    write(classifier, tmp_path / "model.safetensors", "")
+    command = [sys.executable, "-c", INTERRUPTED, "--faces=whole", "--classifier=model.safetensors", "--batch_size=4"]
+    for name in "abdef":
+        Image.new("RGB", (64, 48), (90, 90, 90)).save(tmp_path / f"{name}.png")
+    (tmp_path / "c.png").touch()
+
+    def predict(*arguments):
+        done = subprocess.run([*command, *arguments], capture_output=True, text=True, cwd=tmp_path)
+        assert "Traceback" not in done.stderr
+        return done.returncode, done.stdout.replace(compiles, "").splitlines(), done.stderr
+
+    compiles = "compiling the networks; each new size of image takes this time once, then a cache has them\n"
+    none = ["0 files: 0 read", "1 of 1 files were not read"]
+    first = "0 faces in 0 frames: out/predictions.jsonl, predictions.csv"
+    assert predict("a.png", "--out=out", "0") == (130, [first, *none], "interrupted\n")
+    kept = "no frame was read; the results of an earlier call in out are kept"
+    assert predict("a.png", "--out=out", "0") == (130, [kept, *none], "interrupted\n")
+    files = [f"{name}.png" for name in "abcdef"]
+    status, printed, _ = predict(*files, "--out=out", "2")
+    assert (status, printed[1:]) == (
+        130,
+        [
+            "3 files: 2 read, 1 skipped (an empty file)",
+            "interrupted; the results so far are kept",
+            "3 of 6 files were not read",
+        ],
+    )
+    assert sorted(line["file"] for line in lines(tmp_path / "out")) == files[:3]
+
+
 def resident_megabytes():
     """Return the resident memory of this process."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
