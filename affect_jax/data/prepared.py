@@ -100,7 +100,10 @@ class SourceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         raise NotImplementedError
 
     def review(self, examples: dict[str, list[dict]], counts: dict[str, Counter]) -> list[str]:
-        """Check the examples by split and their counts by class; return remarks. BadInput if they are not valid."""
+        """Check the examples by split and their counts by class; return remarks. BadInput if they are not valid.
+
+        It is called for the examples of the source, and again for those that were written.
+        """
         raise NotImplementedError
 
     def check_classes(self) -> None:
@@ -140,14 +143,18 @@ class SourceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             raise BadInput(self.source, None, f"no {self.UNIT}", "at least one split must not be empty")
         if len({name.strip() for name in self.class_names}) < len(self.class_names):
             raise BadInput(self.source, None, "two class names differ only by blanks", "rename one of them")
+        self.examples = examples
+        self._check()
+
+    def _check(self) -> None:
+        """Count and review the examples: set `counts` and `remarks`."""
         counts = {
             split: Counter(self.class_names[label] for example in some for label in self.labels_of(example))
-            for split, some in examples.items()
+            for split, some in self.examples.items()
         }
-        self.remarks = self.review(examples, counts)
+        self.remarks = self.review(self.examples, counts)
         self.counts = {split: {name: counts[split][name] for name in self.class_names} for split in counts}
         self.check_classes()
-        self.examples = {split: some for split, some in examples.items() if some}
 
     def _info(self) -> tfds.core.DatasetInfo:
         info = tfds.core.DatasetInfo(
@@ -161,23 +168,21 @@ class SourceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return info
 
     def _split_generators(self, dl_manager) -> dict[str, Iterator]:
-        return {split: self._generate_examples(examples, split) for split, examples in self.examples.items()}
+        return {split: self._generate_examples(some, split) for split, some in self.examples.items() if some}
 
     def _generate_examples(self, examples: list[dict], split: str) -> Iterator[tuple[int, dict]]:
-        written = 0
+        self.examples[split] = []  # those that are written
         progress = tqdm(examples, f"writing {split}", unit=f" {self.UNIT}", delay=2, disable=None)
         for index, example in enumerate(progress):
             try:
                 loaded = self.load(example)
             except ValueError as reason:
                 self.bad_rows.report(Path(self.source) / example["file"], example.get("row"), str(reason))
-                for label in self.labels_of(example):
-                    self.counts[split][self.class_names[label]] -= 1
                 continue
-            written += 1
+            self.examples[split].append(example)
             self.fingerprints[split].add(loaded)
             yield index, {**self.encode(loaded), "file": printable(example["file"])}
-        if not written:
+        if not self.examples[split]:
             raise BadInput(self.source, None, f"no readable image for {split}", "a split must not be empty")
 
     @classmethod
@@ -225,7 +230,7 @@ class SourceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                         download_config=tfds.download.DownloadConfig(try_download_gcs=False),
                         file_format="array_record",
                     )
-                builder.check_classes()  # again: unreadable images are no longer counted
+                builder._check()  # again: unreadable images are no longer among the examples
                 remarks = [*builder.remarks, *builder.missing_classes()]
             written = cls.directory(temporary)
             builder.write_extra_files(written)

@@ -49,8 +49,7 @@ class BoxesBuilder(SourceBuilder, skip_registration=True):
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
-        self.clipped: list[str] = []
-        self.stored_files: set[str] = set()
+        self.clipped: dict[tuple[str, str], list[str]] = {}  # places of boxes, by split and image
 
     def read_source(self) -> Iterator[dict]:
         """Read examples, made by `make_example`, in the order of the source."""
@@ -71,6 +70,11 @@ class BoxesBuilder(SourceBuilder, skip_registration=True):
             self.bad_rows.report(annotations, row, f"{file}: {reason}")
             return None
         good = [(entry, box) for entry in entries if (box := self._fit_box(entry, size, annotations)) is not None]
+        self.clipped[split, file] = [
+            place(annotations, entry.row) + (f", {entry.name}" if entry.name else "")
+            for entry, box in good
+            if (box != entry.box).any()
+        ]
         return {
             "split": split,
             "file": file,
@@ -92,8 +96,6 @@ class BoxesBuilder(SourceBuilder, skip_registration=True):
             reason = f"{prefix}the box {list(entry.box)} is outside its {width}x{height} image"
             self.bad_rows.report(annotations, entry.row, reason)
             return None
-        if (inside != box).any():
-            self.clipped.append(place(annotations, entry.row) + (f", {entry.name}" if entry.name else ""))
         return inside
 
     def features(self) -> dict[str, tfds.features.FeatureConnector]:
@@ -127,9 +129,9 @@ class BoxesBuilder(SourceBuilder, skip_registration=True):
                 raise BadInput(self.source, None, problem, remedy)
             if found != published:
                 remarks.append(problem)
-        if self.clipped:
+        if clipped := [at for split in examples for one in examples[split] for at in self.clipped[split, one["file"]]]:
             problem = "boxes reach outside their image and were clipped at its border"
-            remarks.append(f"{len(self.clipped):,} {problem}; the first: {self.clipped[0]}")
+            remarks.append(f"{len(clipped):,} {problem}; the first: {clipped[0]}")
         return remarks
 
     def load(self, example: dict) -> dict:
@@ -140,7 +142,6 @@ class BoxesBuilder(SourceBuilder, skip_registration=True):
         if (height, width) != tuple(example["size"]):
             found = "x".join(map(str, example["size"][::-1]))
             raise ValueError(f"the header announces {found} pixels, the image has {width}x{height}")
-        self.stored_files.add(example["file"])
         return {**example, "image": encoded}
 
     def encode(self, example: dict) -> dict:
@@ -149,8 +150,9 @@ class BoxesBuilder(SourceBuilder, skip_registration=True):
 
     def write_extra_files(self, directory: Path) -> None:
         """Write an index of each split with sizes and boxes, so that no image has to be read for them."""
-        for split, examples in self.examples.items():
-            stored = [example for example in examples if example["file"] in self.stored_files]
+        for split, stored in self.examples.items():
+            if not stored:
+                continue
             np.savez_compressed(
                 index_file(directory, split),
                 size=np.stack([example["size"] for example in stored]),

@@ -148,6 +148,28 @@ def test_a_split_without_boxes_is_an_error_and_a_class_without_boxes_is_reported
         CocoJson.prepare(tmp_path / "others", source=source)
 
 
+def test_checks_and_remarks_do_not_count_images_that_cannot_be_read(tmp_path, source):
+    labelled = content("train")
+    labelled["annotations"][0]["bbox"] = [-3, 4, 10.5, 16]
+    write(source, "train", labelled)
+    clipped = "1 boxes reach outside their image and were clipped at its border; the first: "
+    assert any(remark.startswith(clipped) for remark in CocoJson.prepare(tmp_path / "data", source=source).remarks)
+    labelled["annotations"].append({"id": 4, "image_id": 11, "category_id": 3, "bbox": [3, 4, 10, 16]})
+    write(source, "train", labelled)
+    damaged = source / "images" / "train_a.png"
+    damaged.write_bytes(damaged.read_bytes()[:60])
+    done = CocoJson.prepare(tmp_path / "data", source=source, on_bad_row="skip", overwrite=True)
+    assert "train: 1 images, 1 boxes, at most 1 in an image" in done.remarks
+    assert not any("were clipped" in remark for remark in done.remarks)
+    assert done.counts["train"] == {"face": 1, "hat": 0}
+    assert open_split("coco_json", "train", tmp_path / "data").places([0]) == ["images/train_b.png"]
+    labelled["annotations"].pop()
+    write(source, "train", labelled)
+    with pytest.raises(BadInput, match=r"train: no boxes in 1 images; .* \(a bad row was skipped .*train_a.png"):
+        CocoJson.prepare(tmp_path / "others", source=source, on_bad_row="skip")
+    assert not list((tmp_path / "others").glob("*"))
+
+
 def test_files_in_another_format_have_clear_errors(tmp_path, source):
     def assert_error(message: str):
         with pytest.raises((BadInput, FileNotFoundError), match=message):

@@ -122,9 +122,10 @@ def test_unpaired_and_broken_images_are_reported_and_left_out_of_records_and_ind
     (source / "image" / "78.png").write_bytes((source / "image" / "252.png").read_bytes())
     with pytest.raises(BadInput, match=r"label/77.txt: no image/77.png"):
         Darkface.prepare(tmp_path / "data", source=source)
+    (source / "label" / f"{IN_TRAIN}.txt").write_text("1\n5 5 9 12\n")
     done = Darkface.prepare(tmp_path / "data", source=source, on_bad_row="skip")
     assert sorted(error.file.rsplit("/", 1)[1] for error in done.skipped) == ["1.png", "77.txt", "78.png"]
-    assert done.counts["train"] == {"face": 0}
+    assert done.counts["train"] == {"face": 1}
     train = open_split("darkface", "train", tmp_path / "data")
     assert len(train) == len(train.sizes()) == 1 and train.places([0]) == [f"image/{IN_TRAIN}.png"]
 
