@@ -192,8 +192,12 @@ def test_images_are_small_and_all_shown():
     assert all(f"images/{image.name})" in text for image in images)
 
 
+def results_pages() -> str:
+    return "".join((ROOT / "docs" / name).read_text() for name in ("results.md", "results_details.md"))
+
+
 def test_results_of_classifiers_are_those_of_their_records():
-    rows = [line for line in (ROOT / "docs" / "results.md").read_text().splitlines() if line.startswith("|")]
+    rows = [line for line in results_pages().splitlines() if line.startswith("|")]
     records = {match[1]: row for row in rows if (match := re.search(r"\| `(\w+)` \|$", row))}
     assert len(records) == 20
     for name, row in records.items():
@@ -207,7 +211,7 @@ def test_results_of_classifiers_are_those_of_their_records():
 
 @pytest.mark.parametrize("record", ["widerface_mobilenet", "widerface_yunet", "darkface_simulated"])
 def test_results_of_a_detector_are_those_of_its_record(record):
-    text = (ROOT / "docs" / "results.md").read_text()
+    text = results_pages()
     for name, metrics in json.loads((ROOT / "results" / record / "metrics.json").read_text()).items():
         if "large_faces" in name:
             assert re.search(rf"large face.*\| {metrics['repeated']['repeated']} \|.* 4 \| 0 \|", text)
