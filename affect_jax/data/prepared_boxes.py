@@ -73,7 +73,7 @@ class BoxesBuilder(SourceBuilder, skip_registration=True):
         self.clipped[split, file] = [
             place(annotations, entry.row) + (f", {entry.name}" if entry.name else "")
             for entry, box in good
-            if (box != entry.box).any()
+            if (box != np.float32(entry.box)).any()
         ]
         return {
             "split": split,
@@ -86,7 +86,9 @@ class BoxesBuilder(SourceBuilder, skip_registration=True):
 
     def _fit_box(self, entry: Entry, size: tuple[int, int], annotations: Path) -> np.ndarray | None:
         """Return the box clipped at the border of the image; report it and return None if nothing remains."""
-        box, (height, width) = np.array(entry.box, np.float64), size
+        height, width = size
+        with np.errstate(over="ignore"):  # to infinity, which is reported
+            box = np.array(entry.box, np.float32)  # as it is stored: rounding can remove the area
         prefix = f"{entry.name}: " if entry.name else ""
         if not np.isfinite(box).all() or (box[2:] <= box[:2]).any():
             self.bad_rows.report(annotations, entry.row, f"{prefix}the box {list(entry.box)} has no area")

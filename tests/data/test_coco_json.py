@@ -64,6 +64,11 @@ def spoil(name: str, number: int, **fields):
 
 BAD_ROWS = {
     "no area": (spoil("annotations", 1, bbox=[3, 1, 0, 4]), "train.json: annotation 2: the box .* has no area"),
+    "no area in float32": (
+        spoil("annotations", 1, bbox=[40.0000001, 5, 1e-7, 5]),
+        "annotation 2: the box .* has no area",
+    ),
+    "infinite in float32": (spoil("annotations", 1, bbox=[1, 1, 1e300, 4]), "annotation 2: the box .* has no area"),
     "no numbers": (
         spoil("annotations", 1, bbox=[3, 1]),
         r"annotation 2: bbox is \[3, 1\], not \[x, y, width, height\]",
