@@ -187,14 +187,15 @@ def test_affectnet_lists_and_arrays(tmp_path):
 
 def test_coco_json(tmp_path):
     content = {
-        "images": [{"id": 1, "file_name": "a.png", "height": 40, "width": 50}, {"id": 2, "file_name": "a.png"}],
+        "images": [{"id": 1, "file_name": "a.png", "height": 40, "width": 50}, {"id": 2, "file_name": "b.png"}],
         "annotations": [
             {"id": 1, "image_id": 1, "category_id": 3, "bbox": [3, 4, 10.5, 16], "iscrowd": 0, "area": 168},
             {"id": 2, "image_id": 1, "category_id": 3, "bbox": [3, 4, 10.5, 16], "segmentation": [[1, 2, 3, 4]]},
         ],
         "categories": [{"id": 3, "name": "face", "supercategory": "person"}],
     }
-    write_image(tmp_path / "own" / "a.png")
+    for name in ("a.png", "b.png"):
+        write_image(tmp_path / "own" / name)
     for split in ("train", "val"):
         (tmp_path / "own" / f"{split}.json").write_text(json.dumps(content))
     check_file(tmp_path / "own" / "val.json", examples_of(CocoJson, tmp_path / "own"), at_json=True)

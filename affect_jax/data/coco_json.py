@@ -7,13 +7,14 @@ strings, as some tools write them.
 
 import json
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterator
 from pathlib import Path
 
 from affect_jax.data import SPLITS
 from affect_jax.data.prepared_boxes import BoxesBuilder, Entry
 from affect_jax.data.source import BadInput, BadRows
+from affect_jax.files import printable
 
 LAYOUT = "give a folder with train.json, val.json and the images that they name"
 
@@ -43,7 +44,7 @@ class CocoJson(BoxesBuilder):
         label_of = {category: label for label, category in enumerate(self.categories)}
         for split, content in self.contents.items():
             path = Path(self.source) / f"{split}.json"
-            entries, seen = read_annotations(path, content, label_of, self.bad_rows), set()
+            entries, seen, files = read_annotations(path, content, label_of, self.bad_rows), set(), set()
             for image in content["images"]:
                 if (key := identity(image["id"])) in seen:
                     reason = f"{image['file_name']}: another image has the same id {image['id']!r}"
@@ -51,9 +52,28 @@ class CocoJson(BoxesBuilder):
                     continue
                 seen.add(key)
                 file = find_image(Path(self.source), image["file_name"])
+                if self._full_path(file) in files:
+                    self.bad_rows.report(path, None, f"{image['file_name']}: another image has the same file")
+                    continue
+                files.add(self._full_path(file))
                 example = self.make_example(split, file, path, None, entries[key])
                 if example and self._has_size(example, image, path):
                     yield example
+
+    def _full_path(self, file: str) -> str:
+        """Return the same path for all names of a file below the source, as a.png and ./a.png."""
+        return os.path.abspath(Path(self.source) / file)
+
+    def review(self, examples: dict[str, list[dict]], counts: dict[str, Counter]) -> list[str]:
+        """Return the remarks of BoxesBuilder, and one on images in several splits."""
+        remarks = super().review(examples, counts)
+        splits = Counter(self._full_path(example["file"]) for some in examples.values() for example in some)
+        if repeated := [path for path, number in splits.items() if number > 1]:
+            remarks.append(
+                f"images in two or more splits: {len(repeated):,}, for example {printable(repeated[0])};"
+                " results will be too high"
+            )
+        return remarks
 
     def _has_size(self, example: dict, image: dict, path: Path) -> bool:
         """Return True if the image has the size in the file, or the file states none; report it otherwise."""

@@ -77,6 +77,10 @@ BAD_ROWS = {
     "no image": (spoil("annotations", 0, image_id=99), "annotation 1: no image has the id 99"),
     "no category": (spoil("annotations", 0, category_id=1), "annotation 1: no category has the id 1"),
     "too long a name": (spoil("images", 1, file_name="a" * 300 + ".png"), "train.json: a{300}.png: File name too long"),
+    "file of another image": (
+        spoil("images", 1, file_name="./images/../images/train_a.png"),
+        r"train.json: ./images/../images/train_a.png: another image has the same file",
+    ),
     "no file": (spoil("images", 1, file_name="lost.png"), "train.json: lost.png: no such file"),
     "other size": (
         spoil("images", 1, height=50, width=40),
@@ -151,6 +155,16 @@ def test_a_split_without_boxes_is_an_error_and_a_class_without_boxes_is_reported
     write(source, "val", {**content("val"), "annotations": content("val")["annotations"][2:]})
     with pytest.raises(BadInput, match="val: every box is ignored in 2 images"):
         CocoJson.prepare(tmp_path / "others", source=source)
+
+
+def test_an_image_in_two_splits_is_reported(tmp_path, source):
+    assert not any("splits" in remark for remark in CocoJson.prepare(tmp_path / "data", source=source).remarks)
+    shared = content("val")
+    shared["images"][1]["file_name"] = "./images/train_a.png"
+    write(source, "val", shared)
+    done = CocoJson.prepare(tmp_path / "data", source=source, overwrite=True)
+    place = source / "images" / "train_a.png"
+    assert f"images in two or more splits: 1, for example {place}; results will be too high" in done.remarks
 
 
 def test_checks_and_remarks_do_not_count_images_that_cannot_be_read(tmp_path, source):
