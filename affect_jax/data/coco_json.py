@@ -164,12 +164,14 @@ def is_crowd(value) -> bool:
 
 
 def same_categories(contents: dict[str, dict], source: Path) -> dict[Hashable, str]:
-    """Return the names by id, ordered by id; BadInput if the splits differ or have none."""
+    """Return the names by id, ordered by id; BadInput if the splits differ, have none or repeat an id."""
     found = {
         split: {identity(category["id"]): category["name"] for category in content["categories"]}
         for split, content in contents.items()
     }
     for split, categories in found.items():
+        if len(categories) < len(contents[split]["categories"]):
+            raise BadInput(source / f"{split}.json", None, "two categories have the same id", "give each its own id")
         if categories != found["train"]:
             reason = f"its categories are {categories}, those of train.json {found['train']}"
             raise BadInput(source / f"{split}.json", None, reason, "use the same categories in all files")

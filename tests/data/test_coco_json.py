@@ -196,6 +196,8 @@ def test_files_in_another_format_have_clear_errors(tmp_path, source):
 
     write(source, "val", {**content("val"), "categories": CATEGORIES[:1]})
     assert_error("val.json: its categories are {7: 'hat'}, those of train.json")
+    write(source, "val", {**content("val"), "categories": [*CATEGORIES, {"id": "7", "name": "cap"}]})
+    assert_error("val.json: two categories have the same id; give each its own id")
     write(source, "val", {**content("val"), "images": [{"id": 1}]})
     assert_error("val.json: images, object number 1: file_name is None; each object of images needs file_name")
     write(source, "val", {**content("val"), "images": None})
