@@ -19,6 +19,7 @@ import jax
 from absl import flags, logging
 from ml_collections import config_flags
 
+from affect_jax.files import contains
 from affect_jax.process import define_process_flags, join_processes, prepare_process
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -30,7 +31,7 @@ WORKDIR = flags.DEFINE_string(
 )
 DETERMINISTIC = flags.DEFINE_bool("deterministic", False, "On a GPU, compute the same bits in every run; slower.")
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
-UNWRITABLE = (*DISK_FULL, errno.EROFS, errno.EACCES, errno.EPERM)
+UNWRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
 PROCESSES = define_process_flags()
 AFTER_DEMO = """Next, on FER2013:
   python scripts/prepare_data.py fer2013 --source=PATH/fer2013.csv
@@ -58,10 +59,11 @@ def main(argv):
 
     logging.set_verbosity(logging.FATAL)  # orbax logs every file, and the errors that it raises
     prepare_process(DETERMINISTIC.value)
+    workdir = WORKDIR.value or default_workdir()
     command_line.exit_on_interrupt("stopped at once; rerun the command to resume from the newest checkpoint")
     try:
         join_processes(*(flag.value for flag in PROCESSES))
-        train_and_evaluate(CONFIG.value, WORKDIR.value or default_workdir())
+        train_and_evaluate(CONFIG.value, workdir)
         if config_argument() == "demo" and jax.process_index() == 0:
             print(AFTER_DEMO)
     except Interrupted as stopped:
@@ -71,9 +73,12 @@ def main(argv):
     except FloatingPointError as error:  # the same in every process
         sys.exit(f"FloatingPointError: {error}" if jax.process_index() == 0 else 1)
     except OSError as error:
-        if error.errno not in UNWRITABLE:
+        if error.errno in DISK_FULL:
+            cause = "free disk space"
+        elif error.errno in UNWRITABLE and contains(workdir, error.filename or workdir):
+            cause = "make the folder writable"
+        else:
             raise
-        cause = "free disk space" if error.errno in DISK_FULL else "make the folder writable"
         remedy = f"Saved checkpoints are intact: {cause}, then rerun the command to resume."
         sys.exit(f"{type(error).__name__}: {error}. {remedy}")
 

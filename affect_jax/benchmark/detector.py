@@ -113,14 +113,15 @@ def first_batch(config: ConfigDict) -> dict[str, np.ndarray]:
 
 
 def forward_work(config: ConfigDict, batch: dict[str, np.ndarray]) -> Work:
-    """Return a work that detects in a batch on the devices with random weights."""
+    """Return a work that detects in the images of a batch on the devices with random weights."""
     mesh, task = data_mesh(), build_task(config)
     data = task.data_facts(task.open_split("train"))
     model, variables = random_network(task, data)
     variables = jax.device_put(variables, replicated(mesh))
     detect = compile_predict(task.predict_fn(make_apply(model), data), mesh)
-    batch = to_devices(batch, split_over_devices(mesh))
-    return lambda: jax.block_until_ready(detect(variables, batch))
+    images = {name: batch[name] for name in ("image", "image_size")}  # with boxes it would compute the losses, too
+    images = to_devices(images, split_over_devices(mesh))
+    return lambda: jax.block_until_ready(detect(variables, images))
 
 
 def clustered_boxes(count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -77,7 +77,7 @@ def format_row(row: dict) -> str:
 
 
 def matmul_peak(dtype: jnp.dtype) -> float:
-    """Return the FLOP/s of large matrix products on all devices, the best of ten.
+    """Return the FLOP/s of large matrix products on one device, the best of ten.
 
     float32 products have JAX's default precision, which is TF32 on NVIDIA GPUs since Ampere.
     """
@@ -85,7 +85,7 @@ def matmul_peak(dtype: jnp.dtype) -> float:
     x = jax.random.normal(jax.random.key(0), (n, n), dtype)  # equal numbers would use less power and run faster
     product = jax.jit(lambda x: x @ x)
     seconds = interleaved_seconds({"product": lambda: jax.block_until_ready(product(x))}, rounds=10)["product"]
-    return 2 * n**3 / min(seconds) * jax.device_count()
+    return 2 * n**3 / min(seconds)
 
 
 def peak_memory() -> int | None:

@@ -133,7 +133,11 @@ def curves_sections(comparison: Comparison, styles: Mapping[str, figures.RunStyl
     histories = {run.name: run.history for run in runs if run.history}
     if not histories:
         return []
-    selected = {run.name: next(iter(run.evaluations.values()))["checkpoint_step"] for run in runs if run.evaluations}
+    selected = {
+        run.name: max(metrics["checkpoint_step"] for metrics in run.evaluations.values())
+        for run in runs
+        if run.evaluations
+    }
     score = runs[0].score
     curves = figures.curves_of_runs(histories, selected, styles, score, comparison.presentation.score_titles[score])
     blocks = [Figure(curves, "learning_curves"), Note(CURVES_NOTE)]

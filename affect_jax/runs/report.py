@@ -66,7 +66,8 @@ def curves_sections(
     """Return a section of learning curves, or no section if nothing is recorded yet."""
     if not history:
         return []
-    selected_step = next((metrics["checkpoint_step"] for metrics in evaluations.values()), None)
+    # an evaluation may be of an earlier checkpoint, which was the best one then
+    selected_step = max((metrics["checkpoint_step"] for metrics in evaluations.values()), default=None)
     score = presentation.score
     curves = figures.learning_curves(history, selected_step, score, presentation.score_titles[score])
     return [Section("Learning curves", [Figure(curves, "learning_curves"), Note(presentation.curves_note)])]

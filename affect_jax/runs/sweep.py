@@ -42,7 +42,7 @@ def run_sweep(
             try:
                 # Also for a finished run: train.py then checks that the config is that of the folder.
                 start(scripts / "train.py", *arguments, f"--config.seed={seed}", f"--workdir={run.path}")
-                if split not in load_metrics(run):
+                if not is_evaluated(run, split):
                     start(scripts / "evaluate.py", f"--workdir={run.path}", f"--split={split}")
             except ChildProcessError as error:
                 print(f"== {name}, seed {seed} failed: {error}", flush=True)
@@ -61,6 +61,12 @@ def run_sweep(
         print(table, end="", flush=True)
         raise ChildProcessError(f"{'; '.join(failed)} failed; fix the cause, then rerun the sweep to resume")
     return table
+
+
+def is_evaluated(run: Workdir, split: str) -> bool:
+    """Return True if the best checkpoint of a finished run was evaluated on the split, not only an earlier one."""
+    metrics = load_metrics(run)
+    return split in metrics and metrics[split]["checkpoint_step"] == metrics["val"]["checkpoint_step"]
 
 
 def run_result(run: Workdir, task: type[Task], split: str, marks: Sequence[float]) -> dict:
@@ -97,10 +103,10 @@ def start(script: Path, *arguments: str) -> None:
 def seconds_to(mark: float, history: Sequence[dict], score: str) -> float | None:
     """Return the seconds of training until the metric `score` of val reached `mark`, or None.
 
-    Set-up, compilation and evaluation are not counted.
+    Set-up, compilation and evaluation are not counted. Runs of early versions did not record these seconds.
     """
     evaluations = (record for record in history if f"val/{score}" in record)
-    return next((record["train_seconds"] for record in evaluations if record[f"val/{score}"] >= mark), None)
+    return next((record.get("train_seconds") for record in evaluations if record[f"val/{score}"] >= mark), None)
 
 
 def sweep_table(
@@ -126,7 +132,8 @@ def sweep_table(
             reached = f"{len(seconds)} of {len(metrics)}"
             row.append(f"{mean_and_spread(seconds, 1)} ({reached})" if seconds else reached)
         if marks:
-            row.append(f"{max(one['compile_seconds'] for one in metrics):.0f}")
+            compilations = [one["compile_seconds"] for one in metrics if one["compile_seconds"] is not None]
+            row.append(f"{max(compilations):.0f}" if compilations else "unknown")
         rows.append(row)
     return markdown_table(headings, rows) + "\n"
 

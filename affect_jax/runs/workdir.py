@@ -176,10 +176,24 @@ def data_facts_of(record: dict) -> DataFacts:
 
 
 def load_environment(workdir: Workdir) -> dict[str, str]:
-    """Load command, commit, versions and devices of a run."""
+    """Load command, commit, versions and devices of a run, those of all starts if they differ: "A, then B"."""
     record = _read_record(workdir)
     with files.explained(workdir.config):
-        return {name: str(value) for name, value in record["environment"].items()}
+        starts = [record["environment"], *record.get("resumed", [])]
+        return {
+            name: ", then ".join(dict.fromkeys(str(start[name]) for start in starts if name in start))
+            for name in record["environment"]
+        }
+
+
+def record_resumption(workdir: Workdir) -> None:
+    """Add the environment of this process to config.json, unless the last start had it too, except the command."""
+    record, now = _read_record(workdir), environment()
+    with files.explained(workdir.config):
+        last = record.get("resumed", [record["environment"]])[-1]
+    if {**last, "command": ""} != {**now, "command": ""}:
+        record["resumed"] = [*record.get("resumed", []), now]
+        files.write_atomically(workdir.config, json.dumps(record, indent=2))
 
 
 def load_history(workdir: Workdir) -> list[dict]:

@@ -192,8 +192,9 @@ class Trainer:
         """Compile training steps for arguments of these shapes, or load the program from the cache."""
         jax.block_until_ready(self.state)  # steps that still run count as training, not as compilation
         nothing_to_save, before = not self.programs, self.clock.seconds["compile_seconds"]
-        with self.clock.compiling(), ended_by_signals() if nothing_to_save else nullcontext():
-            log.say("compiling the training step" + (", Ctrl-C ends this at once" if nothing_to_save else ""))
+        end = ended_by_signals() if nothing_to_save else nullcontext(False)
+        with self.clock.compiling(), end as ends_at_once:
+            log.say("compiling the training step" + (", Ctrl-C ends this at once" if ends_at_once else ""))
             compiled = train_steps.lower(self.state, self.example_shapes, *arguments).compile()
         log.say(f"compiled (or loaded from cache) in {self.clock.seconds['compile_seconds'] - before:.1f} s")
         return compiled

@@ -86,10 +86,11 @@ def ended_by_signals():
     """End the process at once on SIGTERM or Ctrl-C in the block, while it computes outside of Python too.
 
     Python's own handlers wait until the computation ends, which takes up to a minute while XLA compiles. Use it where
-    nothing can be lost. With several processes the block is unchanged, because they must end together.
+    nothing can be lost. With several processes the block is unchanged, because they must end together. Yields True if
+    the block can be ended.
     """
     if jax.process_count() > 1 or threading.current_thread() is not threading.main_thread():
-        yield
+        yield False
         return
     with handling(signal.SIGTERM, signal.SIG_DFL), handling(signal.SIGINT, signal.SIG_DFL):
-        yield
+        yield True

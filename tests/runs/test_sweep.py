@@ -1,3 +1,4 @@
+import json
 import signal
 import subprocess
 import sys
@@ -5,7 +6,8 @@ import sys
 import pytest
 from run_script import fork
 
-from affect_jax.runs.sweep import mean_and_spread, run_sweep, seconds_to, sweep_table
+from affect_jax.runs.sweep import is_evaluated, mean_and_spread, run_sweep, seconds_to, sweep_table
+from affect_jax.runs.workdir import Workdir
 from affect_jax.tasks import TASKS
 
 
@@ -86,3 +88,13 @@ def test_time_to_an_accuracy_is_that_of_training_before_the_first_evaluation_tha
     assert header.endswith("| s to 68 % on val | s to 70 % on val | compilation, s |")
     assert first.endswith("| 5.0 ± 1.4 (2 of 2) | 9.0 (1 of 2) | 30 |")
     assert second.endswith("| 0 of 1 | 0 of 1 | 2 |")
+    results["b"][0]["compile_seconds"] = None  # of an early version
+    assert sweep_table(results, TASKS["classification"], "val", (0.68, 0.7)).endswith("| 0 of 1 | 0 of 1 | unknown |\n")
+
+
+def test_a_split_counts_as_evaluated_only_for_the_best_checkpoint(tmp_path):
+    run = Workdir(tmp_path)
+    assert not is_evaluated(run, "val")
+    for step, is_of_best in ((6, False), (12, True)):
+        run.metrics.write_text(json.dumps({"test": {"checkpoint_step": step}, "val": {"checkpoint_step": 12}}))
+        assert is_evaluated(run, "test") == is_of_best and is_evaluated(run, "val")

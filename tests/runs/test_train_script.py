@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 
 import pytest
 from run_records import assert_same_bits, history, saved_state
@@ -95,3 +96,18 @@ def test_checkpoint_is_evaluated_with_and_without_test_time_augmentation(straigh
     assert metrics.keys() == {"val", "test", "test_tta_flip_shift"}
     assert {evaluation["num_examples"] for evaluation in metrics.values()} == {70}
     assert (path / "figures" / "test_tta_flip_shift_confusion_matrix.png").exists()
+
+
+@pytest.mark.parametrize(("name", "asks"), [("run/metrics.jsonl", True), ("weights.safetensors", False)])
+def test_only_an_unwritable_file_of_the_run_asks_for_a_writable_folder(name, asks, tmp_path):
+    program = (
+        "import errno, runpy, sys; from affect_jax.runs import training\n"
+        "def fail(*_): raise PermissionError(errno.EACCES, 'Permission denied', place)\n"
+        "training.train_and_evaluate = fail; place = sys.argv.pop()\n"
+        "runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    arguments = ["scripts/train.py", "--config=configs/fer_vgg.py:demo", f"--workdir={tmp_path / 'run'}"]
+    script = f"import sys; sys.argv = {[*arguments, str(tmp_path / name)]!r}\n{program}"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1 and str(tmp_path / name) in done.stderr
+    assert ("make the folder writable" in done.stderr) == asks
