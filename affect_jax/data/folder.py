@@ -215,6 +215,9 @@ def find_classes(source: Path) -> tuple[dict[Path, str | None], tuple[str, ...]]
     if len(names) < 2:
         found = f"only one class folder, {names[0]}" if names else "no class folder"
         raise BadInput(source, None, f"{found}; at least two are needed", LAYOUT)
+    for class_folder in (path for parent in parents for path in subfolders(parent)):
+        if inside := [path.name for path in subfolders(class_folder) if path.name.lower() in SPLIT_FOLDERS]:
+            raise BadInput(class_folder, None, f"split folders in a class folder: {', '.join(inside)}", LAYOUT)
     return parents, tuple(names)
 
 

@@ -122,6 +122,14 @@ def test_named_splits_are_kept_and_a_missing_val_is_drawn_from_train(tmp_path, f
     assert all(place.startswith("testing/") for place in places)
 
 
+def test_split_folders_in_a_class_folder_are_an_error(tmp_path, folder):
+    (folder / "excited" / "indoors").mkdir()
+    Folder.prepare(tmp_path / "data", source=folder)
+    (folder / "excited" / "Test").mkdir()
+    with pytest.raises(BadInput, match=r"excited: split folders in a class folder: Test; the layout is DIR/<split>/<"):
+        Folder.prepare(tmp_path / "others", source=folder)
+
+
 def test_images_beside_the_class_folders_are_reported(tmp_path, folder):
     shutil.copy(next((folder / "calm").iterdir()), folder / "loose.png")
     done = Folder.prepare(tmp_path / "data", source=folder)
