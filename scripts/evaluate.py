@@ -108,7 +108,7 @@ def evaluate_network(options: dict) -> dict:
 
 def evaluate_others(config: ConfigDict, options: dict, peers: dict[str, Callable]) -> dict[str, dict]:
     """Return the metrics of the searches of predict.py, which a run records, and of published detectors."""
-    from affect_jax.runs.evaluation import evaluate_function, record_beside
+    from affect_jax.runs.evaluation import evaluate_beside, evaluate_function
     from affect_jax.runs.workdir import Workdir
     from affect_jax.tasks import build_task
 
@@ -118,9 +118,11 @@ def evaluate_others(config: ConfigDict, options: dict, peers: dict[str, Callable
         from affect_jax.predict.networks import image_detector
 
         detect = image_detector(MODEL.value or WORKDIR.value, MIN_SCORE)
-        metrics["predict.py"] = evaluate_function(detect, task, evaluation)
         if WORKDIR.value:
-            record_beside(Workdir(WORKDIR.value), task, evaluation, "as_predicted", metrics["predict.py"])
+            found = evaluate_beside(Workdir(WORKDIR.value), detect, task, evaluation, "as_predicted")
+        else:
+            found = evaluate_function(detect, task, evaluation)
+        metrics["predict.py"] = found
     return metrics | {name: evaluate_function(peer, task, evaluation) for name, peer in peers.items()}
 
 

@@ -87,11 +87,7 @@ def record_evaluation(run: Workdir, task: Task, evaluation: Evaluation, step: in
     """
     metrics = {**evaluation.about, "checkpoint_step": step, **task.metrics(predictions, evaluation)}
     if jax.process_index() == 0:
-        run.predictions.mkdir(exist_ok=True)
-        file = run.predictions_file(evaluation.name)
-        task.write_predictions(file, predictions, evaluation, step)
-        _record(run, task, evaluation, evaluation.name, metrics, predictions)
-        write_csv(file.with_suffix(".csv"), task.prediction_table(predictions, evaluation))
+        _record(run, task, evaluation, evaluation.name, metrics, predictions, shown=predictions)
     multihost_utils.sync_global_devices("the evaluation is written")
     return metrics
 
@@ -111,26 +107,49 @@ def evaluate_function(
     return task.metrics({"detections": task.detections_of(detect, evaluation)}, evaluation)
 
 
-def record_beside(run: Workdir, task: Task, evaluation: Evaluation, suffix: str, metrics: Mapping[str, Any]) -> None:
-    """Record metrics of something else than the network beside those of an evaluation that is recorded already.
+def evaluate_beside(
+    run: Workdir,
+    detect: Callable[[np.ndarray], dict[str, np.ndarray]],
+    task: Detection,
+    evaluation: Evaluation,
+    suffix: str,
+) -> dict:
+    """Evaluate `detect` on the images of an evaluation that the run has, and record the result beside it.
 
-    metrics.json gets them under the evaluation's name with `_suffix`, and report.html is written again.
+    It is recorded as by record_evaluation, under the evaluation's name with `_suffix`; the report shows the detections
+    of the evaluation. Returns the metrics.
     """
-    about = {
+    predictions = {"detections": task.detections_of(detect, evaluation)}
+    metrics = {
         "split": f"{evaluation.about['split']}, {suffix.replace('_', ' ')}",
         "checkpoint_step": workdir.load_metrics(run)[evaluation.name]["checkpoint_step"],
+        **task.metrics(predictions, evaluation),
     }
-    _, predictions = task.read_predictions(run.predictions_file(evaluation.name))
-    _record(run, task, evaluation, f"{evaluation.name}_{suffix}", {**about, **metrics}, predictions)
+    _, shown = task.read_predictions(run.predictions_file(evaluation.name))
+    _record(run, task, evaluation, f"{evaluation.name}_{suffix}", metrics, predictions, shown)
+    return metrics
 
 
 def _record(
-    run: Workdir, task: Task, evaluation: Evaluation, name: str, metrics: dict[str, Any], predictions: Any
+    run: Workdir,
+    task: Task,
+    evaluation: Evaluation,
+    name: str,
+    metrics: Mapping[str, Any],
+    predictions: Any,
+    shown: Any,
 ) -> None:
-    """Add metrics under a name to metrics.json and write the report; evaluations of the run at the same time wait."""
+    """Write predictions, add their metrics under a name to metrics.json, and write the report with those `shown`.
+
+    Evaluations of the run at the same time wait for each other.
+    """
+    run.predictions.mkdir(exist_ok=True)
+    file = run.predictions_file(name)
+    task.write_predictions(file, predictions, evaluation, metrics["checkpoint_step"])
     with locked(run.metrics_lock):
         write_atomically(run.metrics, json.dumps({**workdir.load_metrics(run), name: metrics}, indent=2))
-        write_run_report(run, task, evaluation, predictions)
+        write_run_report(run, task, evaluation, shown)
+    write_csv(file.with_suffix(".csv"), task.prediction_table(predictions, evaluation))
 
 
 def write_run_report(run: Workdir, task: Task, evaluation: Evaluation, predictions: Any) -> None:

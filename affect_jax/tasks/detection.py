@@ -255,9 +255,9 @@ class Detection(Task):
         return losses | {f"val/{name}": metrics[name] for name in VAL_METRICS}
 
     def write_predictions(self, path: Path, predictions: Mapping[str, Any], evaluation: Evaluation, step: int) -> None:
-        """Write the detections of checkpoint `step`, the losses and the ground truth to an .npz file."""
+        """Write the detections of checkpoint `step`, the losses if known, and the ground truth to an .npz file."""
         arrays = {"split": to_text(identify(evaluation.split)), "checkpoint_step": step}
-        arrays |= {f"loss/{name}": value for name, value in predictions["losses"].items()}
+        arrays |= {f"loss/{name}": value for name, value in predictions.get("losses", {}).items()}
         for prefix, fields, images in (
             ("", DETECTION_FIELDS, predictions["detections"]),
             ("true_", TRUTH_FIELDS, ground_truth(evaluation.split)),

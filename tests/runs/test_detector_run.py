@@ -12,6 +12,7 @@ from processes import config_of, ended, start_processes
 from run_records import assert_same_bits, history, saved_state, stop_after
 from run_script import fork
 
+from affect_jax.evaluate.detection import detection_metrics
 from affect_jax.runs.best_checkpoint import load_best_checkpoint
 from affect_jax.runs.comparison import compare_runs
 from affect_jax.runs.evaluation import evaluate_function, predictions_of
@@ -89,7 +90,9 @@ def test_evaluations_are_recorded_under_their_names_and_the_report_shows_images(
     assert all(image.std() > 1 for image in drawn)
 
 
-def test_evaluation_in_other_buckets_and_on_crops_of_large_faces_is_recorded_under_its_name(finished_run, tmp_path):
+def test_evaluation_in_other_buckets_and_on_crops_of_large_faces_is_recorded_under_its_name(
+    tiny_detector_config, finished_run, tmp_path
+):
     run = tmp_path / "run"
     shutil.copytree(finished_run[0], run)
     done = fork("evaluate", f"--workdir={run}", "--large_faces", "--buckets=96x96,64x128", "--as_predicted")
@@ -101,6 +104,13 @@ def test_evaluation_in_other_buckets_and_on_crops_of_large_faces_is_recorded_und
     predicted = metrics["val_96x96_64x128_large_faces_as_predicted"]
     assert predicted["num_boxes"] == crops["num_boxes"] and predicted["checkpoint_step"] == crops["checkpoint_step"]
     assert predicted["ap50"] != crops["ap50"] and re.search(r"^ *predict\.py ", done.stdout, re.MULTILINE)
+    name = "val_96x96_64x128_large_faces_as_predicted"
+    assert compare_runs(run, run, name)["difference"] == 0.0
+    task = build_task(tiny_detector_config)
+    _, predictions = task.read_predictions(run / "predictions" / f"{name}.npz")
+    split = task.evaluation("val", large_faces=True).split
+    found = detection_metrics([split.annotations(i) for i in range(len(split))], predictions["detections"], ("face",))
+    assert found["ap50"] == predicted["ap50"] and (run / "predictions" / f"{name}.csv").is_file()
 
 
 def test_published_detector_is_evaluated_on_the_same_images_and_a_model_is_not_recorded(finished_run, shared_data):
