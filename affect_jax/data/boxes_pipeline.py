@@ -9,7 +9,6 @@ an image begin with at most max_boxes true boxes; the remaining places are for i
 training.
 """
 
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
@@ -89,10 +88,11 @@ class BucketBatches:
         self.buckets = [(int(height), int(width)) for height, width in buckets]
         chosen = choose_buckets(sizes, self.buckets)
         self.members = [np.flatnonzero(chosen == place).astype(np.int32) for place in range(len(self.buckets))]
-        self.limits = [
-            [(images, math.ceil(number * np.isin(images, members).mean())) for images, number in limits]
-            for members in self.members
-        ]
+        self.limits = [[] for _ in self.members]
+        for images, number in limits:
+            ends = np.cumsum([0, *(np.isin(images, members).sum() for members in self.members)])
+            for own_limits, share in zip(self.limits, np.diff(number * ends // len(images)), strict=True):
+                own_limits.append((images, int(share)))  # integers whose sum is the number of the limit
         self.batch_size, self.num_steps, self.seed = batch_size, num_steps, seed
         self.steps_per_epoch = sum(
             -(-len(apply_limits(*some)) // batch_size) for some in zip(self.members, self.limits, strict=True)

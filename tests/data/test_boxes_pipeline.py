@@ -138,6 +138,16 @@ def test_buckets_share_a_limit_in_proportion_to_its_images():
     assert sum(index < 12 for index in visits) == 6 and len(set(visits)) == 12
 
 
+@pytest.mark.parametrize("counts", [(7, 93, 0), (33, 33, 34), (1, 0, 2), (0, 5, 0)])
+@pytest.mark.parametrize("number", [1, 2, 50, 100, 101])
+def test_buckets_together_visit_as_many_images_of_a_limit_as_it_allows(counts, number):
+    sizes = np.repeat([[40, 60], [60, 40], [30, 99]], counts, axis=0)
+    limits = [(np.arange(len(sizes)), number)]
+    visited = min(number, len(sizes))
+    source = BucketBatches(sizes, [(48, 64), (64, 48), (32, 96)], 1, num_steps=visited, seed=0, limits=limits)
+    assert source.steps_per_epoch == len({int(source[step].indices[0]) for step in range(visited)}) == visited
+
+
 def test_a_bucket_with_fewer_images_than_a_batch_repeats_them():
     source = BucketBatches(np.array([[40, 60]] * 5 + [[60, 40]]), BUCKETS[:2], batch_size=4, num_steps=3, seed=0)
     assert source.steps_per_epoch == 3
