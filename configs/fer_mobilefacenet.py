@@ -1,6 +1,6 @@
 """MobileFaceNet from face identities (MS-Celeb-1M) and AffectNet, fine-tuned on FER2013 in eight epochs.
 
-    python scripts/train.py --config=configs/fer_mobilefacenet.py \
+    python scripts/train.py --config=configs/fer_mobilefacenet.py \\
         --config.init_from=PATH/mobilefacenet_affectnet.safetensors
     python scripts/train.py --config=configs/fer_mobilefacenet.py:ferplus --config.init_from=runs/fer_mobilefacenet
 

@@ -1,7 +1,7 @@
 """Time to 68, 70 and 72 % val accuracy (PublicTest) on FER2013 on one accelerator: VGG-FER, bfloat16.
 
-    python scripts/sweep.py --workdir=runs/speedrun --seeds=0,1,2,3,4 --marks=68,70,72 \
-        --run="68 = configs/fer_speedrun.py:68" --run="70 = configs/fer_speedrun.py:70" \
+    python scripts/sweep.py --workdir=runs/speedrun --seeds=0,1,2,3,4 --marks=68,70,72 \\
+        --run="68 = configs/fer_speedrun.py:68" --run="70 = configs/fer_speedrun.py:70" \\
         --run="72 = configs/fer_speedrun.py:72"
 
 The data set is kept on the device and augmented there, and every epoch is one call. The table reports seconds of

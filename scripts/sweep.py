@@ -1,6 +1,6 @@
 """Train configs one after another with several seeds, and write a table of mean and spread:
 
-    python scripts/sweep.py --workdir=runs/smoothing --seeds=0,1,2 --split=val \
+    python scripts/sweep.py --workdir=runs/smoothing --seeds=0,1,2 --split=val \\
         --run="none = configs/fer_vgg.py" --run="smoothed = configs/fer_vgg.py --config.label_smoothing=0.1"
 
 Finished runs are skipped and stopped runs resumed: rerun the command to add seeds or runs. scripts/report.py compares
