@@ -29,7 +29,7 @@ from affect_jax.predict import load
 from affect_jax.predict.drawing import draw_faces
 from affect_jax.process import prepare_process
 from affect_jax.runs.figures import series
-from affect_jax.runs.workdir import Workdir, load_config, load_history
+from affect_jax.runs.workdir import Workdir, load_config, load_history, load_metrics
 
 ROOT = Path(__file__).parents[1]
 IMAGES = ROOT / "docs" / "images"
@@ -37,6 +37,7 @@ DEMO_REPORT = ROOT / "runs" / "fer_vgg_demo" / "report.html"
 PHOTOGRAPH_FACE = (166, 95, 362, 340)
 """Box of the face in the photograph, in pixels, drawn by hand."""
 BOX_COLORS = {"missed": (255, 220, 60), "wrong": (255, 70, 60), "right": (70, 230, 90)}
+MARKERS = ("o", "s", "^", "v", "D", "x", "+", "P", "*", "<")
 HOST, DEVICE, FILE, NEUTRAL = "#dbe8f7", "#dff0df", "#fbe8d3", "#eeeeee"
 
 
@@ -177,22 +178,28 @@ def batch_flow() -> None:
 
 
 def curves() -> None:
-    """Accuracy on val by epoch of the runs in results/ with at least three evaluations."""
-    figure, panels = plt.subplots(1, 2, figsize=(12, 6.2), layout="constrained")
+    """Accuracy on val by epoch of the runs in results/ with an evaluation on test and at least three on val."""
+    figure, panels = plt.subplots(2, 1, figsize=(10, 9), layout="constrained")
     runs = {file.parent.name: Workdir(file.parent) for file in sorted((ROOT / "results").glob("*/config.json"))}
+    lowest = {"fer2013": 54, "ferplus": 78}  # the first evaluations of networks from random weights are lower
     for axes, (data_set, title) in zip(panels, {"fer2013": "FER2013", "ferplus": "FER+"}.items(), strict=True):
         histories = {
             name: series(load_history(run), "epoch", "val/accuracy")
             for name, run in runs.items()
-            if load_config(run).data.name == data_set
+            if load_config(run).data.name == data_set and "test" in load_metrics(run)
         }
         long_enough = {name: history for name, history in histories.items() if len(history[0]) >= 3}
-        for (name, (epochs, accuracy)), color in zip(long_enough.items(), colormaps["tab20"].colors, strict=False):
-            axes.plot(epochs, 100 * accuracy, marker="o", markersize=3, color=color, label=name)
-        axes.set(xscale="log", xlabel="epoch", ylabel="accuracy on val, %", title=title)
-        axes.xaxis.set_major_formatter("{x:g}")
+        best_first = sorted(long_enough.items(), key=lambda item: -item[1][1].max())
+        for place, (name, (epochs, accuracy)) in enumerate(best_first):
+            style = {"color": colormaps["tab10"].colors[place % 10], "marker": MARKERS[place % len(MARKERS)]}
+            axes.plot(epochs, 100 * accuracy, markersize=5, linewidth=1.5, label=name, **style)
+        axes.set(xscale="log", xlim=(0.9, 135), ylim=(lowest[data_set], None))
+        axes.set(xlabel="epoch (logarithmic axis)", ylabel="accuracy on val, %", title=title)
+        ticks = (1, 2, 3, 5, 10, 20, 50, 100)
+        axes.set_xticks(ticks, map(str, ticks))
+        axes.minorticks_off()
         axes.grid(alpha=0.3)
-        axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2, frameon=False)
+        axes.legend(title="best val first", loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
     save(figure, IMAGES / "curves.png")
 
 
