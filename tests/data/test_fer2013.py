@@ -13,6 +13,7 @@ from prepared_sheet import USAGES, assert_is_sheet, prepare, read_all
 from affect_jax import labels
 from affect_jax.data import open_split
 from affect_jax.data.fer2013 import CLASS_COUNTS, Fer2013, check_counts
+from affect_jax.data.ferplus import CLASS_COUNTS as FERPLUS_COUNTS
 from affect_jax.data.source import BadInput
 
 
@@ -296,9 +297,15 @@ def test_a_split_without_faces_is_an_error(sheet, write_csv, tmp_path):
 
 
 def test_swapped_splits_are_an_error_even_if_other_counts_are_allowed():
-    counts = {"train": Counter(), "val": Counter(CLASS_COUNTS["test"]), "test": Counter(CLASS_COUNTS["val"])}
-    with pytest.raises(BadInput, match="the halves are swapped"):
-        check_counts("fer2013.csv", counts, CLASS_COUNTS, allow_other_counts=True)
+    for published in (CLASS_COUNTS, FERPLUS_COUNTS):
+        counts = {"train": Counter(), "val": Counter(published["test"]), "test": Counter(published["val"])}
+        for missing in range(3):
+            counts["val"]["angry"] -= missing
+            counts["test"]["happy"] -= missing
+            with pytest.raises(BadInput, match="the halves are swapped"):
+                check_counts("fer2013.csv", counts, published, allow_other_counts=True)
+    small = {"train": Counter(), "val": Counter(angry=467), "test": Counter(happy=8)}  # of val and test, or swapped
+    assert check_counts("fer2013.csv", small, CLASS_COUNTS, allow_other_counts=True)
 
 
 def test_skipped_rows_excuse_only_as_many_missing_faces():
