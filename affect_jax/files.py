@@ -213,6 +213,17 @@ def whole_file(path: str | Path) -> Iterator[BinaryIO]:
             partial.unlink(missing_ok=True)
 
 
+def check_output(flag: str, path: str | Path) -> None:
+    """Raise OSError if no file can be written to `path`, the value of a flag: before the work whose result it gets."""
+    path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"--{flag}={path} is a folder; give a file")
+    if not (path.parent.is_dir() and os.access(path.parent, os.W_OK | os.X_OK)):
+        raise FileNotFoundError(
+            f"--{flag}={path}: {path.parent} is not a folder where you may write; create it or choose another"
+        )
+
+
 @contextmanager
 def errors_naming(path: str | Path) -> Iterator[None]:
     """Add the path to an OSError in the block: for a file that is already open, the system's error has no path."""

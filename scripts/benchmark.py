@@ -30,7 +30,7 @@ import time
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from affect_jax.files import write_atomically
+from affect_jax.files import check_output, write_atomically
 
 STARTED = time.perf_counter()
 CONFIG = config_flags.DEFINE_config_file("config", help_string="configs/NAME.py", lock_config=True)
@@ -48,6 +48,9 @@ def main(argv):
     alone = bool(PROFILE.value) + bool(SCALING.value)
     if alone + bool(COMPARE.value != "none" or WORKS.value) > 1:
         raise app.UsageError("--profile, --scaling, and --compare with --works, are three measurements; choose one")
+    for flag in (SCALING, OUT):
+        if flag.value:
+            check_output(flag.name, flag.value)
     from affect_jax.benchmark.profile import format_profile, profile_rows
     from affect_jax.benchmark.timing import format_header, format_row
     from affect_jax.benchmark.training import benchmark
@@ -59,22 +62,23 @@ def main(argv):
     if PROFILE.value:
         rows, peak = profile_rows(CONFIG.value, ROUNDS.value)
         print(format_profile(rows, peak))
+        write(rows)
     elif SCALING.value:
-        from affect_jax.benchmark.scaling import format_curve, plot_curves, scaling_curves  # needs PyAV
+        from affect_jax.benchmark.scaling import check_plot, format_curve, plot_curves, scaling_curves  # PyAV
 
+        check_plot(SCALING.value)
         curves = []
         for curve in scaling_curves(CONFIG.value, ROUNDS.value):
             curves.append(curve)
             print(format_curve(curve), flush=True)
+            write([curve._asdict() for curve in curves])
         plot_curves(curves).savefig(SCALING.value, dpi=100)
-        rows = [curve._asdict() for curve in curves]
     else:
         rows = []
         for row in benchmark(CONFIG.value, COMPARE.value == "torch", ROUNDS.value, WORKS.value or ()):
             print(format_row(row) if rows else f"{format_header()}\n{format_row(row)}", flush=True)
             rows.append(row)
             write(rows)
-    write(rows)
 
 
 def write(rows):

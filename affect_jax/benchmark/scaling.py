@@ -173,6 +173,17 @@ def format_curve(curve: Curve) -> str:
     return f"{curve.work}, seconds by {curve.size}: {times}; exponent {curve.exponent:.2f}"
 
 
+def check_plot(path: str | Path) -> None:
+    """Raise ValueError if the suffix of a file is none of an image that a plot can be written to."""
+    from matplotlib.figure import Figure
+
+    suffix, known = Path(path).suffix[1:].lower(), Figure().canvas.get_supported_filetypes()
+    if suffix not in known:
+        raise ValueError(
+            f"--scaling={path}; the name must end in .png, .svg or another of .{', .'.join(sorted(known))}"
+        )
+
+
 def plot_curves(curves: Sequence[Curve]):
     """Return a figure with a plot of each curve over logarithmic axes; a dashed line shows linear growth."""
     from matplotlib.figure import Figure

@@ -1,9 +1,12 @@
+import json
 import shutil
+import subprocess
 import sys
 
 import jax
 import numpy as np
 import pytest
+from run_script import ROOT, fork
 
 from affect_jax.benchmark import detector as detector_benchmark
 from affect_jax.benchmark import scaling, timing, torch_twin
@@ -114,6 +117,43 @@ def test_scaling_has_a_curve_for_each_quantity_that_grows(
     assert all(len(curve.seconds) == 2 and min(curve.seconds) > 0 for curve in curves)
     assert scaling.format_curve(curves[2]).startswith("reading an epoch, seconds by images in the set: 1,000: ")
     scaling.plot_curves(curves).savefig(tmp_path / "curves.png")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--scaling=none/a.png"], "--scaling=none/a.png: none is not a folder where you may write; create it"),
+        (["--scaling=a.xyz"], "--scaling=a.xyz; the name must end in ."),
+        (["--scaling=a"], "--scaling=a; the name must end in ."),
+        (["--profile", "--out=none/a.json"], "--out=none/a.json: none is not a folder"),
+        (["--out=tests"], "--out=tests is a folder; give a file"),
+    ],
+)
+def test_unusable_output_is_an_error_before_the_measurement(arguments, message):
+    done = fork("benchmark", "--config=configs/fer_vgg.py:demo", *arguments)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1 and message in done.stderr
+
+
+INTERRUPTED = """
+import runpy
+from affect_jax.benchmark import scaling
+
+def curves(config, rounds):
+    yield scaling.Curve("step", "images", (1, 2), (1.0, 2.0))
+    raise ChildProcessError("failed")
+
+scaling.scaling_curves = curves
+runpy.run_path("scripts/benchmark.py", run_name="__main__")
+"""
+"""Program that measures one curve and fails."""
+
+
+def test_rows_of_the_curves_before_a_failure_are_written(tmp_path):
+    arguments = ["--config=configs/fer_vgg.py:demo", f"--scaling={tmp_path}/a.png", f"--out={tmp_path}/a.json"]
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED, *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert done.stderr == "ChildProcessError: failed\n"
+    (row,) = json.loads((tmp_path / "a.json").read_text())
+    assert row == {"work": "step", "size": "images", "sizes": [1, 2], "seconds": [1.0, 2.0]}
 
 
 def test_simulated_set_repeats_the_drawn_faces():
