@@ -156,6 +156,14 @@ def reject_arguments(argv: Sequence[str], hint: str = "") -> None:
         raise app.UsageError(f"unexpected argument {argv[1]!r}" + (hint and f"; {hint}"))
 
 
+def positive_numbers(flag) -> tuple[int, ...]:
+    """Return the whole numbers in a flag of absl's DEFINE_list; ValueError if one is none, or not above 0."""
+    if not all(number.strip().isdecimal() and int(number) > 0 for number in flag.value):
+        example = ",".join(flag.default)
+        raise ValueError(f"--{flag.name}={','.join(flag.value)}; give numbers above 0, such as {example}")
+    return tuple(map(int, flag.value))
+
+
 def near_configs(error: str) -> str:
     """Return a hint with the files in configs/ whose names are nearest to that in the error; empty if none is near."""
     from difflib import get_close_matches

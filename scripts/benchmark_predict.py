@@ -20,7 +20,7 @@ from pathlib import Path
 from absl import flags, logging
 
 from affect_jax.benchmark import prediction
-from affect_jax.files import write_atomically
+from affect_jax.files import check_output, write_atomically
 from affect_jax.predict import reader
 from affect_jax.process import prepare_process
 
@@ -32,7 +32,7 @@ FRAME_SIZE = flags.DEFINE_list("frame_size", ["480", "640"], "Height and width o
 BATCH_SIZES = flags.DEFINE_list("batch_sizes", ["1", "16"], "Numbers of images, and of faces, in a call of a network.")
 YUNET = flags.DEFINE_string("yunet", "", "YuNet's ONNX file. Default: it is left out.")
 PEERS = flags.DEFINE_string("peers", "", "Python interpreter with deface and fer. Default: they are left out.")
-ROUNDS = flags.DEFINE_integer("rounds", 5, "Timed passes over the video; the table shows the median.", 1)
+ROUNDS = flags.DEFINE_integer("rounds", 5, "Number of times the video is processed; the table shows the median.", 1)
 MEMORY_FRAMES = flags.DEFINE_integer("memory_frames", 10_000, "Frames over which the memory is measured.", 10)
 OUT = flags.DEFINE_string("out", None, "Write the rows to this file as JSON.")
 
@@ -43,13 +43,17 @@ def load(detector: str, batch_size: int) -> reader.FaceReader:
 
 def main(argv):
     command_line.reject_arguments(argv, "the folder is --images=FOLDER")
+    size, batch_sizes = map(command_line.positive_numbers, (FRAME_SIZE, BATCH_SIZES))
+    if len(size) != 2:
+        raise ValueError(f"--frame_size={','.join(FRAME_SIZE.value)}; give height and width, such as 480,640")
+    if OUT.value:
+        check_output("out", OUT.value)
     logging.set_verbosity(logging.ERROR)
     prepare_process()
     with command_line.interruptible(), tempfile.TemporaryDirectory() as name:
-        folder, size = Path(name), tuple(map(int, FRAME_SIZE.value))
+        folder = Path(name)
         video = prediction.image_video(folder / "images.avi", Path(IMAGES.value), NUM_FRAMES.value, size)
-        sizes = tuple(map(int, BATCH_SIZES.value))
-        works = prediction.our_works(video, partial(load, DETECTOR.value), sizes)
+        works = prediction.our_works(video, partial(load, DETECTOR.value), batch_sizes)
         peers, remarks = prediction.peer_works(video, PEERS.value, YUNET.value)
         speed = prediction.speed_rows(works | peers, NUM_FRAMES.value, ROUNDS.value)
         memory = prediction.memory_rows(folder, partial(load, reader.WHOLE), MEMORY_FRAMES.value)

