@@ -205,11 +205,12 @@ def make_folder(folder: Path) -> None:
     """Create a folder for results if it is absent; OSError that says what to do if results cannot be written to it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        (folder / LOCK).touch()
     except FileExistsError:
         raise FileExistsError(f"--out={folder} is a file; give a folder") from None
     except OSError as error:
-        reason = f"--out={folder} cannot be created ({error.strerror}); give a folder where you may write"
-        raise type(error)(reason) from None
+        problem = f"cannot be {'written to' if folder.is_dir() else 'created'} ({error.strerror})"
+        raise type(error)(f"--out={folder} {problem}; give a folder where you may write") from None
     for name in LINES:
         if (folder / name).is_dir():
             raise IsADirectoryError(f"{folder / name} is a folder; remove it or choose another --out")

@@ -289,13 +289,16 @@ def test_unusable_folder_is_an_error_before_the_first_frame(tmp_path, out, is_fo
         pass
 
 
-def test_folder_without_permission_is_an_error_with_a_remedy(tmp_path, monkeypatch):
-    def refuse(*arguments, **options):
+@pytest.mark.parametrize(("refused", "problem"), [("mkdir", "created"), ("touch", "written to")])
+def test_folder_without_permission_is_an_error_with_a_remedy(tmp_path, monkeypatch, refused, problem):
+    def refuse(*arguments, **options):  # root may write to every folder
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "mkdir", refuse)
-    with pytest.raises(PermissionError, match=r"^--out=out cannot be created \(Permission denied\); give a folder"):
-        Output("out", ("happy", "sad"), True, 0.5).__enter__()
+    folder = tmp_path if refused == "touch" else tmp_path / "out"
+    monkeypatch.setattr(Path, refused, refuse)
+    reason = rf"^--out={folder} cannot be {problem} \(Permission denied\); give a folder where you may write$"
+    with pytest.raises(PermissionError, match=reason):
+        Output(folder, ("happy", "sad"), True, 0.5).__enter__()
 
 
 def test_call_names_only_what_was_written(classifier, tmp_path):
