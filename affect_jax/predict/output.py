@@ -17,7 +17,7 @@ from affect_jax.files import errors_naming, locked, printable
 from affect_jax.predict.drawing import draw_faces
 from affect_jax.predict.media import CAMERA, Frame, Report
 from affect_jax.predict.reader import Face
-from affect_jax.predict.video import VideoWriter
+from affect_jax.predict.video import VideoWriter, has_sound
 
 DRAWN = "drawn"
 """Name of the folder of drawn images and videos, inside the folder of the results."""
@@ -159,6 +159,8 @@ class Output:
             self._end_video()
             self._video_file, self._video_name = frame.file, self._free_name(frame.file, ".mp4")
             self._video = VideoWriter(self._drawn / self._video_name, drawn.shape[:2])
+            if has_sound(frame.file):
+                self.report.note(frame.file, "its sound is not kept")
         self._video.write(frame.time, drawn)
         return self._video_name
 

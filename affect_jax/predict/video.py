@@ -50,7 +50,7 @@ class NotVideo(ValueError):
 def read_video(path: str | Path, note: Note) -> Iterator[tuple[float, np.ndarray]]:
     """Yield (time, frame) for each frame of a video that can be decoded, with its pixels square and upright.
 
-    The time is in seconds from the first frame. `note` is called with a remark if the file has more than one stream.
+    The time is in seconds from the first frame. `note` is called with a remark if the file has several video streams.
     ValueError with only the reason if frames are lost or damaged, after the last frame; NotVideo if there are none.
     """
     with open_regular(path) as file:
@@ -137,8 +137,6 @@ def choose_stream(container: av.container.InputContainer, note: Note) -> av.Vide
         raise ValueError(f"frames of {width:,}x{height:,} pixels are more than {MAX_PIXELS // 10**6} million")
     if len(videos) > 1:
         note(f"it has {len(videos)} video streams; the main stream is used")
-    if container.streams.audio:
-        note("its sound is not kept")
     stream.thread_type = "AUTO"
     return stream
 
@@ -279,6 +277,15 @@ def count_frames(path: str | Path) -> int:
             return stream.frames or max(1, round(duration * frame_rate(stream)))
     except ValueError:
         return 1
+
+
+def has_sound(path: str | Path) -> bool:
+    """Return True for a video with sound; False also for a file that is not a video, and for a camera."""
+    try:
+        with open_regular(path) as file, open_container(file) as container:
+            return bool(container.streams.audio)
+    except ValueError:
+        return False
 
 
 class VideoWriter:

@@ -213,6 +213,16 @@ def test_full_disk_ends_the_call_with_this_error(tmp_path, monkeypatch):
         output.write(Frame("x.png", 0, None, photo()), [])
 
 
+@pytest.mark.parametrize("draw", [True, False])
+def test_sound_that_is_lost_is_noted_where_a_video_is_drawn(tmp_path, draw):
+    loud = write_video(tmp_path / "loud.mp4", gray_frames(range(0, 200, 40)), times=[0, 1, 2, 3, 4], sound=True)
+    silent = write_video(tmp_path / "silent.mp4", gray_frames([90, 90]))
+    with Output(tmp_path / "out", ("happy", "sad"), draw, 0.5) as output:
+        for frame in read_frames([Source(str(loud)), Source(str(silent))], output.report):
+            output.write(frame, [])
+    assert output.report.notes == ({"its sound is not kept": [str(loud)]} if draw else {})
+
+
 def test_drawing_that_is_too_large_for_jpeg_is_reduced_with_a_note(tmp_path):
     with Output(tmp_path, ("happy", "sad"), True, 0.5) as output:
         output.write(Frame("wide.png", 0, None, photo(size=(20, 70_000))), [HAPPY])
