@@ -98,7 +98,8 @@ def _cpu_forms(x_shape, kernel_shape, strides, padding, groups):
         return _patches, partial(_derived_gradients, _patches)
     if group_channels > 1 and kh * kw * group_channels <= FEW_TAPS:
         return _shifted, partial(_derived_gradients, _xla)
-    if (kh, kw) == (3, 3) and strides == (1, 1) and min(group_channels, features) >= MANY_CHANNELS:
+    fits_winograd = (kh, kw) == (3, 3) and strides == (1, 1) and all(0 <= n <= 2 for axis in padding for n in axis)
+    if fits_winograd and min(group_channels, features) >= MANY_CHANNELS:
         return _form_of_many_channels(math.prod(x_shape[:3]), group_channels, features), _winograd_gradients
     return _xla, partial(_derived_gradients, _xla)
 

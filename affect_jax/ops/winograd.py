@@ -73,7 +73,7 @@ F4 = TileForm(
 
 
 def winograd(x: jax.Array, kernel: jax.Array, padding: Pixels) -> jax.Array:
-    """Convolve x [B, H, W, C] with kernel [3, 3, C, F]: [B, h, w, F]; `padding` may be negative."""
+    """Convolve x [B, H, W, C] with kernel [3, 3, C, F]: [B, h, w, F]; `padding` is 0 to 2 on each side."""
     size = _output_size(x, padding)
     form = tile_form(kernel, size)
     tiles = _input_tiles(form, _padded_blocks(form, x, padding), (0, 0), size)
