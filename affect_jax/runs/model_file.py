@@ -79,7 +79,7 @@ def read_run(path: str | Path) -> Trained:
     config, data = workdir.load_config(run), workdir.load_data_facts(run)
     step, variables = load_best_variables(run)
     about = {
-        "source": Path(path).name,
+        "source": Path(path).resolve().name,  # "." has no name
         "step": step,
         "splits": {name: split._asdict() for name, split in workdir.load_splits(run).items()},
         "evaluations": {name: summary(metrics) for name, metrics in workdir.load_metrics(run).items()},

@@ -16,6 +16,7 @@ from affect_jax.evaluate.detection import detection_metrics
 from affect_jax.runs.best_checkpoint import load_best_checkpoint
 from affect_jax.runs.comparison import compare_runs
 from affect_jax.runs.evaluation import evaluate_function, predictions_of
+from affect_jax.runs.model_file import read
 from affect_jax.runs.training import train_and_evaluate
 from affect_jax.runs.workdir import Workdir
 from affect_jax.tasks import build_task
@@ -125,6 +126,11 @@ def test_published_detector_is_evaluated_on_the_same_images_and_a_model_is_not_r
         (row,) = re.findall(rf"^ *{name} .*$", done.stdout, re.MULTILINE)
         assert f" {boxes} " in row
     assert (finished_run[0] / "metrics.json").read_text() == recorded
+
+
+def test_model_of_a_run_is_named_after_its_folder_also_inside_it(finished_run, monkeypatch):
+    monkeypatch.chdir(finished_run[0])
+    assert [read(path).about["source"] for path in (finished_run[0], ".")] == ["run", "run"]
 
 
 @pytest.mark.slow
