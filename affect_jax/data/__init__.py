@@ -47,12 +47,15 @@ def open_split(name: str, split: str, data_dir: str | Path = "data", **options):
 
     Both may have `fingerprint`, a hash of all images and labels. A split of generated images may have `cache_name`,
     under which InMemorySplit stores them in the cache folder. An option may be a mapping from split to value.
-    ValueError on an unknown name, MissingSplit if the data set lacks the split; FileNotFoundError, with the command to
-    run, if the data set is not prepared.
+    ValueError on an unknown name, MissingSplit if the data set or an option lacks the split; FileNotFoundError, with
+    the command to run, if the data set is not prepared.
     """
     dataset = find_dataset(name)
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}; known are {', '.join(SPLITS)}")
+    for key, value in options.items():
+        if hasattr(value, "keys") and split not in value:
+            raise MissingSplit(f"{name} has no split {split}: the option {key} has no value for it")
     options = {key: value[split] if hasattr(value, "keys") else value for key, value in options.items()}
     is_prepared = hasattr(dataset, "prepare")
     parameters = dict(signature(dataset.open_split if is_prepared else dataset).parameters)

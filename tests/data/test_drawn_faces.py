@@ -7,8 +7,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from affect_jax.data import open_split
+from affect_jax.data import open_split, open_splits
 from affect_jax.data.drawn_faces import DrawnFaces, face_parameters, head_mask, render_face
+from affect_jax.data.source import MissingSplit
 from affect_jax.labels import FER2013
 
 
@@ -26,6 +27,14 @@ def test_splits_and_seeds_have_no_common_faces():
     sources = [DrawnFaces(split, 50, seed) for split in ("train", "val", "test") for seed in (0, 1)]
     images = np.concatenate([source.read(np.arange(50))["image"] for source in sources])
     assert len({image.tobytes() for image in images}) == len(images) == 300
+
+
+def test_a_split_without_a_value_of_an_option_does_not_exist():
+    sizes = {"train": 5, "val": 7}
+    assert {split: len(of) for split, of in open_splits("drawn_faces", num_examples=sizes).items()} == sizes
+    message = "^drawn_faces has no split test: the option num_examples has no value for it$"
+    with pytest.raises(MissingSplit, match=message):
+        open_split("drawn_faces", "test", num_examples=sizes)
 
 
 def test_different_sets_have_different_cache_names_and_small_and_huge_sets_none():
