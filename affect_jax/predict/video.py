@@ -12,7 +12,7 @@ from typing import BinaryIO
 import av
 import cv2
 import numpy as np
-from av.video.reformatter import VideoReformatter
+from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
 from affect_jax.data.images import MAX_PIXELS, Note, turn
 from affect_jax.files import open_regular
@@ -37,6 +37,10 @@ MAX_PIXEL_ASPECT = 8
 TURNS = {(1, 0, 0, 1): 1, (-1, 0, 0, 1): 2, (-1, 0, 0, -1): 3, (1, 0, 0, -1): 4}
 TURNS |= {(0, 1, 1, 0): 5, (0, 1, -1, 0): 6, (0, -1, -1, 0): 7, (0, -1, 1, 0): 8}
 """EXIF orientation for the four factors (a, b, c, d) of a display matrix (ISO 14496-12, 6.2.2)."""
+UNSPECIFIED_COLORS = 2
+"""Colorspace of a frame whose file does not name the matrix of its colors (ITU-T H.273)."""
+HD_HEIGHT = 720
+"""Lowest height of the videos that have the colors of BT.709 unless their file says otherwise; others have BT.601."""
 TIME_BASE = Fraction(1, 90_000)
 """Resolution of the times in a written video."""
 
@@ -192,8 +196,14 @@ class Converter:
     def __call__(self, frame: av.VideoFrame) -> np.ndarray:
         """Convert a frame."""
         width = max(1, round(frame.width * self._aspect))
-        rgb = self._reformatter.reformat(frame, width=width, format="rgb24").to_ndarray()
+        matrix = usual_matrix(frame.height) if frame.colorspace == UNSPECIFIED_COLORS else None
+        rgb = self._reformatter.reformat(frame, width=width, format="rgb24", src_colorspace=matrix).to_ndarray()
         return turn(rgb, orientation(frame))
+
+
+def usual_matrix(height: int) -> Colorspace:
+    """Return the matrix of the colors in videos of this height."""
+    return Colorspace.ITU709 if height >= HD_HEIGHT else Colorspace.ITU601
 
 
 def orientation(frame: av.VideoFrame) -> int:
@@ -299,6 +309,8 @@ class VideoWriter:
         self._stream.height, self._stream.width = (side + side % 2 for side in size)  # H.264 has even sizes
         self._stream.pix_fmt = "yuv420p"
         self._stream.codec_context.time_base = TIME_BASE
+        self._reformatter, self._matrix = VideoReformatter(), usual_matrix(size[0])
+        self._stream.codec_context.colorspace, self._stream.codec_context.color_range = self._matrix, ColorRange.MPEG
 
     def write(self, time: float, image: np.ndarray) -> None:
         """Write a frame RGB uint8 [H, W, 3] at its time in seconds; another size is resized to the first."""
@@ -306,7 +318,8 @@ class VideoWriter:
         if image.shape[:2] != self._size:
             image = cv2.resize(image, (width, height))
         padded = cv2.copyMakeBorder(image, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
-        frame = av.VideoFrame.from_ndarray(padded, format="rgb24")
+        rgb = av.VideoFrame.from_ndarray(padded, format="rgb24")
+        frame = self._reformatter.reformat(rgb, format="yuv420p", dst_colorspace=self._matrix)
         frame.pts, frame.time_base = max(round(time / TIME_BASE), self._last + 1), TIME_BASE
         if self._last >= 0:
             self._interval = frame.pts - self._last

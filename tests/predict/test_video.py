@@ -5,6 +5,7 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
+from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from written_video import gray_frames, noise_frames, write_silence, write_video
 
 from affect_jax.files import open_regular
@@ -224,3 +225,36 @@ def test_written_video_keeps_times_and_plays_in_browsers(tmp_path):
         assert (context.name, context.pix_fmt, context.profile) == ("h264", "yuv420p", "High")
     content = (tmp_path / "x.mp4").read_bytes()
     assert content.index(b"moov") < content.index(b"mdat")  # playable before it is downloaded
+
+
+@pytest.mark.parametrize(
+    ("height", "matrix", "tagged"),
+    [
+        (480, Colorspace.ITU601, False),
+        (720, Colorspace.ITU709, False),
+        (480, Colorspace.ITU709, True),
+        (720, Colorspace.ITU601, True),
+    ],
+)
+def test_colors_are_kept_from_the_file_to_the_drawing(tmp_path, height, matrix, tagged):
+    color, path = (200, 60, 20), tmp_path / "a.mp4"
+    image = np.full((height, 64, 3), color, np.uint8)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.height, stream.width, stream.pix_fmt = height, 64, "yuv420p"
+        if tagged:
+            stream.codec_context.colorspace, stream.codec_context.color_range = matrix, ColorRange.MPEG
+        rgb = av.VideoFrame.from_ndarray(image, format="rgb24")
+        container.mux(stream.encode(VideoReformatter().reformat(rgb, format="yuv420p", dst_colorspace=matrix)))
+        container.mux(stream.encode())
+    _, (frame,), _ = read(path)
+    np.testing.assert_allclose(frame, image, atol=4)
+    writer = VideoWriter(tmp_path / "drawn.mp4", image.shape[:2])
+    writer.write(0.0, frame)
+    writer.close()
+    _, (drawn,), _ = read(tmp_path / "drawn.mp4")
+    np.testing.assert_allclose(drawn, image, atol=4)
+    with av.open(tmp_path / "drawn.mp4") as container:
+        decoded = next(container.decode(video=0))
+    usual = Colorspace.ITU709 if height == 720 else Colorspace.ITU601
+    assert (decoded.colorspace, decoded.color_range) == (usual, ColorRange.MPEG)
