@@ -118,12 +118,13 @@ class Affectnet(FacesBuilder):
 
     def _with_val(self, examples: list[dict]) -> Iterator[dict]:
         """Move `val_per_class` examples of each class from train to val: those with the lowest checksums."""
-        by_checksum = sorted(
-            (index for index, example in enumerate(examples) if example["split"] == "train"),
-            key=lambda index: (zlib.crc32(f"{examples[index]['file']} {examples[index]['row']}".encode()), index),
-        )
+        names = {  # rows are those of training.csv, whatever folder it is in
+            index: f"{'training.csv' if example['row'] else example['file']} {example['row']}"
+            for index, example in enumerate(examples)
+            if example["split"] == "train"
+        }
         taken = Counter()
-        for index in by_checksum:
+        for index in sorted(names, key=lambda index: zlib.crc32(names[index].encode())):
             label = examples[index]["label"]
             if taken[label] < self.val_per_class:
                 taken[label] += 1
@@ -168,7 +169,7 @@ class Affectnet(FacesBuilder):
                     self.bad_rows.report(file, row, "no face box")
                     continue
                 image = partial(read_face, root / path, box, self.margin, self.size)
-                origin = {"split": split, "file": name, "row": row}
+                origin = {"split": split, "file": file.relative_to(source).as_posix(), "row": row}
                 yield label, {**origin, "image": image, "valence_arousal": valence_arousal}
 
     def review(self, examples: dict[str, list[dict]], counts: dict[str, Counter]) -> list[str]:

@@ -131,6 +131,22 @@ def test_a_bad_row_is_reported_with_file_and_row_and_can_be_skipped(tmp_path, cs
     assert "7.png: no such file" in done.skipped[1].reason
 
 
+def test_lists_in_a_folder_of_the_source_are_named_with_it_and_give_the_same_val(tmp_path, csv_layout):
+    def val_places():
+        prepare(tmp_path, csv_layout, overwrite=True)
+        opened = open_split("affectnet", "val", tmp_path / "data")
+        return opened.places(np.arange(len(opened)))
+
+    at_top = val_places()
+    (csv_layout / "lists").mkdir()
+    for name in ("training.csv", "validation.csv"):
+        (csv_layout / name).rename(csv_layout / "lists" / name)
+    assert val_places() == [f"lists/{place}" for place in at_top]
+    (csv_layout / "Manually_Annotated_Images" / "100" / "7.png").unlink()
+    with pytest.raises(BadInput, match=rf"^{csv_layout}/lists/training.csv, row 9: .*7.png: no such file"):
+        prepare(tmp_path, csv_layout, overwrite=True)
+
+
 def test_a_missing_annotation_is_reported_with_its_image(tmp_path, npy_layout):
     (npy_layout / "val_set" / "annotations" / "3_aro.npy").unlink()
     with pytest.raises(BadInput, match=r"val_set/images/3.jpg: no 3_aro.npy"):
