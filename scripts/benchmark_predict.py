@@ -25,7 +25,9 @@ from affect_jax.predict import reader
 from affect_jax.process import prepare_process
 
 IMAGES = flags.DEFINE_string("images", None, "A folder of images.", required=True)
-CLASSIFIER = flags.DEFINE_string("classifier", str(reader.CLASSIFIER), "A model file or a run's folder.")
+CLASSIFIER = flags.DEFINE_string(
+    "classifier", str(reader.CLASSIFIER), "A model file, or the folder of a run or an export."
+)
 DETECTOR = flags.DEFINE_string("detector", str(reader.DETECTOR), "The same; `whole` for no detection.")
 NUM_FRAMES = flags.DEFINE_integer("num_frames", 32, "Frames of the video, one per image.", 1)
 FRAME_SIZE = flags.DEFINE_list("frame_size", ["480", "640"], "Height and width of the frames.")

@@ -30,8 +30,10 @@ from affect_jax.predict.media import Inputs, Report, Source, count_frames, find_
 from affect_jax.predict.output import DRAWN, Output, is_result
 from affect_jax.process import prepare_process
 
-CLASSIFIER = flags.DEFINE_string("classifier", str(reader.CLASSIFIER), "A model file or a run's folder.")
-DETECTOR = flags.DEFINE_string("detector", str(reader.DETECTOR), "A model file or a run's folder.")
+CLASSIFIER = flags.DEFINE_string(
+    "classifier", str(reader.CLASSIFIER), "A model file, or the folder of a run or an export."
+)
+DETECTOR = flags.DEFINE_string("detector", str(reader.DETECTOR), "A model file, or the folder of a run or an export.")
 FACES = flags.DEFINE_enum("faces", "detect", ("detect", "whole"), "Detect faces, or take every image as one face.")
 OUT = flags.DEFINE_string("out", "predictions", "The folder for the results.")
 BATCH_SIZE = flags.DEFINE_integer(

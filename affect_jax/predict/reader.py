@@ -63,7 +63,7 @@ def load(
     """Load a face reader from a classifier and a detector.
 
     Args:
-        classifier: a model file or a run's folder.
+        classifier: a model file, or the folder of a run or an export.
         detector: the same; "whole" skips detection and takes every image as one face.
         batch_size: number of images, and of faces, in one call of a network. Default: 8; on CPU 1 for detection, where
             larger batches are no faster, and 4 for faces.
