@@ -1,5 +1,6 @@
 """Files of a source: the images of a folder, and CSV files, plain or compressed."""
 
+import codecs
 import csv
 import gzip
 import io
@@ -151,6 +152,9 @@ def read_rows(
         if not header:
             raise BadInput(path, 1, "the file is empty", remedy)
         if not "".join(header).isprintable():
+            text.seek(0)
+            if text.buffer.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+                raise BadInput(path, 1, "the text is UTF-16", "save it as UTF-8")
             remedy = "unpack it, then give the file; only .gz, .zip, .tar and .tar.gz are read as they are"
             raise BadInput(path, 1, "the first line is not text", remedy)
         if any(header.count(name) != 1 for name in columns):

@@ -271,6 +271,11 @@ def test_a_file_truncated_in_its_last_row_is_an_error_with_that_row(sheet, write
     [
         (b"", "row 1: the file is empty; the first line must name the columns emotion, pixels, Usage"),
         (b"0,1 2 3,Training\n", "row 1: the header is '0, 1 2 3, Training'; the first line must name the columns"),
+        ("emotion,pixels,Usage\n".encode("utf-16"), "row 1: the text is UTF-16; save it as UTF-8"),
+        (
+            gzip.compress("\ufeffemotion,pixels,Usage\n".encode("utf-16-be"), mtime=0),
+            "row 1: the text is UTF-16; save it",
+        ),
         (bz2.compress(b"emotion,pixels,Usage\n"), "row 1: the first line is not text; unpack it, then give the file"),
     ],
 )
