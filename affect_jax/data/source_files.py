@@ -16,7 +16,7 @@ from typing import BinaryIO, NamedTuple, TextIO
 
 from affect_jax.data.images import SUFFIXES, read_image_size
 from affect_jax.data.source import BadInput, BadRows
-from affect_jax.files import contains, files_below, is_hidden, printable
+from affect_jax.files import UNPRINTABLE, contains, files_below, is_hidden, printable
 
 COMPRESSED = ("", ".gz", ".zip")
 MAX_LINE = 1 << 20
@@ -151,7 +151,7 @@ def read_rows(
             raise BadInput(path, 1, str(reason), remedy) from None
         if not header:
             raise BadInput(path, 1, "the file is empty", remedy)
-        if not "".join(header).isprintable():
+        if UNPRINTABLE.search("".join(header)):
             text.seek(0)
             if text.buffer.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
                 raise BadInput(path, 1, "the text is UTF-16", "save it as UTF-8")
