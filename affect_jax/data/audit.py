@@ -112,12 +112,16 @@ def exact_groups(prints: Mapping[str, Fingerprints]) -> list[list[tuple[str, int
 
 
 def near_pairs(first: Fingerprints, second: Fingerprints) -> list[tuple[int, int, int, float]]:
-    """Return (index in first, index in second, distance in bits, correlation) of nearly identical images."""
+    """Return (index in first, index in second, distance in bits, correlation) of nearly identical images.
+
+    Constant images are left out.
+    """
     pairs = []
     rows = max(1, COMPARED_AT_ONCE // len(first.hashes))
     for start in tqdm(range(0, len(second.hashes), rows), "comparing", delay=2, leave=False, disable=None):
         distance = np.bitwise_count(second.hashes[start : start + rows, None] ^ first.hashes)
-        j, i = np.nonzero(distance <= MAX_DISTANCE)
+        may_be_copy = ~second.constant[start : start + rows, None] & ~first.constant
+        j, i = np.nonzero((distance <= MAX_DISTANCE) & may_be_copy)
         distance, j = distance[j, i], j + start
         correlations = correlation(first.thumbnails[i], second.thumbnails[j])
         for k in np.nonzero(correlations >= MIN_CORRELATION)[0]:

@@ -47,6 +47,8 @@ def planted():
     val[6, ..., 0] = np.clip(0.8 * jpeg + 20.0, 0, 255)
     test[8] = np.roll(val[8], 1, axis=1)
     train[11], train[12], test[2] = 0, 255, 0
+    train[13], test[3] = 0, 0
+    train[13, 5:7, 5:7], test[3, 5:7, 5:7] = 20, 21  # constant but for noise
     train_labels, val_labels, test_labels = np.zeros(20), np.zeros(10), np.zeros(10)
     val_labels[4] = labels.FER2013.index("sad")
     return {"train": Faces(train, train_labels), "val": Faces(val, val_labels), "test": Faces(test, test_labels)}
@@ -68,7 +70,7 @@ def test_an_audit_finds_exactly_the_planted_problems(planted):
         [("train", 9), ("val", 6)],
         [("val", 8), ("test", 8)],
     ]
-    assert names(found["constant"]) == [("train", 11), ("train", 12), ("test", 2)]
+    assert names(found["constant"]) == [("train", 11), ("train", 12), ("train", 13), ("test", 2), ("test", 3)]
     summary = found["summary"]
     assert summary["train"]["identical_to"] == {"train": 2, "val": 1, "test": 1}
     assert summary["test"]["identical_to"] == {"train": 1, "val": 0, "test": 0}
