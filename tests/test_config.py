@@ -25,9 +25,8 @@ from affect_jax.tasks import build_task
 from affect_jax.tasks.classification import is_resident
 from affect_jax.tasks.interface import DataFacts, Task
 from affect_jax.train import loop
-from affect_jax.train.builders import build_frozen, build_optimizer, build_schedule
+from affect_jax.train.builders import build_frozen, build_optimizer, build_schedule, build_train_step
 from affect_jax.train.state import create_state, make_apply, variable_shapes
-from affect_jax.train.steps import make_train_step
 
 LOSS_PARTS = ("objectness", "rpn_box_reg", "classifier", "box_reg", "rpn_count", "roi_count")
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -187,9 +186,7 @@ def test_first_step_and_prediction_of_config_trace(variant, traced):
 
     optimizer = build_optimizer(config, build_schedule(config, len(split)))
     state = jax.eval_shape(lambda x: create_state(x, optimizer, config.ema_decay > 0), variables)
-    frozen = build_frozen(config)
-    loss_fn = task.loss_fn(make_apply(model, frozen), data)
-    train_step = make_train_step(loss_fn, optimizer, config.accumulate_steps, config.ema_decay, frozen=frozen)
+    train_step = build_train_step(config, task, model, data, optimizer, build_frozen(config))
     next_state, sums = jax.eval_shape(train_step, state, batch, jax.random.key(0))
     assert shapes(next_state) == shapes(state)
     assert sums["loss"].shape == ()

@@ -22,7 +22,6 @@ from affect_jax.train.mesh import data_mesh, one_device, replicated, split_over_
 from affect_jax.train.prediction import compile_predict, predict_split
 from affect_jax.train.progress import RunLog
 from affect_jax.train.state import Network, create_state, init_variables, make_apply
-from affect_jax.train.steps import make_train_step
 
 
 def random_network(task: Task, data: DataFacts) -> tuple[Network, dict]:
@@ -49,8 +48,7 @@ def step_work(
     tx = builders.build_optimizer(config, builders.build_schedule(config, len(split)))
     state = jax.device_put(create_state(variables, tx, config.ema_decay > 0), replicated(mesh))
     frozen = builders.build_frozen(config)
-    loss_fn, key = task.loss_fn(make_apply(model, frozen), data), jax.random.key(1)
-    train_step = make_train_step(loss_fn, tx, config.accumulate_steps, config.ema_decay, frozen=frozen)
+    train_step, key = builders.build_train_step(config, task, model, data, tx, frozen), jax.random.key(1)
     batch = to_devices(batch, split_over_devices(mesh))
     start = time.perf_counter()
     compiled = jax.jit(train_step, donate_argnums=0).lower(state, batch, key).compile()

@@ -122,14 +122,14 @@ class Classification(Task):
             len(data.class_names),
             config.preprocess.mean,
             config.preprocess.std,
-            config.data.targets,
-            config.augment.to_dict(),
-            config.mixup_alpha,
-            config.label_smoothing,
-            config.valence_arousal_weight,
-            find_classification_loss(config.loss),
-            [teacher.probabilities for teacher in self.teachers],
-            config.distillation.weight,
+            target_field=config.data.targets,
+            augmentation=config.augment.to_dict(),
+            mixup_alpha=config.mixup_alpha,
+            label_smoothing=config.label_smoothing,
+            valence_arousal_weight=config.valence_arousal_weight,
+            classification_loss=find_classification_loss(config.loss),
+            teachers=[teacher.probabilities for teacher in self.teachers],
+            distillation_weight=config.distillation.weight,
         )
 
     def predict_fn(self, apply: Apply, data: DataFacts, options: Mapping[str, Any] = MappingProxyType({})) -> PredictFn:
@@ -259,7 +259,7 @@ def make_loss_fn(
     num_classes: int,
     mean: Sequence[float],
     std: Sequence[float],
-    targets: str = "label",
+    target_field: str = "label",
     augmentation: dict | None = None,
     mixup_alpha: float = 0.0,
     label_smoothing: float = 0.0,
@@ -270,9 +270,9 @@ def make_loss_fn(
 ) -> LossFn:
     """Return the summed classification loss of augmented images.
 
-    The sums are "count" and "accuracy", with respect to the label or the larger of two mixed labels. `targets` is the
-    batch's field to learn: "label", int32 [B], or "votes", float32 [B, K]. With a weight for valence and arousal the
-    network has two outputs after the classes, and the loss adds their concordance with the batch's valence_arousal,
+    The sums are "count" and "accuracy", with respect to the label or the larger of two mixed labels. `target_field` is
+    the batch's field to learn: "label", int32 [B], or "votes", float32 [B, K]. With a weight for valence and arousal
+    the network has two outputs after the classes, and the loss adds their concordance with the batch's valence_arousal,
     float32 [B, 2].
 
     With `teachers`, functions from images to probabilities [B, K], their mean has `distillation_weight` in the targets.
@@ -282,25 +282,25 @@ def make_loss_fn(
     def loss_fn(params, batch_stats, batch: Batch, key: jax.Array):
         augment_key, mixup_key, dropout_key = jax.random.split(key, 3)
         images = augment(augment_key, batch["image"].astype(jnp.float32), **(augmentation or {}))
-        probs = jax.nn.one_hot(batch["label"], num_classes) if targets == "label" else batch[targets]
+        targets = jax.nn.one_hot(batch["label"], num_classes) if target_field == "label" else batch[target_field]
         valence_arousal = batch["valence_arousal"] if valence_arousal_weight > 0 else jnp.zeros((len(images), 0))
         if mixup_alpha > 0:
-            images, mixed = mixup(mixup_key, images, jnp.concatenate([probs, valence_arousal], -1), mixup_alpha)
-            probs, valence_arousal = mixed[:, :num_classes], mixed[:, num_classes:]
-        wanted = jnp.argmax(probs, -1)
+            images, mixed = mixup(mixup_key, images, jnp.concatenate([targets, valence_arousal], -1), mixup_alpha)
+            targets, valence_arousal = mixed[:, :num_classes], mixed[:, num_classes:]
+        labels = jnp.argmax(targets, -1)
         if label_smoothing > 0:
-            probs = smooth_labels(probs, label_smoothing)
+            targets = smooth_labels(targets, label_smoothing)
         if teachers:
-            taught = sum(teacher(images) for teacher in teachers) / len(teachers)
-            probs = (1.0 - distillation_weight) * probs + distillation_weight * taught
+            teacher_probs = sum(teacher(images) for teacher in teachers) / len(teachers)
+            targets = (1.0 - distillation_weight) * targets + distillation_weight * teacher_probs
         variables = {"params": params, "batch_stats": batch_stats}
         outputs, batch_stats = apply(variables, normalize(images, mean, std), True, dropout_key)
         logits, predicted_valence_arousal = split_outputs(outputs, num_classes)
         mask = jnp.ones(logits.shape[0])
-        loss = classification_loss(logits, probs, mask)
+        loss = classification_loss(logits, targets, mask)
         if valence_arousal_weight > 0:
             loss += valence_arousal_weight * concordance_loss(predicted_valence_arousal, valence_arousal)
-        correct = jnp.argmax(logits, -1) == wanted
+        correct = jnp.argmax(logits, -1) == labels
         sums = {"count": jnp.sum(mask), "accuracy": jnp.sum(correct.astype(jnp.float32))}
         return loss, (batch_stats, sums)
 

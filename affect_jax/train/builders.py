@@ -1,6 +1,7 @@
 """Functions from a config to the parts of training. Functions below this module take plain arguments."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -11,19 +12,19 @@ from ml_collections import ConfigDict
 from affect_jax.config import SELECT_ON, epochs_to_steps
 from affect_jax.models.pretrained import CLASS_LAYERS, Pretrained, check_options, merge, named_weights
 from affect_jax.models.weight_files import Preprocess
-from affect_jax.names import Selects, selects
+from affect_jax.names import Selects, check_patterns, selects
+from affect_jax.tasks.interface import DataFacts, Task
 from affect_jax.train.checkpoint import Checkpoints
 from affect_jax.train.optim import make_optimizer, make_schedule
-from affect_jax.train.state import Network, init_some, init_variables, variable_shapes
+from affect_jax.train.state import Network, init_some, init_variables, make_apply, variable_shapes
+from affect_jax.train.steps import TrainStep, make_train_step
 
 
 def build_schedule(config: ConfigDict, num_examples: int) -> optax.Schedule:
     """Build the learning rate by step."""
     optim = config.optim
 
-    def steps(epochs: float) -> int:
-        return epochs_to_steps(epochs, num_examples, config.batch_size)
-
+    steps = partial(epochs_to_steps, num_examples=num_examples, batch_size=config.batch_size)
     return make_schedule(
         optim.schedule,
         optim.learning_rate,
@@ -46,14 +47,34 @@ def build_optimizer(config: ConfigDict, schedule: optax.Schedule, thaw_step: int
     return make_optimizer(
         optim.name,
         schedule,
-        optim.momentum,
-        optim.nesterov,
-        optim.weight_decay,
-        optim.clip_norm,
-        optim.multipliers,
-        build_frozen(config),
-        thaw_step,
+        momentum=optim.momentum,
+        nesterov=optim.nesterov,
+        weight_decay=optim.weight_decay,
+        clip_norm=optim.clip_norm,
+        multipliers=optim.multipliers,
+        frozen=build_frozen(config),
+        thaw_step=thaw_step,
     )
+
+
+def build_train_step(
+    config: ConfigDict,
+    task: Task,
+    model: Network,
+    data: DataFacts,
+    optimizer: optax.GradientTransformation,
+    frozen: Selects | None,
+) -> TrainStep:
+    """Build the config's training step, in which the `frozen` parameters do not change."""
+    loss_fn = task.loss_fn(make_apply(model, frozen), data)
+    return make_train_step(loss_fn, optimizer, config.accumulate_steps, config.ema_decay, frozen=frozen)
+
+
+def check_selections(config: ConfigDict, variables: dict) -> None:
+    """Raise ValueError if a pattern of config.optim matches no parameter."""
+    names = named_weights({"params": variables["params"]}).keys()  # statistics follow their layer's parameters
+    check_patterns(config.optim.freeze, names, "optim.freeze")
+    check_patterns([pattern for pattern, _ in config.optim.multipliers], names, "optim.multipliers")
 
 
 def build_variables(

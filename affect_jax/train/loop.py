@@ -17,8 +17,8 @@ from ml_collections import ConfigDict
 from affect_jax.config import default_config, differing_fields
 from affect_jax.data.pipeline import BatchIterator
 from affect_jax.models.calibration import calibrate_batch_norm
-from affect_jax.models.pretrained import Pretrained, named_weights
-from affect_jax.names import Selects, check_patterns
+from affect_jax.models.pretrained import Pretrained
+from affect_jax.names import Selects
 from affect_jax.tasks.interface import Batch, Task
 from affect_jax.train import builders
 from affect_jax.train.checkpoint import Checkpoints
@@ -28,12 +28,10 @@ from affect_jax.train.prediction import compile_predict, predict_split
 from affect_jax.train.progress import Clock, RunLog
 from affect_jax.train.signals import Interrupted, ended_by_signals, stop_request
 from affect_jax.train.state import create_state, describe_parameters, make_apply, run_once
-from affect_jax.train.steps import make_train_step, make_train_steps
+from affect_jax.train.steps import LAST_STEP_VALUES, make_train_steps
 
 CALIBRATION_IMAGES = 512
 """Training images on which the statistics of weights with folded BatchNorm are measured."""
-LAST_STEP_SUMS = ("grad_norm", "finite", "steps")
-"""Sums of a dispatch that are not totals over examples."""
 
 
 class Dispatch(NamedTuple):
@@ -86,9 +84,7 @@ class Trainer:
         self.state = jax.device_put(state, replicated(self.mesh))
         self.step, self.clock, self.best, self.has_evaluated = 0, Clock({}), None, False
 
-        names = named_weights({"params": variables["params"]}).keys()  # statistics follow their layer's parameters
-        check_patterns(config.optim.freeze, names, "optim.freeze")
-        check_patterns([pattern for pattern, _ in config.optim.multipliers], names, "optim.multipliers")
+        builders.check_selections(config, variables)
         frozen = builders.build_frozen(config)
         # While parameters are frozen another step runs, which computes no gradient for them.
         self.steps_frozen, self.steps_free = self.build_train_steps(frozen), self.build_train_steps(None)
@@ -102,15 +98,14 @@ class Trainer:
 
     @cached_property
     def examples(self) -> Batch | None:
-        """The training split on the devices, for which this waits until it is read; None if batches are streamed."""
+        """Training split on the devices; None if batches are streamed. The first access waits until it is read."""
         reading, self._reading = self._reading, None  # frees the arrays on the host
         return None if reading is None else to_devices(reading.result(), replicated(self.mesh))
 
     def build_train_steps(self, frozen: Selects | None):
         """Build the jitted function of several training steps."""
-        config = self.config
-        loss_fn = self.task.loss_fn(make_apply(self.model, frozen), self.data)
-        train_step = make_train_step(loss_fn, self.optimizer, config.accumulate_steps, config.ema_decay, frozen=frozen)
+        parts = self.config, self.task, self.model, self.data, self.optimizer
+        train_step = builders.build_train_step(*parts, frozen)
         # The state that comes out goes in again: with the same layout it fits the compiled program.
         return jax.jit(make_train_steps(train_step), donate_argnums=0, out_shardings=replicated(self.mesh))
 
@@ -204,14 +199,15 @@ class Trainer:
         sums = [jax.device_get(dispatch.sums) for dispatch in dispatches]
         for dispatch, sums_of_one in zip(dispatches, sums, strict=True):
             check_finite(dispatch, sums_of_one)
-        totals = {name: sum(one[name] for one in sums) for name in sums[0] if name not in LAST_STEP_SUMS}
+        not_totals = {*LAST_STEP_VALUES, "steps"}
+        totals = {name: sum(one[name] for one in sums) for name in sums[0] if name not in not_totals}
         last = dispatches[-1].first_step + len(dispatches[-1].indices)
         # The rate is since the last line, not since the start: one slow hour would distort all later rates.
         steps_per_second = sum(len(dispatch.indices) for dispatch in dispatches) / self.clock.lap()
         count = totals.pop("count")
         metrics = {
             **{f"train/{name}": float(total / count) for name, total in totals.items()},
-            "train/grad_norm": float(sums[-1]["grad_norm"]),
+            **{f"train/{name}": float(sums[-1][name]) for name in LAST_STEP_VALUES if name != "finite"},
             "train/learning_rate": float(self.schedule(last - 1)),
             "train/images_per_second": steps_per_second * self.config.batch_size,
             **self.clock.seconds,

@@ -62,9 +62,9 @@ ADAM_DECAYS = (0.9, 0.999)
 
 
 def scale_by_adam(frozen: Selects | None = None, thaw_step: int = 0) -> optax.GradientTransformation:
-    """Return optax.scale_by_adam for parameters of which the `frozen` ones are held (hold_frozen) before `thaw_step`.
+    """Return optax.scale_by_adam for parameters of which hold_frozen holds the `frozen` ones until `thaw_step`.
 
-    Their moments begin with zeros at the thaw, so the bias correction of their updates counts steps from there.
+    Until then their moments are zero, so their bias correction counts steps from there.
     """
     rule = optax.scale_by_adam(*ADAM_DECAYS)
     if frozen is None:

@@ -1,5 +1,6 @@
 """The steps of a run: how many there are, and after which of them something happens."""
 
+from functools import partial
 from typing import NamedTuple
 
 from ml_collections import ConfigDict
@@ -17,15 +18,13 @@ class Plan(NamedTuple):
     thaw_step: int
     """The last step that holds the frozen parameters; total_steps if they are never thawed."""
     boundaries: list[int]
-    """Steps after which a dispatch ends, in order: those of log lines, evaluations, the thaw and the end."""
+    """Steps after which a dispatch must end, in order: log lines, evaluations, the end of freezing, the last step."""
 
 
 def plan_steps(config: ConfigDict, num_examples: int) -> Plan:
     """Return the plan of a run whose epochs have `num_examples` examples."""
 
-    def steps(epochs: float) -> int:
-        return epochs_to_steps(epochs, num_examples, config.batch_size)
-
+    steps = partial(epochs_to_steps, num_examples=num_examples, batch_size=config.batch_size)
     total = steps(config.total_epochs)
     evaluations = int(config.total_epochs / config.eval_every_epochs)
     eval_steps = {min(steps(i * config.eval_every_epochs), total) for i in range(1, evaluations + 1)} | {total}

@@ -41,7 +41,7 @@ def init_variables(model: Network, key: jax.Array, inputs: Any) -> dict:
 
 
 def init_some(model: Network, key: jax.Array, inputs: Any, names: Iterable[str]) -> dict[str, jax.Array]:
-    """Draw some of the variables that init_variables draws; return them by name, as of named_weights."""
+    """Draw only the variables called `names`, with the values that init_variables would give them; by name."""
 
     def draw(key: jax.Array) -> dict[str, jax.Array]:
         initial = named_weights(_initial(model, key, inputs))

@@ -18,6 +18,8 @@ from affect_jax.train.state import TrainState
 
 TrainStep = Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Sums]]
 """(state, batch, key of the run) -> (state, sums); the key of a step is made from that of the run and its number."""
+LAST_STEP_VALUES = ("grad_norm", "finite")
+"""Values of a step of which several steps keep the last one; all others are added."""
 Gradient = Callable[[TrainState, Batch, jax.Array], tuple[tuple[jax.Array, tuple[Any, Sums]], Any]]
 """(state, batch, key of the step) -> ((loss, (batch_stats, sums)), gradient of the loss with respect to params)."""
 
@@ -118,7 +120,7 @@ def make_train_steps(train_step: TrainStep) -> Callable[..., tuple[TrainState, S
     `batches` are stacked, [S, B, ...]. Only the first `count` (int32 []) are used, so that one compilation serves every
     number of steps up to S. If `examples` is a whole split on the device, [N, ...], `batches` is {"index": [S, B]};
     otherwise `examples` is None. The loop ends after the first step that is not finite. `sums` are totals, except
-    "grad_norm" and "finite", which are those of the last step; "steps" is the number of steps done.
+    LAST_STEP_VALUES; "steps" is the number of steps done.
     """
 
     train_step = jax.jit(train_step, inline=True)  # traced once, not once for its shapes and once for the loop
@@ -135,13 +137,13 @@ def make_train_steps(train_step: TrainStep) -> Callable[..., tuple[TrainState, S
         def next_step(carry):
             state, totals = carry
             state, sums = train_step(state, batch_at(examples, batches, totals["steps"]), key)
-            last = {key: sums.pop(key) for key in ("grad_norm", "finite")}
-            added = {key: totals[key] + sums[key] for key in sums}
+            last = {name: sums.pop(name) for name in LAST_STEP_VALUES}
+            added = {name: totals[name] + sums[name] for name in sums}
             return state, {**added, **last, "steps": totals["steps"] + 1}
 
         # with an array of the batch: a mere shape has no mesh, so that the step would be traced again in next_step
         _, shapes = jax.eval_shape(train_step, state, batch_at(examples, batches, jnp.int32(0)), key)
-        zeros = {key: jnp.zeros(shape.shape, shape.dtype) for key, shape in shapes.items()}
+        zeros = {name: jnp.zeros(shape.shape, shape.dtype) for name, shape in shapes.items()}
         start = {**zeros, "finite": jnp.float32(1), "steps": jnp.int32(0)}
         if jax.tree.leaves(batches)[0].shape[0] == 1:
             return next_step((state, start))  # on CPU, XLA runs the body of a loop thirty times slower (measured)
