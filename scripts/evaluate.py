@@ -65,7 +65,7 @@ def main(argv):
     if bool(WORKDIR.value) == bool(MODEL.value):
         raise app.UsageError("give a run as --workdir=FOLDER or a model file as --model=FILE, one of the two")
     from affect_jax.evaluate.peers import load_peers
-    from affect_jax.runs.model_file import read
+    from affect_jax.runs.model_file import load_trained
     from affect_jax.runs.text import compare_evaluations, describe_evaluation
     from affect_jax.runs.workdir import Workdir, load_config
     from affect_jax.tasks import TASKS
@@ -73,7 +73,7 @@ def main(argv):
     logging.set_verbosity(logging.ERROR)
     prepare_process()
     join_processes(*(flag.value for flag in PROCESSES))
-    config = read(MODEL.value).config if MODEL.value else load_config(Workdir(WORKDIR.value))
+    config = load_trained(MODEL.value).config if MODEL.value else load_config(Workdir(WORKDIR.value))
     given = {**OPTIONS, "detection": OPTIONS["detection"] + OTHERS}
     if wrong := [flag.name for task in given if task != config.task for flag in given[task] if flag.present]:
         raise ValueError(f"--{wrong[0]} is not an option for {config.task}")

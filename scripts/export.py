@@ -16,7 +16,7 @@ from absl import flags, logging
 from affect_jax.export.export import export_model
 from affect_jax.export.readme import file_rows
 from affect_jax.process import prepare_process
-from affect_jax.runs.model_file import read
+from affect_jax.runs.model_file import load_trained
 
 MODEL = flags.DEFINE_string("model", None, "A run's folder or a model file.", required=True)
 OUT = flags.DEFINE_string("out", None, "The new folder.", required=True)
@@ -30,7 +30,7 @@ def main(argv):
     jax.config.update("jax_platforms", "cpu")  # exact float32; the exported files run on the other platforms too
     prepare_process()
     with command_line.interruptible():
-        record = export_model(read(MODEL.value), OUT.value, LICENCE.value, ONNX.value)
+        record = export_model(load_trained(MODEL.value), OUT.value, LICENCE.value, ONNX.value)
     print(f"classes: {', '.join(record['class_names'])}")
     print(f"licence of the training data: {record['licence']}")
     print(f"compared on {record['checked_on']}; largest differences from the network:")

@@ -15,7 +15,7 @@ import numpy as np
 from absl import flags, logging
 
 from affect_jax.models.pruning import prune_vgg
-from affect_jax.runs.model_file import Trained, read, write
+from affect_jax.runs.model_file import Trained, load_trained, save_trained
 
 MODEL = flags.DEFINE_string("model", None, "A run's folder or a model file of VGG-FER.", required=True)
 OUT = flags.DEFINE_string("out", None, "The new model file.", required=True)
@@ -32,13 +32,13 @@ def main(argv):
     if Path(OUT.value).exists():
         raise FileExistsError(f"{OUT.value} exists; remove it, or choose another --out")
     widths, dense = map(command_line.positive_numbers, (WIDTHS, DENSE))
-    config, data, variables, about = read(MODEL.value)
+    config, data, variables, about = load_trained(MODEL.value)
     if config.model.name != "vgg_fer":
         raise ValueError(f"{MODEL.value} is a {config.model.name}; only vgg_fer can be pruned")
     pruned = prune_vgg(jax.tree.map(lambda x: np.asarray(x, np.float32), variables), widths, dense)
     config.model.widths, config.model.dense = widths, dense
     source = f"{about.get('source', MODEL.value)}, pruned"
-    write(
+    save_trained(
         Trained(config, data, pruned, {**about, "source": source, "evaluations": {}}),
         OUT.value,
         about.get("licence", ""),

@@ -30,10 +30,9 @@ from affect_jax.data.widerface import Widerface
 from affect_jax.models.pretrained import OWN_RECORD, load_pretrained
 from affect_jax.predict.media import Report, find_sources, read_frames
 from affect_jax.runs import model_file
-from affect_jax.runs.best_checkpoint import build_network, load_best_checkpoint
 from affect_jax.runs.comparison import load_run
 from affect_jax.runs.training import train_and_evaluate
-from affect_jax.runs.workdir import Workdir, check_data
+from affect_jax.runs.workdir import Workdir, check_data, load_config, load_data_facts
 
 COUNT = int(os.environ.get("FUZZ_COUNT", 12))
 LONGEST = 10
@@ -238,10 +237,12 @@ def run(tmp_path_factory):
 
 
 def test_config_of_a_run(run):
+    trained, folder = model_file.load_trained_run(run), Workdir(run)
+
     def read():
         load_run(run, "run")
-        check_data(Workdir(run), {})
-        build_network(Workdir(run))
+        check_data(folder, {})
+        model_file.check_weights(trained._replace(config=load_config(folder), data=load_data_facts(folder)))
 
     check_file(run / "config.json", read, at_json=True)
 
@@ -259,17 +260,17 @@ def test_checkpoint_with_and_without_checksums(run, tmp_path, with_checksums):
         valid = file.read_bytes()
         *_, content = damaged_bytes(valid, rng.integers(1, 5))
         file.write_bytes(content)
-        check(lambda: load_best_checkpoint(Workdir(path)), (file, content))
+        check(lambda: model_file.load_trained_run(path), (file, content))
         file.write_bytes(valid)
-    load_best_checkpoint(Workdir(path))
+    model_file.load_trained_run(path)
 
 
 def test_model_file(run, tmp_path):
     path = tmp_path / "model.safetensors"
-    model_file.write(model_file.read(run), path, "licence")
+    model_file.save_trained(model_file.load_trained(run), path, "licence")
 
     def read():
-        model_file.read(path)
+        model_file.load_trained(path)
         load_pretrained(path)
 
     check_file(path, read)

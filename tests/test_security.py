@@ -26,11 +26,10 @@ from affect_jax.data.folder import Folder
 from affect_jax.data.images import read_image, read_image_size
 from affect_jax.data.prepared_boxes import index_file
 from affect_jax.models.pretrained import load_pretrained
-from affect_jax.runs import model_file
-from affect_jax.runs.best_checkpoint import load_best_checkpoint
 from affect_jax.runs.comparison import compare_runs
+from affect_jax.runs.model_file import check_weights, load_trained
 from affect_jax.runs.training import train_and_evaluate
-from affect_jax.runs.workdir import Workdir
+from affect_jax.tasks import build_task
 
 MARKER = "code_of_a_stranger_was_run"
 
@@ -92,7 +91,7 @@ def test_no_code_loads_pickles_evaluates_text_or_unpacks_archives(path):
 
 
 @pytest.mark.parametrize("content", [pickle.dumps(Payload()), with_payload()], ids=["pickle", "npy"])
-@pytest.mark.parametrize("read", [model_file.read, load_pretrained])
+@pytest.mark.parametrize("read", [load_trained, load_pretrained])
 def test_a_model_file_runs_no_code(tmp_path, content, read):
     (tmp_path / "model.safetensors").write_bytes(content)
     with pytest.raises(ValueError, match="is not a complete safetensors file"):
@@ -122,7 +121,7 @@ def test_a_checkpoint_runs_no_code(run):
                 path.unlink()
             file.write_bytes(pickle.dumps(Payload()))
             try:
-                load_best_checkpoint(Workdir(run))
+                load_trained(run)
             except (ValueError, OSError) as error:
                 assert str(error)
         finally:
@@ -153,7 +152,9 @@ def test_a_config_names_only_data_sets_networks_and_losses_of_the_tables(run, na
             parent[field[-1]] = name
             file.write_text(json.dumps(changed))
             with pytest.raises(ValueError, match=name.replace(".", r"\.")):
-                load_best_checkpoint(Workdir(run)).task.open_split("val")
+                trained = load_trained(run)
+                check_weights(trained)
+                build_task(trained.config).open_split("val")
     finally:
         file.write_text(record)
 

@@ -19,7 +19,7 @@ from affect_jax.predict import programs
 from affect_jax.predict.networks import Classifier, Detector
 from affect_jax.predict.programs import Programs
 from affect_jax.predict.reader import FaceReader
-from affect_jax.runs.model_file import read, write
+from affect_jax.runs.model_file import load_trained, save_trained
 from affect_jax.tasks import build_task
 from affect_jax.train.builders import build_variables
 from affect_jax.train.loop import Trainer
@@ -151,14 +151,14 @@ def counted_programs():
 
 
 def test_model_file_is_read_without_compiling(classifier, tmp_path):
-    write(classifier, tmp_path / "model.safetensors", "")
+    save_trained(classifier, tmp_path / "model.safetensors", "")
     with counted_programs() as programs:
-        read(tmp_path / "model.safetensors")
+        load_trained(tmp_path / "model.safetensors")
     assert programs == []
 
 
 def test_only_variables_that_the_pretrained_weights_lack_are_drawn(classifier, tmp_path):
-    write(classifier, tmp_path / "model.safetensors", "")
+    save_trained(classifier, tmp_path / "model.safetensors", "")
     config = classifier.config.copy_and_resolve_references()
     config.init_from = "model.safetensors"
     task = build_task(config)

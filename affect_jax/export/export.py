@@ -25,7 +25,7 @@ from affect_jax.export.readme import describe
 from affect_jax.ops.boxes import box_iou
 from affect_jax.packages import require
 from affect_jax.predict.networks import compiled_predict
-from affect_jax.runs.model_file import MODEL_FILE, Trained, read, write
+from affect_jax.runs.model_file import MODEL_FILE, Trained, load_trained, save_trained
 from affect_jax.tasks import build_task
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -72,7 +72,7 @@ def export_model(trained: Trained, folder: str | Path, licence: str = "", with_o
     partial = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.partial")  # another process may export there too
     partial.mkdir(parents=True)
     try:
-        write(trained, partial / MODEL_FILE, licence)
+        save_trained(trained, partial / MODEL_FILE, licence)
         files, checked_on = WRITERS[trained.config.task](trained, partial, licence, with_onnx)
         record = {
             "task": trained.config.task,
@@ -121,7 +121,7 @@ def write_classifier(trained: Trained, folder: Path, licence: str, with_onnx: bo
     def check(name: str, found: Outputs, tolerance: str) -> None:
         files[name] = accept(folder / name, probability_differences(expected, found), tolerance)
 
-    rounded = read(folder / MODEL_FILE).variables
+    rounded = load_trained(folder / MODEL_FILE).variables
     check(MODEL_FILE, outputs(interface.function(rounded, faces)), "float16")
     (folder / "model.stablehlo").write_bytes(to_stablehlo(interface, trained.variables))
     check("model.stablehlo", outputs(read_stablehlo(folder / "model.stablehlo").call(faces)), "float32")
@@ -135,7 +135,7 @@ def write_classifier(trained: Trained, folder: Path, licence: str, with_onnx: bo
 
 def write_detector(trained: Trained, folder: Path, licence: str, with_onnx: bool) -> tuple[dict, str]:
     """Write and compare the files of a detector; return their records and a description of the images compared."""
-    rounded = read(folder / MODEL_FILE).variables
+    rounded = load_trained(folder / MODEL_FILE).variables
     checked_on, split = scenes_to_check(trained)
     files, rounding = {}, []
     for height, width in evaluation_buckets(trained.config):

@@ -11,7 +11,7 @@ from pathlib import Path
 from affect_jax.config import evaluation_buckets
 from affect_jax.files import write_atomically
 from affect_jax.models.pretrained import named_weights
-from affect_jax.runs.model_file import Trained, read
+from affect_jax.runs.model_file import Trained, load_trained
 from affect_jax.runs.text import markdown_table
 
 BLOCK = re.compile(r"(<!-- figures of (\S+) -->\n).*?(<!-- end of figures -->)", re.DOTALL)
@@ -25,7 +25,7 @@ def update_card(card: str | Path) -> None:
 
 def with_figures(text: str, folder: Path) -> str:
     """Return the text with the figures of the files in `folder`; FileNotFoundError if a file is missing."""
-    return BLOCK.sub(lambda block: f"{block[1]}{figures(read(folder / block[2]))}\n{block[3]}", text)
+    return BLOCK.sub(lambda block: f"{block[1]}{figures(load_trained(folder / block[2]))}\n{block[3]}", text)
 
 
 def figures(trained: Trained) -> str:

@@ -20,7 +20,7 @@ from affect_jax.data.windows import clip_boxes, flip, flip_boxes, pad, resize
 from affect_jax.evaluate.tta import check_tta
 from affect_jax.predict.programs import Programs
 from affect_jax.predict.search import ENLARGE, MOST_PIXELS, Search, merge, plan_searches, smallest_face
-from affect_jax.runs.model_file import Trained, check_weights, read
+from affect_jax.runs.model_file import Trained, check_weights, load_trained
 from affect_jax.tasks import build_task
 from affect_jax.tasks.interface import Batch, PredictFn, Task
 from affect_jax.train.mesh import one_device
@@ -152,7 +152,7 @@ class Detector:
 
 def image_detector(detector: str | Path, min_score: float, enlarge: float = ENLARGE) -> Callable:
     """Return a function that finds the faces of one image by the searches of `load`, for evaluation."""
-    search = Detector(read(detector), 1, min_score)
+    search = Detector(load_trained(detector), 1, min_score)
 
     def detect(image: np.ndarray) -> dict[str, np.ndarray]:
         (found,) = search([image], [enlarge])

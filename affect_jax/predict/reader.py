@@ -16,7 +16,7 @@ from affect_jax.data.faces import crop_box
 from affect_jax.predict.media import Frame
 from affect_jax.predict.networks import Classifier, Detector, batched
 from affect_jax.predict.search import ENLARGE, MOST_PIXELS, SIDES, SMALLEST_FACE
-from affect_jax.runs.model_file import read
+from affect_jax.runs.model_file import load_trained
 
 BUNDLED_WEIGHTS = Path(__file__).parent / "weights"
 CLASSIFIER = BUNDLED_WEIGHTS / "ferplus_vgg.safetensors"
@@ -93,10 +93,10 @@ def load(
     )
     on_cpu = jax.default_backend() == "cpu"
     num_images, num_faces = (batch_size or size for size in ((1, 4) if on_cpu else (8, 8)))
-    name_faces = Classifier(read(classifier), num_faces, tta)
+    name_faces = Classifier(load_trained(classifier), num_faces, tta)
     if str(detector) == WHOLE:
         return FaceReader(name_faces, None, num_faces, margin, min_confidence, enlarge)
-    find_faces = Detector(read(detector), num_images, min_score, most_pixels)
+    find_faces = Detector(load_trained(detector), num_images, min_score, most_pixels)
     return FaceReader(name_faces, find_faces, num_images, margin, min_confidence, enlarge)
 
 

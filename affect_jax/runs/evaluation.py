@@ -17,13 +17,12 @@ from ml_collections import ConfigDict
 from affect_jax.evaluate.sections import Table
 from affect_jax.files import locked, whole_file, write_atomically
 from affect_jax.runs import workdir
-from affect_jax.runs.best_checkpoint import load_best_checkpoint
-from affect_jax.runs.model_file import check_weights, read
+from affect_jax.runs.model_file import Trained, check_weights, load_trained, load_trained_run
 from affect_jax.runs.report import save_figures, write_report
 from affect_jax.runs.workdir import Workdir
 from affect_jax.tasks import build_task
 from affect_jax.tasks.detection import Detection
-from affect_jax.tasks.interface import Apply, DataFacts, Evaluation, Task
+from affect_jax.tasks.interface import Evaluation, Task
 from affect_jax.train.mesh import data_mesh
 from affect_jax.train.prediction import compile_predict, predict_split
 from affect_jax.train.state import make_apply
@@ -34,24 +33,31 @@ def evaluate_run(path: str | Path, split_name: str, **options: Any) -> dict:
 
     `options` are those of the task's `evaluation` method. Returns the metrics, with "checkpoint_step".
     """
-    run = Workdir(path)
-    best = load_best_checkpoint(run)
-    evaluation = best.task.evaluation(split_name, **options)
-    if evaluation.identity is not None:
-        workdir.check_data(run, {split_name: evaluation.identity}, evaluation.data_dir)
-    predictions = predictions_of(best.task, best.data, best.apply, best.variables, evaluation)
-    return record_evaluation(run, best.task, evaluation, best.step, predictions)
+    trained = load_trained_run(path)
+    task, evaluation, predictions = predict(trained, path, split_name, options)
+    return record_evaluation(Workdir(path), task, evaluation, trained.about["step"], predictions)
 
 
 def evaluate_model(path: str | Path, split_name: str, **options: Any) -> dict:
     """Return the metrics of a model file, computed in float32, on a split of the data set that it was trained on.
 
-    Nothing is recorded. `options` are those of the task's `evaluation` method. ValueError if the weights do not fit the
-    network, or the data has other classes or is another version than that of training.
+    Nothing is recorded. `options` are those of the task's `evaluation` method.
     """
-    trained = read(path)
-    check_weights(trained)
+    trained = load_trained(path)
     trained.config.dtype = "float32"  # bfloat16 is slow on CPU
+    task, evaluation, predictions = predict(trained, path, split_name, options)
+    return {**evaluation.about, **task.metrics(predictions, evaluation)}
+
+
+def predict(
+    trained: Trained, path: str | Path, split_name: str, options: Mapping[str, Any]
+) -> tuple[Task, Evaluation, Any]:
+    """Return the task of the network in `path`, its evaluation on a split, and the predictions.
+
+    ValueError if the weights do not fit the network, or the data has other classes or is another version than that of
+    training.
+    """
+    check_weights(trained)
     task = build_task(trained.config)
     evaluation = task.evaluation(split_name, **options)
     if evaluation.identity is not None:
@@ -61,22 +67,20 @@ def evaluate_model(path: str | Path, split_name: str, **options: Any) -> dict:
         data = trained.config.data
         folder = evaluation.data_dir or data.data_dir
         workdir.check_splits(str(path), data.name, folder, recorded, {split_name: evaluation.identity})
-    apply = make_apply(task.build_network(trained.data))
-    predictions = predictions_of(task, trained.data, apply, trained.variables, evaluation)
-    return {**evaluation.about, **task.metrics(predictions, evaluation)}
+    return task, evaluation, predictions_of(task, trained, evaluation)
 
 
-def predictions_of(task: Task, data: DataFacts, apply: Apply, variables: dict, evaluation: Evaluation) -> Any:
+def predictions_of(task: Task, trained: Trained, evaluation: Evaluation) -> Any:
     """Return the predictions of a network on all examples of an evaluation; ValueError if the classes differ.
 
     A single class may have another name.
     """
-    trained, given = data.class_names, tuple(evaluation.split.class_names)
-    if trained != given and not len(trained) == len(given) == 1:
-        raise ValueError(f"the network was trained for {', '.join(trained)}; the data has {', '.join(given)}")
-    mesh = data_mesh()
-    predict = compile_predict(task.predict_fn(apply, data, evaluation.options), mesh)
-    return predict_split(predict, variables, task, evaluation, mesh)
+    known, given = trained.data.class_names, tuple(evaluation.split.class_names)
+    if known != given and not len(known) == len(given) == 1:
+        raise ValueError(f"the network was trained for {', '.join(known)}; the data has {', '.join(given)}")
+    mesh, apply = data_mesh(), make_apply(task.build_network(trained.data))
+    compiled = compile_predict(task.predict_fn(apply, trained.data, evaluation.options), mesh)
+    return predict_split(compiled, trained.variables, task, evaluation, mesh)
 
 
 def record_evaluation(run: Workdir, task: Task, evaluation: Evaluation, step: int, predictions: Any) -> dict:

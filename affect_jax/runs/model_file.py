@@ -32,8 +32,8 @@ class Trained(NamedTuple):
     read from a file."""
 
 
-def read(path: str | Path) -> Trained:
-    """Read the network in a model file or in the folder of an export, or the best checkpoint of the run in a folder.
+def load_trained(path: str | Path) -> Trained:
+    """Load the network in a model file or in the folder of an export, or the best checkpoint of the run in a folder.
 
     A file of this package can be named "affect_jax/..." in any working directory.
     The weights are compared with the network when it is first used: see predict.networks.compiled_predict.
@@ -42,7 +42,7 @@ def read(path: str | Path) -> Trained:
     path = Path(find_bundled(str(path)))
     if path.is_dir():
         if workdir.Workdir(path).config.exists() or not (path / MODEL_FILE).is_file():
-            return read_run(path)
+            return load_trained_run(path)
         path = path / MODEL_FILE
     if not path.is_file():
         raise FileNotFoundError(f"{path}: neither a model file nor the folder of a run")
@@ -66,13 +66,18 @@ def check_weights(trained: Trained) -> None:
 
     This traces the network, which takes a second: call it to explain an error.
     """
-    task, source = build_task(trained.config), str(trained.about.get("source", ""))
-    shapes = variable_shapes(task.build_network(trained.data), task.network_inputs(trained.data))
+    source = str(trained.about.get("source", "the model"))
+    with explained(f"the config of {source}"):
+        task = build_task(trained.config)
+        shapes = variable_shapes(task.build_network(trained.data), task.network_inputs(trained.data))
     merge(shapes, named_weights(trained.variables), source=source)
 
 
-def read_run(path: str | Path) -> Trained:
-    """Read the best checkpoint of the run in a folder."""
+def load_trained_run(path: str | Path) -> Trained:
+    """Load the best checkpoint of the run in a folder.
+
+    FileNotFoundError before the first evaluation, ValueError if a file is damaged.
+    """
     from affect_jax.runs.best_checkpoint import load_best_variables  # with orbax, which model files do not need
 
     run = workdir.Workdir(path)
@@ -88,8 +93,8 @@ def read_run(path: str | Path) -> Trained:
     return Trained(config, data, variables, about)
 
 
-def write(trained: Trained, path: str | Path, licence: str) -> None:
-    """Write the network as float16; `licence` is that of the training data. ValueError beyond float16's range."""
+def save_trained(trained: Trained, path: str | Path, licence: str) -> None:
+    """Save the network as float16; `licence` is that of the training data. ValueError beyond float16's range."""
     weights = {name: np.asarray(value) for name, value in named_weights(trained.variables).items()}
     if too_large := [name for name, value in weights.items() if not (np.abs(value) <= FLOAT16_MAX).all()]:
         raise ValueError(f"float16 cannot hold {', '.join(too_large)}")

@@ -15,7 +15,7 @@ from affect_jax.models.pretrained import Pretrained, load_pretrained, named_weig
 from affect_jax.runs import workdir
 from affect_jax.runs.best_checkpoint import load_best_variables
 from affect_jax.runs.evaluation import record_evaluation
-from affect_jax.runs.model_file import check_weights, read
+from affect_jax.runs.model_file import check_weights, load_trained, load_trained_run
 from affect_jax.runs.workdir import Workdir
 from affect_jax.tasks import build_task
 from affect_jax.tasks.interface import Teacher
@@ -72,12 +72,10 @@ def load_initial_weights(config: ConfigDict) -> Pretrained | None:
     if not config.init_from:
         return None
     reference = find_bundled(config.init_from)
-    other = Workdir(reference)
-    if not other.config.exists():
+    if not Workdir(reference).config.exists():
         return load_pretrained(reference)
-    _, variables = load_best_variables(other)
-    class_names = workdir.load_data_facts(other).class_names
-    return trained_with(workdir.load_config(other), class_names, named_weights(variables), config.init_from)
+    other = load_trained_run(reference)
+    return trained_with(other.config, other.data.class_names, named_weights(other.variables), config.init_from)
 
 
 def load_teachers(config: ConfigDict) -> list[Teacher]:
@@ -91,7 +89,7 @@ def load_teacher(reference: str, dtype: str) -> Teacher:
 
     It computes in `dtype`, which may be another than that of its own run: bfloat16 is slow on CPU.
     """
-    trained = read(reference)
+    trained = load_trained(reference)
     if trained.config.task != "classification":
         raise ValueError(f"the teacher {reference} is not a classifier")
     check_weights(trained)

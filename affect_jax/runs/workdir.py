@@ -96,10 +96,9 @@ def claim(workdir: Workdir, config: ConfigDict, data: DataFacts, splits: Mapping
     check_data(workdir, splits)
 
 
-def check_data(workdir: Workdir, found: Mapping[str, SplitIdentity], data_dir: str | Path = "") -> None:
+def check_data(workdir: Workdir, found: Mapping[str, SplitIdentity]) -> None:
     """Raise ValueError, naming both, if a split is not the one that the run was started with.
 
-    `data_dir` is the folder of the data set, if it is not the config's.
     Of a run of an older version only the class names are known, which is printed.
     """
     recorded = load_splits(workdir)
@@ -107,7 +106,7 @@ def check_data(workdir: Workdir, found: Mapping[str, SplitIdentity], data_dir: s
         print(f"{workdir.path} is of an older version: only the class names of the data are compared", file=sys.stderr)
         recorded = dict.fromkeys(found, SplitIdentity(load_data_facts(workdir).class_names, 0, ""))
     data = load_config(workdir).data
-    check_splits(str(workdir.path), data.name, data_dir or data.data_dir, recorded, found)
+    check_splits(str(workdir.path), data.name, data.data_dir, recorded, found)
 
 
 def check_splits(

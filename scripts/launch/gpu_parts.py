@@ -43,9 +43,10 @@ SPEEDRUN_TRIALS = {
 }
 """Fields of each trial of the speedrun."""
 MODEL_FILE = (
-    "import sys; from affect_jax.data import find_dataset; from affect_jax.runs import model_file;"
-    " trained = model_file.read(sys.argv[1]); licence = find_dataset(trained.config.data.name).LICENCE;"
-    " model_file.write(trained, sys.argv[2], licence)"
+    "import sys; from affect_jax.data import find_dataset;"
+    " from affect_jax.runs.model_file import load_trained, save_trained;"
+    " trained = load_trained(sys.argv[1]); licence = find_dataset(trained.config.data.name).LICENCE;"
+    " save_trained(trained, sys.argv[2], licence)"
 )
 """Program that writes the weights of a run: RUN FILE."""
 # fields of the dry run

@@ -16,7 +16,7 @@ from absl import flags, logging
 
 from affect_jax.data import find_dataset
 from affect_jax.process import prepare_process
-from affect_jax.runs import model_file
+from affect_jax.runs.model_file import load_trained, save_trained
 from affect_jax.runs.training import train_and_evaluate
 from affect_jax.runs.workdir import Workdir, load_config, load_metrics
 
@@ -37,7 +37,7 @@ def main(argv):
             config = load_config(best)
             config.seed = seed
             train_and_evaluate(config, run)
-            model_file.write(model_file.read_run(run), weights, find_dataset(config.data.name).LICENCE)
+            save_trained(load_trained(run), weights, find_dataset(config.data.name).LICENCE)
 
 
 def best_run(pattern: str) -> Workdir:

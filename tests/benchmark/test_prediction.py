@@ -11,14 +11,14 @@ from run_script import fork
 from affect_jax.benchmark import prediction
 from affect_jax.predict.networks import Classifier, Detector
 from affect_jax.predict.reader import FaceReader
-from affect_jax.runs.model_file import write
+from affect_jax.runs.model_file import save_trained
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="no /proc to read the memory from")
 def test_script_measures_speed_and_memory_of_prediction(classifier, tmp_path):
-    write(classifier, tmp_path / "model.safetensors", "")
+    save_trained(classifier, tmp_path / "model.safetensors", "")
     for number in range(5):
         cv2.imwrite(str(tmp_path / f"{number}.png"), np.full((30 + number, 50, 3), 40 * number, np.uint8))
     command = [sys.executable, str(ROOT / "scripts" / "benchmark_predict.py"), f"--images={tmp_path}"]

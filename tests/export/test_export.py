@@ -13,7 +13,7 @@ from matplotlib import cbook
 from affect_jax.export import export as exporting
 from affect_jax.export.export import detection_differences, export_model, known_licence
 from affect_jax.predict.networks import Classifier
-from affect_jax.runs.model_file import read, write
+from affect_jax.runs.model_file import load_trained, save_trained
 
 ROOT = Path(__file__).parents[2]
 WITHOUT_PACKAGE = "import sys; sys.modules.update(dict.fromkeys(['affect_jax', 'flax']))\n"
@@ -26,7 +26,7 @@ def programs(folder: Path) -> list[str]:
 
 
 def test_exported_classifier_runs_without_the_package(classifier, tmp_path):
-    write(classifier, tmp_path / "given.safetensors", "")
+    save_trained(classifier, tmp_path / "given.safetensors", "")
     out = tmp_path / "out"
     command = [sys.executable, "scripts/export.py", f"--model={tmp_path / 'given.safetensors'}", f"--out={out}"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
@@ -41,7 +41,7 @@ def test_exported_classifier_runs_without_the_package(classifier, tmp_path):
         assert file["largest_difference"]["probabilities"] < file["tolerance"]["probabilities"]
     faces = np.random.default_rng(0).integers(0, 256, (5, 48, 48, 1), np.uint8)
     np.save(out / "faces.npy", faces)
-    trained = read(tmp_path / "given.safetensors")
+    trained = load_trained(tmp_path / "given.safetensors")
     expected = Classifier(trained, 5)(list(faces.repeat(3, axis=-1)))
     assert expected.std(axis=0).max() > 1e-3
     for program in programs(out):
@@ -51,7 +51,7 @@ def test_exported_classifier_runs_without_the_package(classifier, tmp_path):
         np.testing.assert_allclose(np.load(out / "found.npy"), expected, atol=1e-5)
         (out / "found.npy").unlink()
     assert len(programs(out)) == 2
-    assert read(out / "model.safetensors").about["licence"] == record["licence"]
+    assert load_trained(out / "model.safetensors").about["licence"] == record["licence"]
     with pytest.raises(FileExistsError, match="out exists; remove it or choose another --out"):
         export_model(trained, out)
 
@@ -59,8 +59,8 @@ def test_exported_classifier_runs_without_the_package(classifier, tmp_path):
 @pytest.mark.slow
 def test_exported_detector_gives_the_same_detections_at_any_batch_size(detector, tmp_path, plain_convolutions):
     detector.config.data.eval_buckets = ()
-    write(detector, tmp_path / "given.safetensors", "")
-    detector = read(tmp_path / "given.safetensors")  # weights that float16 represents exactly
+    save_trained(detector, tmp_path / "given.safetensors", "")
+    detector = load_trained(tmp_path / "given.safetensors")  # weights that float16 represents exactly
     record = export_model(detector, tmp_path / "out")
     assert record["files"]["model.safetensors"]["largest_difference"] == {"scores": 0, "overlap": 0}
     names = {"model.safetensors", "model_96x128.stablehlo", "model_96x128.onnx"}

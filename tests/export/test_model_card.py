@@ -5,7 +5,7 @@ from affect_jax.evaluate.classification import classification_metrics
 from affect_jax.evaluate.detection import detection_metrics
 from affect_jax.export.model_card import BLOCK, classifier_tables, figures, update_card, with_figures
 from affect_jax.predict import reader
-from affect_jax.runs.model_file import Trained, read, summary, write
+from affect_jax.runs.model_file import Trained, load_trained, save_trained, summary
 from affect_jax.tasks.interface import DataFacts
 
 ENVIRONMENT = {"command": "python scripts/train.py --config=x", "commit": "abc123", "devices": "1 x cpu"}
@@ -37,8 +37,8 @@ def row_of(text, start):
 
 
 def test_card_of_a_classifier_has_the_figures_of_its_file(classifier, evaluations, tmp_path):
-    write(with_about(classifier, evaluations), tmp_path / "model.safetensors", "for research")
-    found = figures(read(tmp_path / "model.safetensors"))
+    save_trained(with_about(classifier, evaluations), tmp_path / "model.safetensors", "for research")
+    found = figures(load_trained(tmp_path / "model.safetensors"))
     assert "for research" in found and "of a_run on" in found and "- Commit: abc123" in found and "step 12" not in found
     test = evaluations["test"]
     low, high = (100 * side for side in test["accuracy_ci95"])
@@ -68,13 +68,13 @@ def test_card_of_a_detector_has_the_figures_of_its_file(tiny_detector_config):
 
 
 def test_card_is_filled_from_the_files_in_its_folder_and_corrects_a_changed_number(classifier, evaluations, tmp_path):
-    write(with_about(classifier, evaluations), tmp_path / "model.safetensors", "for research")
+    save_trained(with_about(classifier, evaluations), tmp_path / "model.safetensors", "for research")
     card = tmp_path / "README.md"
     card.write_text("# Ours\n\n<!-- figures of model.safetensors -->\n<!-- end of figures -->\n\nUse with care.\n")
     update_card(card)
     filled = card.read_text()
     assert filled.startswith("# Ours\n") and filled.endswith("\n\nUse with care.\n")
-    assert figures(read(tmp_path / "model.safetensors")) in filled
+    assert figures(load_trained(tmp_path / "model.safetensors")) in filled
     assert with_figures(filled, tmp_path) == filled
     assert with_figures(filled.replace("200", "300", 1), tmp_path) == filled
     (tmp_path / "model.safetensors").unlink()

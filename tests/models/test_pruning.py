@@ -5,7 +5,7 @@ from run_script import fork
 from untrained import untrained
 
 from affect_jax.models.pruning import prune_vgg
-from affect_jax.runs.model_file import check_weights, read, write
+from affect_jax.runs.model_file import check_weights, load_trained, save_trained
 from affect_jax.tasks.interface import DataFacts
 
 RNG = np.random.default_rng(0)
@@ -74,11 +74,11 @@ def test_sizes_that_do_not_fit_the_network_are_an_error(narrow, widths, dense, m
 def test_script_writes_a_model_file_of_the_pruned_network(narrow, tmp_path):
     narrow.config.model.update(widths=(8, 16), dense=(32,))
     wide = narrow._replace(variables=with_channels_of_no_effect(narrow.variables))
-    write(wide, tmp_path / "wide.safetensors", "CC0")
+    save_trained(wide, tmp_path / "wide.safetensors", "CC0")
     out = tmp_path / "narrow.safetensors"
     done = fork("prune", f"--model={tmp_path / 'wide.safetensors'}", "--widths=4,8", "--dense=16", f"--out={out}")
     assert done.returncode == 0, done.stderr
-    pruned = read(out)
+    pruned = load_trained(out)
     assert (pruned.config.model.widths, pruned.config.model.dense) == ((4, 8), (16,))
     assert pruned.about["licence"] == "CC0"
     check_weights(pruned)

@@ -25,7 +25,7 @@ from affect_jax.predict.networks import Classifier
 from affect_jax.predict.output import Output, is_result
 from affect_jax.predict.reader import Face, FaceReader
 from affect_jax.predict.video import read_video
-from affect_jax.runs.model_file import write
+from affect_jax.runs.model_file import save_trained
 
 ROOT = Path(__file__).parents[2]
 HAPPY = Face((10.0, 30.0, 60.5, 90.25), 0.9, "happy", {"happy": 0.75, "sad": 0.25})
@@ -38,7 +38,7 @@ def lines(folder):
 
 def test_module_writes_lines_and_drawings_of_a_photo_a_video_and_a_broken_file(classifier, tmp_path):
     """python -m affect_jax.predict, from a folder other than the checkout."""
-    write(classifier, tmp_path / "model.safetensors", "")
+    save_trained(classifier, tmp_path / "model.safetensors", "")
     photograph = str(cbook.get_sample_data("grace_hopper.jpg", asfileobj=False))
     (tmp_path / "in").mkdir()
     write_video(tmp_path / "in" / "talk.avi", gray_frames(range(0, 220, 20)), "mjpeg", rate=5)
@@ -79,7 +79,7 @@ def gray_video(path, num_frames, size):
 
 
 def test_ctrl_c_keeps_the_results_so_far(classifier, tmp_path):
-    write(classifier, tmp_path / "model.safetensors", "")
+    save_trained(classifier, tmp_path / "model.safetensors", "")
     video = gray_video(tmp_path / "long.avi", 30_000, (32, 32))
     command = [sys.executable, str(ROOT / "scripts" / "predict.py"), video, "--faces=whole", "--batch_size=4"]
     command += [f"--classifier={tmp_path / 'model.safetensors'}", f"--out={tmp_path / 'out'}"]
@@ -118,7 +118,7 @@ runpy.run_module("affect_jax.predict", run_name="__main__")
 
 
 def test_ctrl_c_counts_what_was_written_and_not_what_was_read_ahead(classifier, tmp_path):
-    write(classifier, tmp_path / "model.safetensors", "")
+    save_trained(classifier, tmp_path / "model.safetensors", "")
     command = [sys.executable, "-c", INTERRUPTED, "--faces=whole", "--classifier=model.safetensors", "--batch_size=4"]
     for name in "abdef":
         Image.new("RGB", (64, 48), (90, 90, 90)).save(tmp_path / f"{name}.png")
@@ -313,7 +313,7 @@ def test_folder_without_permission_is_an_error_with_a_remedy(tmp_path, monkeypat
 
 def test_call_names_only_what_was_written(classifier, tmp_path):
     """A second call compiles nothing."""
-    write(classifier, tmp_path / "model.safetensors", "")
+    save_trained(classifier, tmp_path / "model.safetensors", "")
     command = [sys.executable, "-m", "affect_jax.predict", "--faces=whole", "--classifier=model.safetensors"]
     Image.new("RGB", (64, 48), (90, 90, 90)).save(tmp_path / "a.png")
     environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache")}

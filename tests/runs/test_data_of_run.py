@@ -10,7 +10,7 @@ from linear_model import get_config
 
 from affect_jax.data.folder import Folder
 from affect_jax.runs.evaluation import evaluate_model, evaluate_run
-from affect_jax.runs.model_file import read, write
+from affect_jax.runs.model_file import load_trained, save_trained
 from affect_jax.runs.training import train_and_evaluate
 
 TONES = {"dark": 40, "light": 200}
@@ -64,7 +64,7 @@ def test_another_data_set_is_refused_and_the_first_one_prepared_again_is_accepte
             ValueError, match=r"was trained on another version of folder: train of the run .*prepare the first"
         ):
             train_and_evaluate(other, tmp_path / "run")
-        write(read(tmp_path / "run"), tmp_path / "model.safetensors", "")
+        save_trained(load_trained(tmp_path / "run"), tmp_path / "model.safetensors", "")
         with pytest.raises(ValueError, match=f"model.safetensors was trained on another version .*have {both}"):
             evaluate_model(tmp_path / "model.safetensors", "val")
     finally:
@@ -105,10 +105,10 @@ def test_a_run_of_an_older_version_is_checked_by_its_class_names_and_says_so(tra
     try:
         file.write_text(json.dumps(older))
         evaluate_run(tmp_path / "run", "val")
-        assert "only the class names of the data are compared" in capsys.readouterr().err
+        assert "only the classes are compared" in capsys.readouterr().err
         older["data"]["class_names"] = ["light", "a_dark"]
         file.write_text(json.dumps(older))
-        with pytest.raises(ValueError, match="have the classes light, a_dark and the classes a_dark, light"):
+        with pytest.raises(ValueError, match="was trained for light, a_dark; the data has a_dark, light"):
             evaluate_run(tmp_path / "run", "val")
     finally:
         file.write_text(record)

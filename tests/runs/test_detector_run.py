@@ -13,12 +13,10 @@ from run_records import assert_same_bits, history, saved_state, stop_after
 from run_script import fork
 
 from affect_jax.evaluate.detection import detection_metrics
-from affect_jax.runs.best_checkpoint import load_best_checkpoint
 from affect_jax.runs.comparison import compare_runs
 from affect_jax.runs.evaluation import evaluate_function, predictions_of
-from affect_jax.runs.model_file import read
+from affect_jax.runs.model_file import load_trained
 from affect_jax.runs.training import train_and_evaluate
-from affect_jax.runs.workdir import Workdir
 from affect_jax.tasks import build_task
 from affect_jax.train.signals import Interrupted
 
@@ -130,7 +128,7 @@ def test_published_detector_is_evaluated_on_the_same_images_and_a_model_is_not_r
 
 def test_model_of_a_run_is_named_after_its_folder_also_inside_it(finished_run, monkeypatch):
     monkeypatch.chdir(finished_run[0])
-    assert [read(path).about["source"] for path in (finished_run[0], ".")] == ["run", "run"]
+    assert [load_trained(path).about["source"] for path in (finished_run[0], ".")] == ["run", "run"]
 
 
 @pytest.mark.slow
@@ -167,12 +165,14 @@ def test_two_processes_evaluate_a_detector_like_one(finished_run, tmp_path):
 
 
 def test_evaluation_on_other_classes_is_refused_and_a_single_class_may_have_another_name(finished_run):
-    best = load_best_checkpoint(Workdir(finished_run[0]))
-    evaluation = best.task.evaluation("val")
-    two, other = (best.data._replace(class_names=names) for names in (("car", "face"), ("head",)))
+    trained = load_trained(finished_run[0])
+    task = build_task(trained.config)
+    evaluation = task.evaluation("val")
+    data = [trained.data._replace(class_names=names) for names in (("car", "face"), ("head",))]
+    two, other = (trained._replace(data=one) for one in data)
     with pytest.raises(ValueError, match="the network was trained for car, face; the data has face"):
-        predictions_of(best.task, two, best.apply, best.variables, evaluation)
-    assert predictions_of(best.task, other, best.apply, best.variables, evaluation)["detections"]
+        predictions_of(task, two, evaluation)
+    assert predictions_of(task, other, evaluation)["detections"]
 
 
 def test_function_that_finds_every_face_has_perfect_metrics_on_the_same_images(tiny_detector_config):

@@ -52,7 +52,7 @@ def teacher(tmp_path_factory):
 
 def test_run_learns_the_predictions_of_a_run_and_of_its_model_file(teacher, tmp_path):
     file = tmp_path / "teacher.safetensors"
-    model_file.write(model_file.read(teacher), file, "drawn")
+    model_file.save_trained(model_file.load_trained(teacher), file, "drawn")
     config = get_config()
     config.total_epochs, config.optim.learning_rate, config.model.dropout = 12.0, 0.05, 0.0
     config.distillation.update(teachers=(str(teacher), str(file)), weight=1.0)
@@ -75,12 +75,12 @@ def test_teacher_of_other_images_and_a_detector_are_refused_before_anything_is_w
 
 def test_model_file_is_evaluated_like_its_run_but_not_on_other_classes(teacher, tmp_path):
     file = tmp_path / "model.safetensors"
-    trained = model_file.read(teacher)
-    model_file.write(trained, file, "drawn")
+    trained = model_file.load_trained(teacher)
+    model_file.save_trained(trained, file, "drawn")
     expected, metrics = evaluate_run(teacher, "test", tta="flip"), evaluate_model(file, "test", tta="flip")
     assert metrics["nll"] == pytest.approx(expected["nll"], rel=1e-3)
     assert metrics["split"] == expected["split"] and metrics["num_examples"] == 40
     names = tuple(name.upper() for name in trained.data.class_names)
-    model_file.write(trained._replace(data=trained.data._replace(class_names=names)), file, "drawn")
+    model_file.save_trained(trained._replace(data=trained.data._replace(class_names=names)), file, "drawn")
     with pytest.raises(ValueError, match=r"was trained for ANGRY.*; the data has angry"):
         evaluate_model(file, "test")

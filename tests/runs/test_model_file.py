@@ -5,14 +5,14 @@ import safetensors.numpy
 
 from affect_jax.models.pretrained import load_pretrained, named_weights, variables_of
 from affect_jax.predict.networks import Classifier
-from affect_jax.runs.model_file import read, write
+from affect_jax.runs.model_file import load_trained, save_trained
 from affect_jax.tasks import build_task
 from affect_jax.train.builders import build_variables
 
 
 def test_network_is_read_from_its_file_to_the_precision_of_float16(classifier, tmp_path):
-    write(classifier, tmp_path / "model.safetensors", "all rights reserved")
-    again = read(tmp_path / "model.safetensors")
+    save_trained(classifier, tmp_path / "model.safetensors", "all rights reserved")
+    again = load_trained(tmp_path / "model.safetensors")
     assert again.config.to_dict() == classifier.config.to_dict()
     assert again.data == classifier.data
     assert again.about == {"source": "untrained", "licence": "all rights reserved"}
@@ -27,14 +27,14 @@ def test_network_is_read_from_its_file_to_the_precision_of_float16(classifier, t
 
 def test_folder_of_an_export_is_read_and_files_of_other_formats_are_refused(classifier, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"is not the folder of a run: it has no config\.json"):
-        read(tmp_path)
-    write(classifier, tmp_path / "model.safetensors", "")
-    assert read(tmp_path).data == classifier.data
+        load_trained(tmp_path)
+    save_trained(classifier, tmp_path / "model.safetensors", "")
+    assert load_trained(tmp_path).data == classifier.data
     (tmp_path / "model.onnx").write_bytes(b"\x08\x0a\x12 of another program" * 20)
     with pytest.raises(
         ValueError, match=r"model.onnx is not a complete .*; models are read from .safetensors files only"
     ):
-        read(tmp_path / "model.onnx")
+        load_trained(tmp_path / "model.onnx")
 
 
 def test_weights_that_do_not_fit_the_network_are_an_error_at_its_first_use(classifier):
@@ -57,13 +57,13 @@ def test_variables_are_those_of_their_names(classifier, detector):
 
 def test_training_starts_from_a_model_file_that_saw_the_same_pixels(classifier, tmp_path):
     file = tmp_path / "model.safetensors"
-    write(classifier, file, "")
+    save_trained(classifier, file, "")
     config = classifier.config.copy_and_resolve_references()
     config.init_from = str(file)
     task, data = build_task(config), classifier.data
     start = config, task.build_network(data), jax.random.key(1), task.network_inputs(data), load_pretrained(file)
     started = named_weights(build_variables(*start))
-    for name, value in named_weights(read(file).variables).items():
+    for name, value in named_weights(load_trained(file).variables).items():
         np.testing.assert_array_equal(started[name], value, err_msg=name)
     config.preprocess.mean, config.preprocess.std = (0.25,), (0.5,)
     with pytest.raises(ValueError, match="trained on pixels of other mean and std"):
@@ -72,7 +72,7 @@ def test_training_starts_from_a_model_file_that_saw_the_same_pixels(classifier, 
 
 def test_last_layer_for_other_classes_is_refused_unless_it_is_excused(classifier, tmp_path):
     file = tmp_path / "model.safetensors"
-    write(classifier, file, "")
+    save_trained(classifier, file, "")
     config = classifier.config.copy_and_resolve_references()
     config.init_from = str(file)
     task, data, pretrained = build_task(config), classifier.data, load_pretrained(file)
@@ -87,7 +87,7 @@ def test_last_layer_for_other_classes_is_refused_unless_it_is_excused(classifier
 
 
 def test_file_is_half_the_size_of_its_weights(classifier, tmp_path):
-    write(classifier, tmp_path / "model.safetensors", "")
+    save_trained(classifier, tmp_path / "model.safetensors", "")
     size = sum(leaf.size for leaf in jax.tree.leaves(classifier.variables))
     assert 2 * size < (tmp_path / "model.safetensors").stat().st_size < 2 * size + 20_000
 
@@ -96,20 +96,20 @@ def test_value_beyond_float16_is_refused_by_name_and_nothing_is_written(classifi
     variables = jax.tree.map(np.asarray, classifier.variables)
     variables["params"]["logits"]["bias"] = np.full(3, 1e5, np.float32)
     with pytest.raises(ValueError, match="float16 cannot hold logits/bias"):
-        write(classifier._replace(variables=variables), tmp_path / "model.safetensors", "")
+        save_trained(classifier._replace(variables=variables), tmp_path / "model.safetensors", "")
     assert not list(tmp_path.iterdir())
 
 
 def test_files_without_a_model_are_refused(classifier, tmp_path):
     with pytest.raises(FileNotFoundError, match="neither a model file nor the folder of a run"):
-        read(tmp_path / "absent.safetensors")
+        load_trained(tmp_path / "absent.safetensors")
     with pytest.raises(FileNotFoundError, match="is not the folder of a run"):
-        read(tmp_path)
+        load_trained(tmp_path)
     safetensors.numpy.save_file({"a": np.zeros(3)}, tmp_path / "weights.safetensors")
     with pytest.raises(ValueError, match="has weights but no config"):
-        read(tmp_path / "weights.safetensors")
-    write(classifier, tmp_path / "model.safetensors", "")
+        load_trained(tmp_path / "weights.safetensors")
+    save_trained(classifier, tmp_path / "model.safetensors", "")
     whole = (tmp_path / "model.safetensors").read_bytes()
     (tmp_path / "cut.safetensors").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match="not a complete safetensors file"):
-        read(tmp_path / "cut.safetensors")
+        load_trained(tmp_path / "cut.safetensors")
