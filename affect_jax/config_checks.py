@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from affect_jax.config import SELECT_ON, detection_config
+from affect_jax.losses import CLASSIFICATION_LOSSES
 
 # ---- Checks of one field ----
 
@@ -151,6 +152,7 @@ CHECKS = {
         "augment.equalize_probability": FRACTION,
         "augment.erase_probability": FRACTION,
         "augment.erase_area": FRACTION,
+        "loss": one_of(*CLASSIFICATION_LOSSES),
         "mixup_alpha": between(0, 10),
         "valence_arousal_weight": at_least(0, "0 is no head for valence and arousal"),
         "label_smoothing": between(0, 0.99),

@@ -1,14 +1,11 @@
-"""Losses as masked sums; the caller divides by the count once, so that the sums of several batches can be added.
-
-B batch, K classes.
-"""
+"""Losses: one value per example, except concordance_loss. B batch, K classes."""
 
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
-ClassificationLoss = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+ClassificationLoss = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def smooth_labels(targets: jax.Array, smoothing: float) -> jax.Array:
@@ -16,40 +13,27 @@ def smooth_labels(targets: jax.Array, smoothing: float) -> jax.Array:
     return targets * (1.0 - smoothing) + smoothing / targets.shape[-1]
 
 
-def softmax_cross_entropy(logits: jax.Array, targets: jax.Array, mask: jax.Array) -> jax.Array:
-    """Sum the cross-entropy of logits [B, K] with the distributions targets [B, K] over rows where mask [B] is 1."""
-    log_probs = _log_probs(logits, mask)
-    return jnp.sum(jnp.where(mask > 0, -jnp.sum(targets * log_probs, axis=-1), 0.0))
+def softmax_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    """Return the cross-entropy of logits [B, K] with the distributions targets [B, K]: [B]."""
+    return -jnp.sum(targets * _log_probs(logits), axis=-1)
 
 
-def focal_loss(logits: jax.Array, targets: jax.Array, mask: jax.Array, gamma: float = 2.0) -> jax.Array:
-    """Sum the focal loss (Lin et al. 2017, arXiv:1708.02002, equation 4, without class weights) over rows of mask 1.
+def focal_loss(logits: jax.Array, targets: jax.Array, gamma: float = 2.0) -> jax.Array:
+    """Return the focal loss (Lin et al. 2017, arXiv:1708.02002, equation 4, without class weights): [B].
 
     Cross-entropy of logits [B, K] with the distributions targets [B, K], each class weighted by (1 - p) ** gamma, so
     that examples which the network already classifies well count less.
     """
-    log_probs = _log_probs(logits, mask)
-    terms = targets * (1.0 - jnp.exp(log_probs)) ** gamma * log_probs
-    return jnp.sum(jnp.where(mask > 0, -jnp.sum(terms, axis=-1), 0.0))
+    log_probs = _log_probs(logits)
+    return -jnp.sum(targets * (1.0 - jnp.exp(log_probs)) ** gamma * log_probs, axis=-1)
 
 
-def _log_probs(logits: jax.Array, mask: jax.Array) -> jax.Array:
-    """Return the log-probabilities of logits [B, K]; rows where mask [B] is 0 are treated as zeros.
-
-    Such rows may be infinite. If only the loss left them out, its gradient would be 0 * inf, which is NaN.
-    """
-    return jax.nn.log_softmax(jnp.where(mask[:, None] > 0, logits.astype(jnp.float32), 0.0))
+def _log_probs(logits: jax.Array) -> jax.Array:
+    return jax.nn.log_softmax(logits.astype(jnp.float32))
 
 
 CLASSIFICATION_LOSSES = {"cross_entropy": softmax_cross_entropy, "focal": focal_loss}
-"""Losses of a classifier by name, functions (logits [B, K], targets [B, K], mask [B]) -> sum."""
-
-
-def find_classification_loss(name: str) -> ClassificationLoss:
-    """Return the loss called `name`; ValueError for an unknown name."""
-    if name not in CLASSIFICATION_LOSSES:
-        raise ValueError(f"unknown loss {name!r}; must be one of {', '.join(CLASSIFICATION_LOSSES)}")
-    return CLASSIFICATION_LOSSES[name]
+"""Losses of a classifier by name, functions (logits [B, K], targets [B, K]) -> [B]."""
 
 
 def concordance_loss(predicted: jax.Array, targets: jax.Array) -> jax.Array:

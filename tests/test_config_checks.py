@@ -51,6 +51,7 @@ def set_fields(config: ConfigDict, **fields) -> ConfigDict:
         ({"augment__shear": 95.0}, "augment.shear is 95.0; must be between 0 and 60 degrees"),
         ({"augment__zoom": 1.5}, "augment.zoom is 1.5"),
         ({"label_smoothing": 1.0}, "label_smoothing is 1.0"),
+        ({"loss": "hinge"}, "loss is 'hinge'; must be one of cross_entropy, focal"),
         ({"data__sampling": "fair"}, "data.sampling is 'fair'; must be one of shuffled, balanced"),
         ({"valence_arousal_weight": -1.0}, "valence_arousal_weight is -1.0; must be at least 0 (0 is no head"),
         ({"preprocess__std": (0.0,)}, "each must be above 0"),

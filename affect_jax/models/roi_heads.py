@@ -246,11 +246,14 @@ def box_losses(
     logits [S, K + 1], offsets [S, K + 1, 4].
     """
     label, sampled = samples.label, samples.sampled
+    # the logits of an unused place may be infinite, and their gradient must not be NaN
+    logits = jnp.where(sampled[:, None], logits, 0.0)
+    classifier = softmax_cross_entropy(logits, jax.nn.one_hot(label, logits.shape[-1]))
     label_offsets = jnp.take_along_axis(offsets, label[:, None, None], axis=1)[:, 0]
     positive = sampled & (label > 0)
     box_reg = box_regression_loss(box_loss, label_offsets, samples.rois, samples.boxes, positive, BOX_WEIGHTS)
     return {
-        "classifier": softmax_cross_entropy(logits, jax.nn.one_hot(label, logits.shape[-1]), sampled),
+        "classifier": jnp.sum(jnp.where(sampled, classifier, 0.0)),
         "box_reg": box_loss_weight * box_reg,
         "roi_count": jnp.sum(sampled.astype(jnp.float32)),
     }

@@ -21,9 +21,9 @@ from affect_jax.evaluate.sections import Metrics, Section, Table, metrics_table
 from affect_jax.evaluate.tta import views
 from affect_jax.files import whole_file
 from affect_jax.losses import (
+    CLASSIFICATION_LOSSES,
     ClassificationLoss,
     concordance_loss,
-    find_classification_loss,
     smooth_labels,
     softmax_cross_entropy,
 )
@@ -127,7 +127,7 @@ class Classification(Task):
             mixup_alpha=config.mixup_alpha,
             label_smoothing=config.label_smoothing,
             valence_arousal_weight=config.valence_arousal_weight,
-            classification_loss=find_classification_loss(config.loss),
+            classification_loss=CLASSIFICATION_LOSSES[config.loss],
             teachers=[teacher.probabilities for teacher in self.teachers],
             distillation_weight=config.distillation.weight,
         )
@@ -296,12 +296,11 @@ def make_loss_fn(
         variables = {"params": params, "batch_stats": batch_stats}
         outputs, batch_stats = apply(variables, normalize(images, mean, std), True, dropout_key)
         logits, predicted_valence_arousal = split_outputs(outputs, num_classes)
-        mask = jnp.ones(logits.shape[0])
-        loss = classification_loss(logits, targets, mask)
+        loss = jnp.sum(classification_loss(logits, targets))
         if valence_arousal_weight > 0:
             loss += valence_arousal_weight * concordance_loss(predicted_valence_arousal, valence_arousal)
         correct = jnp.argmax(logits, -1) == labels
-        sums = {"count": jnp.sum(mask), "accuracy": jnp.sum(correct.astype(jnp.float32))}
+        sums = {"count": jnp.float32(len(logits)), "accuracy": jnp.sum(correct.astype(jnp.float32))}
         return loss, (batch_stats, sums)
 
     return loss_fn
