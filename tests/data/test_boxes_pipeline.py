@@ -161,6 +161,13 @@ def test_batches_are_the_same_for_any_number_of_workers():
     workers.close()
 
 
+def test_an_image_is_changed_anew_in_every_step_and_row():
+    source = BucketBatches(np.array([[40, 60]]), [(48, 64)], batch_size=2, num_steps=10, seed=0)
+    settings = {"low_light_probability": 1.0}
+    batches = boxes_stream_iterator(source, NoiseImages(1), max_boxes=3, settings=settings, num_workers=0)
+    assert len({image.tobytes() for batch in batches for image in batch["image"]}) == 20
+
+
 def test_rows_of_all_processes_form_the_batch():
     parts = [stream(process_index=process, process_count=2) for process in range(2)]
     for batch in stream():

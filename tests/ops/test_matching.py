@@ -3,7 +3,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from affect_jax.ops.matching import BACKGROUND, IGNORED, covered, match_boxes, sample_balanced
+from affect_jax.ops.matching import (
+    BACKGROUND,
+    IGNORED,
+    GroundTruth,
+    covered,
+    match_boxes,
+    match_by_iou,
+    sample_balanced,
+)
 
 
 def match_by_loops(iou, valid, high, low, low_quality):
@@ -53,6 +61,16 @@ def test_candidate_is_covered_if_half_its_area_is():
     )
     np.testing.assert_array_equal(covered(candidates, boxes, jnp.array([True, True])), [True, False, True, False])
     assert not np.asarray(covered(candidates, boxes, jnp.array([False, False]))).any()
+
+
+def test_candidates_inside_an_ignored_region_are_neither_positive_nor_background():
+    boxes = jnp.array([[0.0, 0, 10, 10], [0, 0, 12, 12], [20, 0, 30, 10], [60, 0, 70, 10]])
+    is_box, ignore = np.array([True, True, True, False]), np.array([False, True, True, True])
+    truth = GroundTruth(boxes, np.zeros(4, int), is_box, ignore)
+    # the object, a region, a part of it, a box of which 0.3 is inside it, and a region that is padding
+    candidates = jnp.array([[0.0, 0, 10, 10], [20, 0, 30, 10], [22, 0, 28, 10], [27, 0, 37, 10], [60, 0, 70, 10]])
+    matched = match_by_iou(candidates, truth, 0.5, 0.5, allow_low_quality_matches=False)
+    np.testing.assert_array_equal(matched, [0, IGNORED, IGNORED, BACKGROUND, BACKGROUND])
 
 
 @pytest.mark.parametrize(("positives", "negatives"), [(100, 400), (3, 400), (100, 4), (0, 50), (0, 0), (7, 0)])

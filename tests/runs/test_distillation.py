@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from linear_model import get_config
 
+from affect_jax.losses import concordance_loss, focal_loss
 from affect_jax.predict.reader import DETECTOR
 from affect_jax.runs import model_file
 from affect_jax.runs.evaluation import evaluate_model, evaluate_run
@@ -41,6 +42,43 @@ def test_targets_are_the_weighted_mean_of_labels_and_teachers_on_the_augmented_i
     taught = 0.5 * (brightness(seen[0]) + 1 / 3)
     expected = 0.7 * of_labels - 0.3 * jnp.sum(taught * jax.nn.log_softmax(logits))
     np.testing.assert_allclose(loss(**teachers), expected, rtol=1e-5)
+
+
+def test_loss_equals_its_formula_on_mixed_votes_with_valence_and_arousal():
+    rng = np.random.default_rng(0)
+    votes = rng.dirichlet(np.ones(3), 6).astype(np.float32)
+    valence_arousal = rng.uniform(-1, 1, (6, 2)).astype(np.float32)
+    batch = {"image": rng.integers(0, 256, (6, 8, 8, 1), np.uint8), "label": np.zeros(6, np.int32)}
+    batch |= {"votes": votes, "valence_arousal": valence_arousal}
+    outputs, seen = jnp.asarray(rng.normal(size=(6, 5)), jnp.float32), []
+
+    def apply(variables, images, train, key):
+        seen.append(255.0 * (images * 0.25 + 0.5))
+        return outputs, {}
+
+    loss_fn = make_loss_fn(
+        apply,
+        3,
+        (0.5,),
+        (0.25,),
+        target_field="votes",
+        mixup_alpha=0.4,
+        label_smoothing=0.1,
+        valence_arousal_weight=2.0,
+        classification_loss=focal_loss,
+    )
+    loss, (_, sums) = loss_fn({}, {}, batch, jax.random.key(0))
+    # the network saw own * image + (1 - own) * previous image
+    images = batch["image"].astype(np.float32)
+    previous = np.roll(images, 1, axis=0)
+    own = np.sum((seen[0] - previous) * (images - previous), (1, 2, 3)) / np.sum((images - previous) ** 2, (1, 2, 3))
+    own = own[:, None]
+    mixed, mixed_va = (own * x + (1 - own) * np.roll(x, 1, axis=0) for x in (votes, valence_arousal))
+    p = np.asarray(jax.nn.softmax(outputs[:, :3]))
+    smooth = 0.9 * mixed + 0.1 / 3
+    expected = -np.sum(smooth * (1 - p) ** 2 * np.log(p)) + 2.0 * concordance_loss(jnp.tanh(outputs[:, 3:]), mixed_va)
+    np.testing.assert_allclose(loss, expected, rtol=1e-4)
+    assert sums["accuracy"] == np.sum(p.argmax(-1) == mixed.argmax(-1)) and sums["count"] == 6
 
 
 @pytest.fixture(scope="module")

@@ -45,6 +45,22 @@ def test_accumulated_gradient_equals_that_of_the_whole_batch():
     assert parts.batch_stats["calls"] == 4
 
 
+@pytest.mark.parametrize("parts", [1, 2])
+def test_every_step_and_every_part_of_a_batch_has_its_own_key(parts):
+    def draw(params, batch_stats, batch, key):
+        drawn = jax.random.uniform(key)
+        return 0.0 * params["w"].sum(), (batch_stats, {"count": jnp.float32(1), "sum": drawn, "squares": drawn**2})
+
+    examples, variables = linear_problem()
+    train_step, state, totals = make_train_step(draw, TX, accumulate_steps=parts), start(variables), []
+    for _ in range(3):
+        state, sums = train_step(state, examples, KEY)
+        totals.append(float(sums["sum"]))
+        if parts == 2:
+            assert 2 * sums["squares"] - sums["sum"] ** 2 > 1e-3  # the squared difference of the two draws
+    assert len(set(totals)) == 3
+
+
 def test_step_that_overflows_a_weight_is_not_finite_although_its_gradient_is():
     examples, variables = linear_problem()
     tx = optax.sgd(3e38)
@@ -53,15 +69,17 @@ def test_step_that_overflows_a_weight_is_not_finite_although_its_gradient_is():
     assert not np.isfinite(state.params["w"]).all() and sums["finite"] == 0
 
 
-def test_moving_average_of_the_weights_follows_its_recurrence():
+def test_moving_average_of_weights_and_statistics_follows_its_recurrence():
     examples, variables = linear_problem()
     train_step = make_train_step(linear_loss, TX, ema_decay=0.6)
-    state, average = start(variables, with_ema=True), np.zeros(3)
+    state, average, calls = start(variables, with_ema=True), np.zeros(3), 0.0
     for step in range(20):
         state, _ = train_step(state, examples, KEY)
         decay = min(0.6, (1 + step) / (10 + step))
         average = decay * average + (1 - decay) * np.asarray(state.params["w"])
+        calls = decay * calls + (1 - decay) * (step + 1)
     np.testing.assert_allclose(state.ema["params"]["w"], average, rtol=1e-5)
+    np.testing.assert_allclose(state.ema["batch_stats"]["calls"], calls, rtol=1e-5)
     assert state.eval_variables is state.ema
 
 
