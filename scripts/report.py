@@ -21,7 +21,7 @@ OUT = flags.DEFINE_string("out", "runs/comparison.html", "Path of the page.")
 
 
 def print_evaluation(evaluation, columns) -> None:
-    from affect_jax.evaluate.sections import score_text
+    from affect_jax.tasks.sections import score_text
 
     print(f"{evaluation.name}, {evaluation.images}")
     first = next(iter(evaluation.metrics))

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from affect_jax.data.pipeline import Batch, BatchIterator, process_rows, read_ahead
+from affect_jax.data.pipeline import BatchIterator, HostBatch, process_rows, read_ahead
 from affect_jax.data.transforms import transform
 from affect_jax.data.windows import fitting_scale, pad, resize
 
@@ -131,7 +131,7 @@ class ReadImages:
         self.split, self.seed, self.max_boxes, self.settings = split, seed, max_boxes, dict(settings)
         self.process_index, self.process_count = process_index, process_count
 
-    def __call__(self, plan: BatchPlan) -> Batch:
+    def __call__(self, plan: BatchPlan) -> HostBatch:
         """Read and transform."""
         rows = process_rows(len(plan.indices), self.process_index, self.process_count)
         rngs = [np.random.default_rng((self.seed, plan.step, row)) for row in range(len(plan.indices))[rows]]
@@ -146,7 +146,7 @@ def read_batch(
     max_boxes: int,
     max_ignored: int,
     settings: Mapping,
-) -> Batch:
+) -> HostBatch:
     """Return the batch of the images at `indices`, each transformed with `settings` by its generator of `rngs`."""
     examples = []
     for index, rng in zip(indices, rngs, strict=True):
@@ -228,7 +228,7 @@ def boxes_stream_iterator(
     return read_ahead(source, (read,), num_workers)
 
 
-def enlarge(batch: Batch, factor: float) -> Batch:
+def enlarge(batch: HostBatch, factor: float) -> HostBatch:
     """Return a batch whose images are `factor` times as large; ValueError if a side would not be a multiple of 32."""
     if factor == 1:
         return batch
@@ -265,7 +265,7 @@ class ReadEvaluationBatch:
         self.split, self.max_boxes, self.max_ignored = split, max_boxes, max_ignored
         self.settings, self.seed, self.rows = dict(settings), seed, rows
 
-    def __call__(self, plan: EvaluationPlan) -> Batch:
+    def __call__(self, plan: EvaluationPlan) -> HostBatch:
         """Read each image once, and repeat the rows that fill the batch."""
         wanted, copies = np.unique(plan.indices[self.rows], return_inverse=True)
         rngs = [np.random.default_rng((self.seed, int(index))) for index in wanted]
@@ -282,7 +282,7 @@ def padded_box_batches(
     seed: int = 0,
     rows: slice = slice(None),
     num_workers: int = 0,
-) -> Iterator[Batch]:
+) -> Iterator[HostBatch]:
     """Return an iterator over every image once, bucket by bucket, with `mask` float32 [B] added to each batch.
 
     The last batch of each bucket repeats images where `mask` is 0. Only `rows` of every batch are read and returned.

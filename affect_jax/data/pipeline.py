@@ -19,13 +19,13 @@ from tqdm import tqdm
 
 from affect_jax.files import cache_folder, whole_file
 
-Batch = dict[str, np.ndarray]
+HostBatch = dict[str, np.ndarray]
 
 
 class BatchIterator(Protocol):
     """Iterator over the batches of a run, whose state goes into the checkpoint: grain's DatasetIterator."""
 
-    def __next__(self) -> Batch: ...
+    def __next__(self) -> HostBatch: ...
 
     def get_state(self) -> dict[str, Any]:
         """Return the position."""
@@ -105,7 +105,7 @@ class TakeRows:
     def __init__(self, process_index: int, process_count: int):
         self.process_index, self.process_count = process_index, process_count
 
-    def __call__(self, indices: np.ndarray) -> Batch:
+    def __call__(self, indices: np.ndarray) -> HostBatch:
         """Return {"index": int32 [B / process_count]}."""
         return {"index": indices[process_rows(len(indices), self.process_index, self.process_count)]}
 
@@ -116,7 +116,7 @@ class ReadExamples:
     def __init__(self, split):
         self.split = split
 
-    def __call__(self, batch: Batch) -> Batch:
+    def __call__(self, batch: HostBatch) -> HostBatch:
         """Read."""
         return {**self.split.read(batch["index"]), **batch}
 
@@ -191,12 +191,12 @@ class InMemorySplit:
             return self._split.places(indices)
         return [f"image {index}" for index in indices]
 
-    def read(self, indices: np.ndarray) -> Batch:
+    def read(self, indices: np.ndarray) -> HostBatch:
         """Return the examples at `indices`."""
         return {key: array[indices] for key, array in self.arrays.items()}
 
 
-def read_once(split, name: str, file: Path) -> Batch:
+def read_once(split, name: str, file: Path) -> HostBatch:
     """Return all examples of a split, from `file` if it is there and intact; otherwise write it, for the next run."""
     with suppress(OSError, EOFError, ValueError, BadZipFile), np.load(file) as stored:
         return dict(stored)
@@ -208,7 +208,7 @@ def read_once(split, name: str, file: Path) -> Batch:
     return arrays
 
 
-def read_all(split, name: str) -> Batch:
+def read_all(split, name: str) -> HostBatch:
     """Return all examples of a split, with a progress bar on a terminal."""
     pieces = np.array_split(np.arange(len(split)), max(1, len(split) // 2048))
     batches = [split.read(piece) for piece in tqdm(pieces, f"reading {name}", delay=2, leave=False, disable=None)]
@@ -225,7 +225,7 @@ def size_in_bytes(split) -> int:
     return len(split) * int(np.prod(split.image_shape))
 
 
-def padded_batches(split, batch_size: int) -> Iterator[Batch]:
+def padded_batches(split, batch_size: int) -> Iterator[HostBatch]:
     """Yield every example once, in order, in batches of one size.
 
     The last batch repeats its first row where `mask` float32 [B] is 0.

@@ -4,7 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from affect_jax.evaluate.sections import (
+from affect_jax.runs import figures
+from affect_jax.runs.page import write_page
+from affect_jax.tasks.sections import (
     Column,
     Definitions,
     Figure,
@@ -16,8 +18,6 @@ from affect_jax.evaluate.sections import (
     columns_note,
     metrics_table,
 )
-from affect_jax.runs import figures
-from affect_jax.runs.page import write_page
 
 CURVES_NOTE = (
     "Rings mark the evaluated checkpoints. Wall time includes evaluation and compilation. Curves of val can be compared"

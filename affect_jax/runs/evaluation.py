@@ -14,7 +14,6 @@ import numpy as np
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from affect_jax.evaluate.sections import Table
 from affect_jax.files import locked, whole_file, write_atomically
 from affect_jax.runs import workdir
 from affect_jax.runs.model_file import Trained, check_weights, load_trained, load_trained_run
@@ -22,7 +21,8 @@ from affect_jax.runs.report import save_figures, write_report
 from affect_jax.runs.workdir import Workdir
 from affect_jax.tasks import build_task
 from affect_jax.tasks.detection import Detection
-from affect_jax.tasks.interface import Evaluation, Task
+from affect_jax.tasks.interface import Evaluation, Task, same_classes
+from affect_jax.tasks.sections import Table
 from affect_jax.train.mesh import data_mesh
 from affect_jax.train.prediction import compile_predict, predict_split
 from affect_jax.train.state import make_apply
@@ -76,7 +76,7 @@ def predictions_of(task: Task, trained: Trained, evaluation: Evaluation) -> Any:
     A single class may have another name.
     """
     known, given = trained.data.class_names, tuple(evaluation.split.class_names)
-    if known != given and not len(known) == len(given) == 1:
+    if not same_classes(known, given):
         raise ValueError(f"the network was trained for {', '.join(known)}; the data has {', '.join(given)}")
     mesh, apply = data_mesh(), make_apply(task.build_network(trained.data))
     compiled = compile_predict(task.predict_fn(apply, trained.data, evaluation.options), mesh)

@@ -9,8 +9,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from affect_jax.evaluate import sections
 from affect_jax.files import write_atomically
+from affect_jax.tasks import sections
 
 PIXELS_PER_INCH = 96  # of CSS
 

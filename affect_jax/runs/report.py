@@ -4,7 +4,10 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from affect_jax.evaluate.sections import (
+from affect_jax.files import whole_file
+from affect_jax.runs import figures
+from affect_jax.runs.page import write_page
+from affect_jax.tasks.sections import (
     Definitions,
     Details,
     Figure,
@@ -15,9 +18,6 @@ from affect_jax.evaluate.sections import (
     columns_note,
     metrics_table,
 )
-from affect_jax.files import whole_file
-from affect_jax.runs import figures
-from affect_jax.runs.page import write_page
 
 
 def write_report(

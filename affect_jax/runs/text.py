@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from affect_jax.evaluate.sections import Metrics, Table, metrics_table
 from affect_jax.tasks.interface import Task
+from affect_jax.tasks.sections import Metrics, Table, metrics_table
 
 
 def describe_evaluation(metrics: Metrics, task: type[Task]) -> str:

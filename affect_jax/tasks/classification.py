@@ -17,7 +17,6 @@ from ml_collections import ConfigDict
 from affect_jax.data import pipeline
 from affect_jax.data.identity import identify, to_text
 from affect_jax.evaluate.classification import classification_metrics, paired_test, valence_arousal_metrics
-from affect_jax.evaluate.sections import Metrics, Section, Table, metrics_table
 from affect_jax.evaluate.tta import views
 from affect_jax.files import whole_file
 from affect_jax.losses import (
@@ -36,7 +35,6 @@ from affect_jax.tasks.interface import (
     Batch,
     DataFacts,
     Evaluation,
-    HostBatch,
     LossFn,
     PredictFn,
     Task,
@@ -44,6 +42,7 @@ from affect_jax.tasks.interface import (
     TrainingData,
     check_same_split,
 )
+from affect_jax.tasks.sections import Metrics, Section, Table, metrics_table
 
 VAL_METRICS = ("accuracy", "macro_f1", "ece", "ccc_valence", "ccc_arousal", "rmse_valence", "rmse_arousal")
 SAMPLES_SHOWN, DRAWS_SHOWN = 4, 7
@@ -155,12 +154,12 @@ class Classification(Task):
 
     def evaluation_batches(
         self, evaluation: Evaluation, batch_size: int, rows: slice = slice(None)
-    ) -> Iterator[HostBatch]:
+    ) -> Iterator[pipeline.HostBatch]:
         """Yield image uint8 [B, H, W, C], index int32 [B] and mask float32 [B] in the order of the split."""
         for batch in pipeline.padded_batches(evaluation.split, batch_size):
             yield {name: batch[name][rows] for name in ("image", "index", "mask")}
 
-    def predictions(self, outputs: Mapping[str, np.ndarray], evaluation: Evaluation) -> dict[str, np.ndarray]:
+    def predictions(self, outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return the outputs: probs float32 [N, K] and valence_arousal float32 [N, 2 or 0]."""
         return dict(outputs)
 

@@ -10,7 +10,7 @@ import numpy as np
 from affect_jax.data.pipeline import InMemorySplit
 from affect_jax.evaluate import figures
 from affect_jax.evaluate.classification import most_confident_mistakes
-from affect_jax.evaluate.sections import (
+from affect_jax.tasks.sections import (
     Column,
     Figure,
     Image,

@@ -20,13 +20,12 @@ from affect_jax.data import boxes_pipeline, open_split
 from affect_jax.data.box_crops import BoxCrops
 from affect_jax.data.boxes_pipeline import Size
 from affect_jax.data.identity import identify, to_text
-from affect_jax.data.pipeline import spread_indices
+from affect_jax.data.pipeline import HostBatch, spread_indices
 from affect_jax.data.transforms import BRIGHTENINGS, transform
 from affect_jax.data.windows import fitting_scale
 from affect_jax.evaluate.anchor_coverage import best_anchor_iou, coverage_by_height
 from affect_jax.evaluate.detection import detection_metrics, paired_bootstrap
 from affect_jax.evaluate.figures import draw_boxes
-from affect_jax.evaluate.sections import Metrics, Section, Table, metrics_table
 from affect_jax.evaluate.single_boxes import largest_single_boxes
 from affect_jax.files import whole_file
 from affect_jax.models import build_model
@@ -38,13 +37,13 @@ from affect_jax.tasks.interface import (
     Batch,
     DataFacts,
     Evaluation,
-    HostBatch,
     LossFn,
     PredictFn,
     Task,
     TrainingData,
     check_same_split,
 )
+from affect_jax.tasks.sections import Metrics, Section, Table, metrics_table
 
 NETWORK_INPUTS = ("image", "image_size", "boxes", "label", "box_mask", "ignore")
 LOSS_COUNTS = {"objectness": "rpn_count", "rpn_box_reg": "rpn_count", "classifier": "roi_count", "box_reg": "roi_count"}
@@ -229,7 +228,7 @@ class Detection(Task):
                 detections[batch["index"][row]] = {**found, "boxes": found["boxes"] / batch["scale"][row]}
         return detections
 
-    def predictions(self, outputs: Mapping[str, Any], evaluation: Evaluation) -> dict[str, Any]:
+    def predictions(self, outputs: Mapping[str, Any]) -> dict[str, Any]:
         """Return "detections", one dict per image, and "losses", the mean losses of the split.
 
         The detections of an image are boxes float32 [D, 4] in pixels of the original image, scores float32 [D] and

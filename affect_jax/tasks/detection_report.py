@@ -8,7 +8,7 @@ import numpy as np
 from affect_jax.evaluate import figures
 from affect_jax.evaluate.boxes import Detections, Truths
 from affect_jax.evaluate.detection import mistakes_of, worst_images
-from affect_jax.evaluate.sections import (
+from affect_jax.tasks.sections import (
     Column,
     Figure,
     Image,

@@ -16,10 +16,9 @@ from ml_collections import ConfigDict
 
 from affect_jax.data import open_split, open_splits
 from affect_jax.data.identity import SplitIdentity, difference, from_text, identify
-from affect_jax.data.pipeline import BatchIterator
-from affect_jax.evaluate.sections import Metrics, Presentation, Section, Table
+from affect_jax.data.pipeline import BatchIterator, HostBatch
+from affect_jax.tasks.sections import Metrics, Presentation, Section, Table
 
-HostBatch = dict[str, np.ndarray]
 Batch = Mapping[str, jax.Array]
 Sums = dict[str, jax.Array]
 Apply = Callable[..., tuple[Any, Any]]
@@ -36,6 +35,11 @@ class DataFacts(NamedTuple):
     class_names: tuple[str, ...]
     image_shape: tuple[int, ...]
     """(H, W, C) of a classifier's images; () of a detector, which takes images of any size."""
+
+
+def same_classes(names: Sequence[str], others: Sequence[str]) -> bool:
+    """Return True if the class names are the same, in the same order; a single class may have another name."""
+    return tuple(names) == tuple(others) or len(names) == len(others) == 1
 
 
 class Teacher(NamedTuple):
@@ -172,7 +176,7 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def predictions(self, outputs: Mapping[str, np.ndarray], evaluation: Evaluation) -> Any:
+    def predictions(self, outputs: Mapping[str, np.ndarray]) -> Any:
         """Return the predictions of a split from the outputs [N, ...] of predict_fn for all its examples."""
 
     @abstractmethod

@@ -13,7 +13,7 @@ from affect_jax.config import SELECT_ON, epochs_to_steps
 from affect_jax.models.pretrained import CLASS_LAYERS, Pretrained, check_options, merge, named_weights
 from affect_jax.models.weight_files import Preprocess
 from affect_jax.names import Selects, check_patterns, selects
-from affect_jax.tasks.interface import DataFacts, Task
+from affect_jax.tasks.interface import DataFacts, Task, same_classes
 from affect_jax.train.checkpoint import Checkpoints
 from affect_jax.train.optim import make_optimizer, make_schedule
 from affect_jax.train.state import Network, init_some, init_variables, make_apply, variable_shapes
@@ -109,7 +109,7 @@ def of_same_classes(config: ConfigDict, pretrained: Pretrained, class_names: Seq
     A single class may have another name. ValueError if `config.init_excuse` does not excuse these layers.
     """
     trained, given = tuple(pretrained.class_names), tuple(class_names)
-    if trained == given or not trained or not given or len(trained) == len(given) == 1:
+    if not trained or not given or same_classes(trained, given):
         return pretrained.values
     of_classes, excused = selects([CLASS_LAYERS]), selects(config.init_excuse)
     layers = {name.partition("/")[0] for name in pretrained.values if of_classes(name) and not excused(name)}

@@ -133,7 +133,7 @@ class Checkpoints:
         saved = self._manager.item_metadata(step)["state"].tree
         target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), saved)
         state = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target)))["state"]
-        return state["ema"] or {name: state[name] for name in ("params", "batch_stats")}
+        return TrainState(**state).eval_variables
 
     @property
     def newest(self) -> int | None:

@@ -8,8 +8,8 @@ import numpy as np
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from affect_jax.data.pipeline import process_rows
-from affect_jax.tasks.interface import Batch, Evaluation, HostBatch, PredictFn, Task
+from affect_jax.data.pipeline import HostBatch, process_rows
+from affect_jax.tasks.interface import Batch, Evaluation, PredictFn, Task
 from affect_jax.train.mesh import replicated, split_over_devices, to_devices
 
 BATCHES_IN_FLIGHT = 2
@@ -45,7 +45,7 @@ def predict_split(predict: PredictFn, variables: dict, task: Task, evaluation: E
             f"{len(index)} predictions of {len(np.unique(index))} examples; the split has {num_examples}"
         )
     outputs = jax.tree.map(lambda *parts: np.concatenate(parts)[order], *[outputs for _, outputs in fetched])
-    return task.predictions(outputs, evaluation)
+    return task.predictions(outputs)
 
 
 def _dispatch(predict: PredictFn, variables: dict, batch: HostBatch, mesh: Mesh) -> tuple[dict[str, Any], Batch]:

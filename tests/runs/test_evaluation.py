@@ -3,9 +3,9 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from affect_jax.evaluate.sections import Table
 from affect_jax.runs import evaluation
 from affect_jax.runs.workdir import Workdir, load_metrics
+from affect_jax.tasks.sections import Table
 
 
 class StandInTask:
