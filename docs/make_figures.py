@@ -190,8 +190,8 @@ def curves() -> None:
         }
         long_enough = {name: history for name, history in histories.items() if len(history[0]) >= 3}
         best_first = sorted(long_enough.items(), key=lambda item: -item[1][1].max())
-        for place, (name, (epochs, accuracy)) in enumerate(best_first):
-            style = {"color": colormaps["tab10"].colors[place % 10], "marker": MARKERS[place % len(MARKERS)]}
+        for index, (name, (epochs, accuracy)) in enumerate(best_first):
+            style = {"color": colormaps["tab10"].colors[index % 10], "marker": MARKERS[index % len(MARKERS)]}
             axes.plot(epochs, 100 * accuracy, markersize=5, linewidth=1.5, label=name, **style)
         axes.set(xscale="log", xlim=(0.9, 135), ylim=(lowest[data_set], None))
         axes.set(xlabel="epoch (logarithmic axis)", ylabel="accuracy on val, %", title=title)

@@ -189,17 +189,17 @@ def plot_curves(curves: Sequence[Curve]):
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 6.4), layout="constrained")
-    axes = figure.subplots(2, -(-len(curves) // 2)).flat
-    for place, curve in zip(axes, curves, strict=False):
+    all_axes = figure.subplots(2, -(-len(curves) // 2)).flat
+    for axes, curve in zip(all_axes, curves, strict=False):
         sizes, seconds = np.array(curve.sizes), np.array(curve.seconds)
-        place.loglog(sizes, seconds[-1] * sizes / sizes[-1], "--", color="0.6", label="linear")
-        place.loglog(sizes, seconds, "o-", color="#2f6ba8", label=f"exponent {curve.exponent:.2f}")
-        place.set(title=curve.work, xlabel=curve.size, ylabel="seconds")
-        place.set_xticks(sizes, [f"{size:,}" for size in sizes])
-        place.set_yticks(seconds, [f"{value:.2g}" for value in seconds])
-        place.minorticks_off()
-        place.grid(alpha=0.3)
-        place.legend()
-    for place in axes[len(curves) :]:
-        place.set_axis_off()
+        axes.loglog(sizes, seconds[-1] * sizes / sizes[-1], "--", color="0.6", label="linear")
+        axes.loglog(sizes, seconds, "o-", color="#2f6ba8", label=f"exponent {curve.exponent:.2f}")
+        axes.set(title=curve.work, xlabel=curve.size, ylabel="seconds")
+        axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
+        axes.set_yticks(seconds, [f"{value:.2g}" for value in seconds])
+        axes.minorticks_off()
+        axes.grid(alpha=0.3)
+        axes.legend()
+    for axes in all_axes[len(curves) :]:
+        axes.set_axis_off()
     return figure

@@ -40,7 +40,7 @@ def open_split(name: str, split: str, data_dir: str | Path = "data", **options):
     float32 [B, K] (sum 1) or valence_arousal float32 [B, 2].
 
     A split of P images with boxes has `class_names`, `len`, `sizes()` int32 [P, 2] (height, width), `box_counts()`
-    int32 [P], `places(indices)` -> names of the images, `boxes(index)` float32 [N, 4], `annotations(index)` -> dict of
+    int32 [P], `image_names(indices)` -> list of str, `boxes(index)` float32 [N, 4], `annotations(index)` -> dict of
     boxes, label int32 [N] (positions in class_names) and ignore bool [N] (evaluation counts such a box neither as found
     nor as missed), and `read_image(index)` -> the same and image uint8 [H, W, 3] (RGB, original size). It can be
     pickled.

@@ -51,11 +51,11 @@ def audit(splits: Mapping[str, object]) -> dict:
 
     def image(split: str, index: int) -> dict:
         """Describe one image."""
-        places = getattr(splits[split], "places", None)
+        image_names = getattr(splits[split], "image_names", None)
         return {
             "split": split,
             "index": int(index),
-            "source": places(np.array([index]))[0] if places else f"{split}[{index}]",
+            "source": image_names(np.array([index]))[0] if image_names else f"{split}[{index}]",
             "label": class_names[prints[split].labels[index]],
         }
 

@@ -34,10 +34,10 @@ class BoxCrops:
         """Return the number of boxes of every crop, int32 [P]."""
         return np.array([len(self.boxes(index)) for index in range(len(self))], np.int32)
 
-    def places(self, indices: np.ndarray) -> list[str]:
+    def image_names(self, indices: np.ndarray) -> list[str]:
         """Return the name of each crop: that of its image and the number of its box."""
         chosen = [self.chosen[int(index)] for index in indices]
-        names = self.split.places(np.array([image for image, _ in chosen], int))
+        names = self.split.image_names(np.array([image for image, _ in chosen], int))
         return [f"{name}, box {box}" for name, (_, box) in zip(names, chosen, strict=True)]
 
     def boxes(self, index: int) -> np.ndarray:

@@ -48,13 +48,13 @@ Limits = Sequence[tuple[np.ndarray, int]]
 """Pairs of images, int32, and the number of them that an epoch visits at most. No image is in two of them."""
 
 
-def find_limited(places: Sequence[str], limits: Sequence[tuple[str, int]]) -> Limits:
-    """Return the images of each limit (regex, number): those whose path the regex matches, and no earlier regex.
+def find_limited(image_names: Sequence[str], limits: Sequence[tuple[str, int]]) -> Limits:
+    """Return the images of each limit (regex, number): those whose name the regex matches, and no earlier regex.
 
     ValueError if a regex matches no image.
     """
     first = np.array(
-        [next((n for n, (regex, _) in enumerate(limits) if re.search(regex, path)), -1) for path in places]
+        [next((n for n, (regex, _) in enumerate(limits) if re.search(regex, name)), -1) for name in image_names]
     )
     found = [(np.flatnonzero(first == n).astype(np.int32), number) for n, (_, number) in enumerate(limits)]
     if empty := [regex for (regex, _), (images, _) in zip(limits, found, strict=True) if not len(images)]:
@@ -87,7 +87,7 @@ class BucketBatches:
     ):
         self.buckets = [(int(height), int(width)) for height, width in buckets]
         chosen = choose_buckets(sizes, self.buckets)
-        self.members = [np.flatnonzero(chosen == place).astype(np.int32) for place in range(len(self.buckets))]
+        self.members = [np.flatnonzero(chosen == index).astype(np.int32) for index in range(len(self.buckets))]
         self.limits = [[] for _ in self.members]
         for images, number in limits:
             ends = np.cumsum([0, *(np.isin(images, members).sum() for members in self.members)])
@@ -116,7 +116,7 @@ class BucketBatches:
             visits = apply_limits(rng.permutation(members), limits)
             order = np.resize(visits, -(-len(visits) // self.batch_size) * self.batch_size)
             batches += [(bucket, batch) for batch in order.reshape(-1, self.batch_size)]
-        return [batches[place] for place in rng.permutation(len(batches))]
+        return [batches[index] for index in rng.permutation(len(batches))]
 
 
 class ReadImages:
@@ -295,8 +295,8 @@ def padded_box_batches(
         max_boxes = max_ignored = max(1, int(split.box_counts().max(initial=0)))
     chosen = choose_buckets(split.sizes(), buckets)
     plans = []
-    for place, bucket in enumerate(buckets):
-        members = np.flatnonzero(chosen == place).astype(np.int32)
+    for index, bucket in enumerate(buckets):
+        members = np.flatnonzero(chosen == index).astype(np.int32)
         for start in range(0, len(members), batch_size):
             indices = members[start : start + batch_size]
             mask = (np.arange(batch_size) < len(indices)).astype(np.float32)

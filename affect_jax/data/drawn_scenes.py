@@ -68,7 +68,7 @@ class DrawnScenes:
         """Return the number of faces of every scene, int32 [P]."""
         return np.array([len(self._places(index)) for index in range(self.num_examples)], np.int32)
 
-    def places(self, indices: np.ndarray) -> list[str]:
+    def image_names(self, indices: np.ndarray) -> list[str]:
         """Return the name of each scene."""
         return [f"drawn_scenes, {self.split} {index}" for index in indices]
 

@@ -50,9 +50,9 @@ def balanced_epoch_order(seed: int, epoch: int, labels: np.ndarray) -> np.ndarra
     rng = np.random.default_rng((seed, epoch))
     classes = np.unique(labels)
     visits = []
-    for place, label in enumerate(classes):
+    for index, label in enumerate(classes):
         members = np.flatnonzero(labels == label)
-        share = (len(labels) + place) // len(classes)
+        share = (len(labels) + index) // len(classes)
         passes = [rng.permutation(members) for _ in range(-(-share // len(members)))]
         visits.append(np.concatenate(passes)[:share])
     return rng.permutation(np.concatenate(visits)).astype(np.int32)
@@ -185,10 +185,10 @@ class InMemorySplit:
         """Return all labels."""
         return self.arrays["label"]
 
-    def places(self, indices: np.ndarray) -> list[str]:
+    def image_names(self, indices: np.ndarray) -> list[str]:
         """Return the names of the images in the source of the data, or their numbers if it has none."""
-        if hasattr(self._split, "places"):
-            return self._split.places(indices)
+        if hasattr(self._split, "image_names"):
+            return self._split.image_names(indices)
         return [f"image {index}" for index in indices]
 
     def read(self, indices: np.ndarray) -> HostBatch:

@@ -216,7 +216,7 @@ class PreparedBoxesSplit:
         """Return the number of boxes of every image, int32 [P]."""
         return self._index["num_boxes"]
 
-    def places(self, indices: np.ndarray) -> list[str]:
+    def image_names(self, indices: np.ndarray) -> list[str]:
         """Return the path of each image in the source."""
         return self._index["files"][np.asarray(indices, int)].tolist()
 

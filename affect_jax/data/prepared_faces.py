@@ -154,7 +154,7 @@ class PreparedFacesSplit:
             ]
         ).astype(np.int32)
 
-    def places(self, indices: np.ndarray) -> list[str]:
+    def image_names(self, indices: np.ndarray) -> list[str]:
         """Return the origin of each example in the source, for example `fer2013.csv, row 17`."""
         return [
             place(example["file"].bytes_list.value[0].decode(), example["row"].int64_list.value[0])

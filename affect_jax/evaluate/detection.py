@@ -163,10 +163,10 @@ def coco_metrics(truths: Truths, detections: Detections, class_names: Sequence[s
     def annotations(images, extra) -> list[dict]:
         rows = []
         for image, one in enumerate(images):
-            for place, (box, label) in enumerate(zip(one["boxes"].astype(np.float64), one["label"], strict=True)):
+            for index, (box, label) in enumerate(zip(one["boxes"].astype(np.float64), one["label"], strict=True)):
                 width, height = box[2:] - box[:2]
                 row = {"id": len(rows) + 1, "image_id": image, "category_id": int(label)}
-                rows.append({**row, "bbox": [*box[:2], width, height], "area": width * height, **extra(one, place)})
+                rows.append({**row, "bbox": [*box[:2], width, height], "area": width * height, **extra(one, index)})
         return rows
 
     def dataset(rows: list[dict]) -> COCO:
@@ -180,9 +180,9 @@ def coco_metrics(truths: Truths, detections: Detections, class_names: Sequence[s
         return coco
 
     with contextlib.redirect_stdout(io.StringIO()):
-        true = dataset(annotations(truths, lambda one, place: {"iscrowd": int(one["ignore"][place])}))
+        true = dataset(annotations(truths, lambda one, index: {"iscrowd": int(one["ignore"][index])}))
         found = dataset(
-            annotations(detections, lambda one, place: {"iscrowd": 0, "score": float(one["scores"][place])})
+            annotations(detections, lambda one, index: {"iscrowd": 0, "score": float(one["scores"][index])})
         )
         evaluation = COCOeval(true, found, "bbox")
         evaluation.params.maxDets = [MAX_DETECTIONS]
@@ -195,7 +195,7 @@ def coco_metrics(truths: Truths, detections: Detections, class_names: Sequence[s
         "coco_ap50": precision[0, ..., 0],
         "coco_ap75": precision[5, ..., 0],
         "coco_ar": recall[..., 0],
-        **{f"coco_ap_{name}": precision[..., place] for place, name in enumerate(areas) if place},
+        **{f"coco_ap_{name}": precision[..., index] for index, name in enumerate(areas) if index},
     }
     # pycocotools writes -1 if there is no ground truth
     return {name: float(values[values > -1].mean()) for name, values in figures.items() if (values > -1).any()}

@@ -35,7 +35,7 @@ def largest_single_boxes(truths: Truths, count: int) -> list[tuple[int, int]]:
     """Return (image, position) of the `count` single boxes of the largest shorter side, largest first."""
     single = [(image, int(at)) for image, truth in enumerate(truths) for at in single_boxes(truth)]
     sides = [np.min(np.diff(truths[image]["boxes"][at].reshape(2, 2), axis=0)) for image, at in single]
-    return [single[place] for place in np.argsort(-np.array(sides), kind="stable")[:count]]
+    return [single[index] for index in np.argsort(-np.array(sides), kind="stable")[:count]]
 
 
 def count_repeated(truths: Truths, detections: Detections, score_thresh: float) -> dict[str, int]:

@@ -265,8 +265,8 @@ def faces_to_check(trained: Trained) -> tuple[str, np.ndarray]:
     try:
         split = build_task(trained.config).open_split("val")
         if tuple(split.image_shape) == tuple(shape):
-            places = spread_indices(len(split), NUM_FACES)
-            return f"{len(places)} faces of {trained.config.data.name}, val", split.read(places)["image"]
+            indices = spread_indices(len(split), NUM_FACES)
+            return f"{len(indices)} faces of {trained.config.data.name}, val", split.read(indices)["image"]
     except FileNotFoundError:
         pass  # the model is on a machine without its data
     drawn = open_split("drawn_faces", "val", num_examples=NUM_FACES).read(np.arange(NUM_FACES))["image"]

@@ -107,8 +107,8 @@ class Detector:
         found = [[] for _ in images]
         for batch, detections in pending:
             detections = jax.device_get(detections)
-            for place, (row, search) in enumerate(batch):
-                one = {name: values[place] for name, values in detections.items()}
+            for index, (row, search) in enumerate(batch):
+                one = {name: values[index] for name, values in detections.items()}
                 found[row].append((search, *self._in_image(one, search, images[row].shape[:2])))
         return [self._good_enough(*merge(searches)) for searches in found]
 

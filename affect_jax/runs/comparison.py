@@ -53,7 +53,7 @@ def _compare(runs: Sequence[Run], paths: Mapping[str, Path]) -> Comparison:
 def short_names(folders: Sequence[str | Path]) -> dict[str, Path]:
     """Map the shortest endings of the paths that differ to the folders: "C3" and "C4", or "C3/seed0", "C3/seed1"."""
     resolved = [Path(folder).resolve() for folder in folders]
-    if repeated := [folder for place, folder in enumerate(resolved) if folder in resolved[:place]]:
+    if repeated := [folder for index, folder in enumerate(resolved) if folder in resolved[:index]]:
         raise ValueError(f"{repeated[0]} is given twice")
     for count in itertools.count(1):
         names = ["/".join(folder.parts[-count:]) for folder in resolved]
@@ -123,9 +123,9 @@ def _settings(path: Path) -> dict:
 def differing(settings: Sequence[dict]) -> dict[str, list]:
     """Return the dotted names of the fields in which nested dicts differ, with the value in each dict."""
     fields = {}
-    for place, other in enumerate(settings[1:], 1):
+    for index, other in enumerate(settings[1:], 1):
         for name, value, others in differing_fields(settings[0], other):
-            fields.setdefault(name, [value] * len(settings))[place] = others
+            fields.setdefault(name, [value] * len(settings))[index] = others
     return dict(sorted(fields.items()))
 
 

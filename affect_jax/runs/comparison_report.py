@@ -78,7 +78,7 @@ def same_images(runs: Sequence[Run], presentation: Presentation) -> list[tuple[s
     for run in runs:
         for name, metrics in run.evaluations.items():
             groups.setdefault((name, *presentation.images(metrics)), {})[run.name] = metrics
-    order = {name: place for place, name in enumerate(dict.fromkeys(name for name, *_ in groups))}
+    order = {name: index for index, name in enumerate(dict.fromkeys(name for name, *_ in groups))}
     groups = dict(sorted(groups.items(), key=lambda group: order[group[0][0]]))
     return [(name, images, metrics) for (name, images, _), metrics in groups.items()]
 

@@ -65,7 +65,7 @@ def series(history: Sequence[Mapping[str, float]], x: str, y: str) -> tuple[np.n
 
 def run_styles(names: Sequence[str]) -> dict[str, RunStyle]:
     """Return a style for each run; styles repeat after eight runs."""
-    return {name: RUN_STYLES[place % len(RUN_STYLES)] for place, name in enumerate(names)}
+    return {name: RUN_STYLES[index % len(RUN_STYLES)] for index, name in enumerate(names)}
 
 
 def curves_of_runs(

@@ -192,10 +192,10 @@ class Classification(Task):
     def prediction_table(self, predictions: Mapping[str, np.ndarray], evaluation: Evaluation) -> Table:
         """Return a row per image: its name, its class, the predicted class and the probability of each class."""
         split, names = evaluation.split, evaluation.split.class_names
-        places, labels = split.places(np.arange(len(split))), split.arrays["label"]
+        images, labels = split.image_names(np.arange(len(split))), split.arrays["label"]
         rows = [
-            [place, names[label], names[probs.argmax()], *(f"{p:.4f}" for p in probs)]
-            for place, label, probs in zip(places, labels, predictions["probs"], strict=True)
+            [image, names[label], names[probs.argmax()], *(f"{p:.4f}" for p in probs)]
+            for image, label, probs in zip(images, labels, predictions["probs"], strict=True)
         ]
         return Table(["image", "label", "predicted", *names], rows)
 

@@ -133,9 +133,9 @@ def mistakes_sections(shown: str, split: InMemorySplit, probs: np.ndarray) -> li
     """Return a section of the most confident mistakes, or no section if there are no mistakes."""
     mistakes, names, labels = [], split.class_names, split.labels()
     indices = most_confident_mistakes(probs, labels, MISTAKES_SHOWN)
-    for index, place in zip(indices, split.places(indices), strict=True):
+    for index, name in zip(indices, split.image_names(indices), strict=True):
         caption = f"{names[labels[index]]} classified as {names[probs[index].argmax()]}, {probs[index].max():.1%}"
-        mistakes.append(Image(split.arrays["image"][index], caption, source=place))
+        mistakes.append(Image(split.arrays["image"][index], caption, source=name))
     return [Section("Most confident mistakes", [Images(mistakes, "faces")], shown)] if mistakes else []
 
 

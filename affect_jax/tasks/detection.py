@@ -111,7 +111,7 @@ class Detection(Task):
     def epoch_limits(self, split) -> boxes_pipeline.Limits:
         """Return the images of each limit of the config."""
         limits = self.config.data.epoch_limits
-        return boxes_pipeline.find_limited(split.places(np.arange(len(split))), limits) if limits else ()
+        return boxes_pipeline.find_limited(split.image_names(np.arange(len(split))), limits) if limits else ()
 
     def steps_per_dispatch(self, split) -> int:
         """Return 1: batches differ in size."""
@@ -276,10 +276,10 @@ class Detection(Task):
     def prediction_table(self, predictions: Mapping[str, Any], evaluation: Evaluation) -> Table:
         """Return a row per detection: its image, its class, its score and its box in pixels of the image."""
         split = evaluation.split
-        places = split.places(np.arange(len(split)))
+        images = split.image_names(np.arange(len(split)))
         rows = (  # up to hundreds of detections for each of thousands of images
-            [place, split.class_names[label], f"{score:.4f}", *(f"{x:.2f}" for x in box)]
-            for place, found in zip(places, predictions["detections"], strict=True)
+            [image, split.class_names[label], f"{score:.4f}", *(f"{x:.2f}" for x in box)]
+            for image, found in zip(images, predictions["detections"], strict=True)
             for box, score, label in zip(found["boxes"], found["scores"], found["label"], strict=True)
         )
         return Table(["image", "label", "score", "x1", "y1", "x2", "y2"], rows)
@@ -327,7 +327,7 @@ class Detection(Task):
             """Return an image as the evaluation's options change it, in its original size, and its name."""
             example, rng = split.read_image(index), np.random.default_rng((seed, index))
             seen = transform(**example, bucket=example["image"].shape[:2], rng=rng, **evaluation.options["transform"])
-            return seen["image"], split.places([index])[0]
+            return seen["image"], split.image_names([index])[0]
 
         truths, detections = ground_truth(split), predictions["detections"]
         return detection_report.sections(evaluations, evaluation.name, truths, detections, read_image)
@@ -408,8 +408,8 @@ def anchor_coverage(config: ConfigDict, split) -> dict[str, dict[str, float]]:
     buckets, model = evaluation_buckets(config), config.model
     chosen = boxes_pipeline.choose_buckets(split.sizes(), buckets)
     boxes, best = [], []
-    for place, bucket in enumerate(buckets):
-        for image in np.flatnonzero(chosen == place):
+    for index, bucket in enumerate(buckets):
+        for image in np.flatnonzero(chosen == index):
             boxes.append(split.boxes(int(image)) * fitting_scale(split.sizes()[image], bucket))
             strides = ANCHOR_STRIDES[model.neck]
             best.append(best_anchor_iou(boxes[-1], bucket, strides, model.anchor_sizes, model.aspect_ratios))

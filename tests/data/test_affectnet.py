@@ -78,13 +78,14 @@ def test_both_layouts_give_the_faces_in_color_with_their_targets(tmp_path, layou
         batch = opened.read(np.arange(len(opened)))
         assert opened.class_names == labels.AFFECTNET and opened.image_shape == (96, 96, 3)
         targets = (batch[key] for key in ("image", "label", "valence_arousal"))
-        for place, image, label, valence_arousal in zip(opened.places(np.arange(len(opened))), *targets, strict=True):
+        names = opened.image_names(np.arange(len(opened)))
+        for name, image, label, valence_arousal in zip(names, *targets, strict=True):
             # N.jpg, or row N + 2 after the header
-            index = int(place.split("/")[-1].removesuffix(".jpg")) if "jpg" in place else int(place.split()[-1]) - 2
+            index = int(name.split("/")[-1].removesuffix(".jpg")) if "jpg" in name else int(name.split()[-1]) - 2
             assert (label, *valence_arousal) == pytest.approx(rows[index])
             expected = cv2.resize(face(index), (96, 96), interpolation=cv2.INTER_AREA)[..., ::-1]
             assert np.abs(image.astype(int) - expected).mean() < 4
-            seen.add((place, split))
+            seen.add((name, split))
     assert len(seen) == 48  # no face twice, no face lost
 
 
@@ -99,7 +100,7 @@ def test_val_has_the_same_faces_for_any_order_of_the_source(tmp_path, npy_layout
     def val_files(name):
         Affectnet.prepare(tmp_path / name, source=npy_layout, val_per_class=2, allow_other_counts=True)
         opened = open_split("affectnet", "val", tmp_path / name)
-        return opened.places(np.arange(len(opened)))
+        return opened.image_names(np.arange(len(opened)))
 
     assert val_files("a") == val_files("b") and len(val_files("c")) == 16
 
@@ -132,16 +133,16 @@ def test_a_bad_row_is_reported_with_file_and_row_and_can_be_skipped(tmp_path, cs
 
 
 def test_lists_in_a_folder_of_the_source_are_named_with_it_and_give_the_same_val(tmp_path, csv_layout):
-    def val_places():
+    def val_names():
         prepare(tmp_path, csv_layout, overwrite=True)
         opened = open_split("affectnet", "val", tmp_path / "data")
-        return opened.places(np.arange(len(opened)))
+        return opened.image_names(np.arange(len(opened)))
 
-    at_top = val_places()
+    at_top = val_names()
     (csv_layout / "lists").mkdir()
     for name in ("training.csv", "validation.csv"):
         (csv_layout / name).rename(csv_layout / "lists" / name)
-    assert val_places() == [f"lists/{place}" for place in at_top]
+    assert val_names() == [f"lists/{name}" for name in at_top]
     (csv_layout / "Manually_Annotated_Images" / "100" / "7.png").unlink()
     with pytest.raises(BadInput, match=rf"^{csv_layout}/lists/training.csv, row 9: .*7.png: no such file"):
         prepare(tmp_path, csv_layout, overwrite=True)

@@ -9,7 +9,7 @@ def test_crops_show_their_boxes_and_only_these_count():
     split = open_split("drawn_scenes", "val", num_examples=12, image_size=(96, 128))
     chosen = [(image, box) for image in range(12) for box in range(split.box_counts()[image])]
     crops = BoxCrops(split, chosen, margin=1.5)
-    assert len(crops) == len(chosen) > 20 and len(set(crops.places(range(len(crops))))) == len(crops)
+    assert len(crops) == len(chosen) > 20 and len(set(crops.image_names(range(len(crops))))) == len(crops)
     for index, (image, box) in enumerate(chosen):
         seen, whole = crops.read_image(index), split.read_image(image)
         assert seen["image"].shape[:2] == tuple(crops.sizes()[index])

@@ -181,7 +181,7 @@ def test_checks_and_remarks_do_not_count_images_that_cannot_be_read(tmp_path, so
     assert "train: 1 images, 1 boxes, at most 1 in an image" in done.remarks
     assert not any("were clipped" in remark for remark in done.remarks)
     assert done.counts["train"] == {"face": 1, "hat": 0}
-    assert open_split("coco_json", "train", tmp_path / "data").places([0]) == ["images/train_b.png"]
+    assert open_split("coco_json", "train", tmp_path / "data").image_names([0]) == ["images/train_b.png"]
     labelled["annotations"].pop()
     write(source, "train", labelled)
     with pytest.raises(BadInput, match=r"train: no boxes in 1 images; .* \(a bad row was skipped .*train_a.png"):

@@ -44,8 +44,8 @@ def test_images_are_read_back_with_their_boxes_in_the_split_of_the_list(tmp_path
     ):
         assert remark in done.remarks
     train, val = (open_split("darkface", split, tmp_path / "data") for split in ("train", "val"))
-    assert val.class_names == ("face",) and val.places([0]) == [f"image/{IN_VAL}.png"]
-    assert train.places(np.arange(2)) == ["image/1.png", f"image/{IN_TRAIN}.png"]
+    assert val.class_names == ("face",) and val.image_names([0]) == [f"image/{IN_VAL}.png"]
+    assert train.image_names(np.arange(2)) == ["image/1.png", f"image/{IN_TRAIN}.png"]
     assert train.sizes().tolist() == [[40, 50]] * 2 and train.box_counts().tolist() == [1, 0]
     expected = np.array([[3, 4, 13, 20], [30, 10, 40, 22]], np.float32)
     np.testing.assert_array_equal(val.boxes(0), expected)
@@ -127,7 +127,7 @@ def test_unpaired_and_broken_images_are_reported_and_left_out_of_records_and_ind
     assert sorted(error.file.rsplit("/", 1)[1] for error in done.skipped) == ["1.png", "77.txt", "78.png"]
     assert done.counts["train"] == {"face": 1}
     train = open_split("darkface", "train", tmp_path / "data")
-    assert len(train) == len(train.sizes()) == 1 and train.places([0]) == [f"image/{IN_TRAIN}.png"]
+    assert len(train) == len(train.sizes()) == 1 and train.image_names([0]) == [f"image/{IN_TRAIN}.png"]
 
 
 def test_a_wrong_folder_has_a_clear_error(tmp_path, source):
@@ -144,8 +144,8 @@ def test_the_real_images_are_read_back_with_their_known_boxes(tmp_path, shared_d
     known = json.loads((folder / "boxes_of_all_6000.json").read_text())
     Darkface.prepare(tmp_path, source=folder, as_split="val")
     split = open_split("darkface", "val", tmp_path)
-    assert split.places(range(4)) == [f"image/{number}.png" for number in (234, 252, 1482, 2850)]
-    for index, place in enumerate(split.places(range(4))):
+    assert split.image_names(range(4)) == [f"image/{number}.png" for number in (234, 252, 1482, 2850)]
+    for index, place in enumerate(split.image_names(range(4))):
         image = split.read_image(index)
         assert image["image"].shape == (720, 1080, 3)
         x, y, width, height = np.array(known[place.removeprefix("image/")]["boxes"]).T

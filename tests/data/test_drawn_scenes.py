@@ -31,7 +31,7 @@ def test_annotations_equal_the_drawn_scene():
             np.testing.assert_array_equal(image[name], array)
         np.testing.assert_array_equal(image["boxes"], split.boxes(index))
         assert len(image["boxes"]) == split.box_counts()[index]
-    assert split.places([3]) == ["drawn_scenes, train 3"]
+    assert split.image_names([3]) == ["drawn_scenes, train 3"]
     for index in (-1, 30):
         with pytest.raises(IndexError, match=f"index {index} of 30"):
             split.read_image(index)

@@ -32,7 +32,7 @@ def test_the_real_challenge_has_the_published_counts_pixels_and_labels(real_fer2
         batch = of.read(sample)
         np.testing.assert_array_equal(batch["image"][..., 0], faces[where[sample]])
         np.testing.assert_array_equal(batch["label"], [int(rows[i]["emotion"]) for i in where[sample]])
-        assert of.places(sample[:1]) == [f"fer2013.csv, row {where[sample[0]] + 2}"]
+        assert of.image_names(sample[:1]) == [f"fer2013.csv, row {where[sample[0]] + 2}"]
 
 
 def test_a_split_reads_any_indices_and_pickles(sheet, write_csv, tmp_path):
@@ -144,8 +144,8 @@ def folder_source(root, sheet):
 def test_a_folder_of_faces_gives_the_same_examples_and_names_their_files(sheet, tmp_path):
     prepare(folder_source(tmp_path / "faces", sheet), tmp_path)
     for split, batch in read_all(tmp_path).items():
-        places = open_split("fer2013", split, tmp_path).places(np.arange(len(batch["label"])))
-        indices = [int(place.split("/")[-1].removesuffix(".png")) for place in places]
+        names = open_split("fer2013", split, tmp_path).image_names(np.arange(len(batch["label"])))
+        indices = [int(name.split("/")[-1].removesuffix(".png")) for name in names]
         assert sorted(indices) == sheet.indices(USAGES[split])
         np.testing.assert_array_equal(batch["image"][..., 0], sheet.images[indices])
         np.testing.assert_array_equal(batch["label"], [sheet.emotions[i] for i in indices])

@@ -135,7 +135,7 @@ def test_a_skipped_row_of_one_file_removes_the_row_of_the_other(sheet, write_csv
     done = prepare(write_csv(faces), votes_csv, tmp_path, on_bad_row="skip")
     assert len(done.skipped) == 2
     train = open_split("ferplus", "train", tmp_path)
-    assert train.places(np.arange(len(train))) == ["fer2013.csv, row 5", "fer2013.csv, row 7"]
+    assert train.image_names(np.arange(len(train))) == ["fer2013.csv, row 5", "fer2013.csv, row 7"]
     np.testing.assert_array_equal(train.read(np.arange(2))["image"][..., 0], sheet.images[[3, 5]])
 
 

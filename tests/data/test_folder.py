@@ -34,19 +34,19 @@ def folder(tmp_path, faces):
 
 def read_all(data_dir, split):
     opened = open_split("folder", split, data_dir)
-    return opened, opened.read(np.arange(len(opened))), opened.places(np.arange(len(opened)))
+    return opened, opened.read(np.arange(len(opened))), opened.image_names(np.arange(len(opened)))
 
 
 def test_images_are_read_back_unchanged_with_their_class(tmp_path, folder, faces):
     done = Folder.prepare(tmp_path / "data", source=folder)
     assert sum(sum(counts.values()) for counts in done.counts.values()) == len(faces)
     for split in ("train", "val", "test"):
-        opened, batch, places = read_all(tmp_path / "data", split)
+        opened, batch, names = read_all(tmp_path / "data", split)
         assert opened.class_names == ("calm", "excited") and opened.image_shape == (48, 48, 1)
         np.testing.assert_array_equal(opened.labels(), batch["label"])
-        for image, label, place in zip(batch["image"], batch["label"], places, strict=True):
-            assert place.startswith(opened.class_names[label])
-            index = int(place.removesuffix(".png").split("_")[-1])
+        for image, label, name in zip(batch["image"], batch["label"], names, strict=True):
+            assert name.startswith(opened.class_names[label])
+            index = int(name.removesuffix(".png").split("_")[-1])
             np.testing.assert_array_equal(image, faces.read(np.array([index]))["image"][0])
 
 
@@ -77,8 +77,8 @@ def test_no_person_is_in_two_splits_if_a_regular_expression_names_the_person(tmp
     done = Folder.prepare(tmp_path / "data", source=folder, identity=r"(person\d+)", val_share=0.2, test_share=0.2)
     persons = {}
     for split in ("train", "val", "test"):
-        _, _, places = read_all(tmp_path / "data", split)
-        persons[split] = {place.split("/")[1].split("_")[0] for place in places}
+        _, _, names = read_all(tmp_path / "data", split)
+        persons[split] = {name.split("/")[1].split("_")[0] for name in names}
     assert {split: len(some) for split, some in persons.items()} == {"train": 12, "val": 4, "test": 4}
     assert not (
         persons["train"] & persons["val"] | persons["train"] & persons["test"] | persons["val"] & persons["test"]
@@ -118,8 +118,8 @@ def test_named_splits_are_kept_and_a_missing_val_is_drawn_from_train(tmp_path, f
     done = Folder.prepare(tmp_path / "data", source=named)
     assert sum(done.counts["test"].values()) == 10
     assert sum(done.counts["val"].values()) == pytest.approx(0.15 * 110, abs=1)
-    _, _, places = read_all(tmp_path / "data", "test")
-    assert all(place.startswith("testing/") for place in places)
+    _, _, names = read_all(tmp_path / "data", "test")
+    assert all(name.startswith("testing/") for name in names)
 
 
 def test_split_folders_in_a_class_folder_are_an_error(tmp_path, folder):
@@ -178,10 +178,10 @@ def test_color_and_size_follow_the_options(tmp_path, folder):
     assert done.config == "fer_vgg"  # the bundled weights are for other images
     found = 0
     for split in ("train", "val", "test"):
-        opened, batch, places = read_all(tmp_path / "data", split)
+        opened, batch, names = read_all(tmp_path / "data", split)
         assert opened.image_shape == (32, 32, 3)
-        for image, place in zip(batch["image"], places, strict=True):
-            if "red" in place:
+        for image, name in zip(batch["image"], names, strict=True):
+            if "red" in name:
                 found += 1
                 assert (image == (250, 0, 0)).all()
     assert found == 1
@@ -273,8 +273,8 @@ def test_names_that_are_not_utf8_are_read_and_shown_escaped(tmp_path, folder):
     done = fork("prepare_data", "folder", f"--source={folder}", f"--data_dir={tmp_path / 'data'}")
     assert done.returncode == 0 and "caf\\xe9" in done.stdout, done.stderr
     splits = open_splits("folder", tmp_path / "data").values()
-    places = [place for split in splits for place in split.places(np.arange(len(split)))]
-    assert "caf\\xe9/\\xe9.png" in places and all(split.class_names == ("caf\\xe9", "excited") for split in splits)
+    names = [name for split in splits for name in split.image_names(np.arange(len(split)))]
+    assert "caf\\xe9/\\xe9.png" in names and all(split.class_names == ("caf\\xe9", "excited") for split in splits)
 
 
 def test_a_class_without_images_is_an_error_and_a_split_without_a_class_is_reported(tmp_path, folder):

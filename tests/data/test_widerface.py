@@ -49,14 +49,14 @@ def test_images_are_read_back_with_their_boxes_and_invalid_faces_are_ignored(tmp
     image = split.read_image(0)
     np.testing.assert_array_equal(image["boxes"], [[3, 4, 13, 20], [30, 10, 38, 22]])
     assert image["ignore"].tolist() == [False, True] and image["label"].tolist() == [0, 0]
-    assert split.box_counts().tolist() == [2, 0, 1] and split.places([1]) == ["WIDER_train/images/0--Parade/b.jpg"]
+    assert split.box_counts().tolist() == [2, 0, 1] and split.image_names([1]) == ["WIDER_train/images/0--Parade/b.jpg"]
 
 
 def test_sizes_and_pixels_equal_those_of_opencv(tmp_path, source):
     Widerface.prepare(tmp_path / "data", source=source)
     split = open_split("widerface", "train", tmp_path / "data")
     assert split.sizes().tolist() == [[40, 50], [40, 50], [50, 40]]
-    for index, place in enumerate(split.places(range(3))):
+    for index, place in enumerate(split.image_names(range(3))):
         np.testing.assert_array_equal(split.read_image(index)["image"][..., ::-1], cv2.imread(str(source / place)))
 
 

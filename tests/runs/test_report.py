@@ -37,7 +37,7 @@ def split_of(images, labels):
         class_names=NAMES,
         arrays={"image": images},
         labels=lambda: np.asarray(labels),
-        places=lambda indices: [f"image {index}" for index in indices],
+        image_names=lambda indices: [f"image {index}" for index in indices],
     )
 
 
