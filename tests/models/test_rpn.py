@@ -3,9 +3,12 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from affect_jax.models.rpn import rpn_losses, select_proposals
-from affect_jax.ops.boxes import decode_boxes
+from affect_jax.models.roi_heads import RoISamples, box_losses
+from affect_jax.models.rpn import box_regression_loss, rpn_losses, select_proposals
+from affect_jax.ops.box_losses import BOX_LOSSES
+from affect_jax.ops.boxes import decode_boxes, encode_boxes
 from affect_jax.ops.matching import IGNORED, GroundTruth, Samples
 
 ANCHORS = np.array([[0, 0, 8, 8], [8, 0, 16, 8], [0, 8, 8, 16], [8, 8, 16, 16]], np.float32)
@@ -62,6 +65,33 @@ def test_cross_entropy_counts_all_sampled_anchors():
     expected = sum(cross_entropy(scores[a], float(MATCHED[a] >= 0)) for a in (0, 1, 2))
     np.testing.assert_allclose(found["objectness"], expected, rtol=1e-5)
     assert found["rpn_count"] == 3
+
+
+@pytest.mark.parametrize("name", BOX_LOSSES)
+@pytest.mark.parametrize("weights", [(1.0, 1.0, 1.0, 1.0), (10.0, 10.0, 5.0, 5.0)])
+def test_box_loss_compares_the_decoded_boxes_of_positives(name, weights):
+    rng = np.random.default_rng(0)
+    predicted, boxes = ANCHORS + rng.uniform(-2, 2, (2, 4, 4)).astype(np.float32)
+    positive = np.array([True, False, True, False])
+    found = box_regression_loss(name, encode_boxes(predicted, ANCHORS, weights), ANCHORS, boxes, positive, weights)
+    expected = np.asarray(BOX_LOSSES[name](predicted, boxes))[positive]
+    np.testing.assert_allclose(np.sum(found), expected.sum(), rtol=1e-5)
+
+
+def test_weight_of_the_box_loss_multiplies_only_the_box_losses_of_both_stages():
+    offsets = np.random.default_rng(0).normal(0, 0.2, (4, 4)).astype(np.float32)
+    samples, logits = Samples(jnp.arange(4), jnp.ones(4, bool), jnp.array([-1, 1, 0, -1])), jnp.zeros((4, 2))
+    rois = RoISamples(ANCHORS, jnp.ones(4, bool), jnp.array([0, 1, 1, 0]), TRUTH.boxes[np.array([0, 1, 0, 0])])
+
+    def losses(weight):
+        first = rpn_losses(samples, logits, offsets, ANCHORS, TRUTH, "yunet", "eiou", weight)
+        return first | box_losses(logits, offsets[:, None].repeat(2, 1), rois, "diou", weight)
+
+    one, three = losses(1.0), losses(3.0)
+    for name, value in one.items():
+        factor = 3 if "box_reg" in name else 1
+        np.testing.assert_allclose(three[name], factor * value, rtol=1e-6, err_msg=name)
+    assert one["rpn_box_reg"] > 0 and one["box_reg"] > 0
 
 
 def test_a_level_of_which_all_anchors_are_kept_gives_the_proposals_of_the_best_anchors():

@@ -34,6 +34,12 @@ def test_eiou_loss_of_overlapping_boxes_is_the_smooth_iou_loss():
     assert (loss < 0.1).any() and (loss > 0.1).any()
 
 
+def test_eiou_loss_of_boxes_apart_equals_a_hand_computed_example():
+    a, b = jnp.array([0.0, 0, 2, 2]), jnp.array([4.0, 1, 6, 3])
+    # low corner (4, 1), high corner (2, 2): 2 * 2 + 2 * 1 - 4 * 2 - 4 * 1 = -6; the union is 4 + 4 + 6
+    np.testing.assert_allclose(eiou_loss(a, b), 1 + 6 / 14 - 0.05, rtol=1e-6)
+
+
 @pytest.mark.parametrize("loss", BOX_LOSSES.values())
 def test_box_loss_pulls_distant_boxes_together_and_is_finite_without_area(loss):
     far, target = jnp.array([0.0, 0, 4, 4]), jnp.array([40.0, 0, 44, 4])

@@ -12,8 +12,8 @@ from affect_jax.train.optim import hold_frozen, make_optimizer, make_schedule
     ("name", "values"),
     [
         ("constant", {0: 0.25, 3: 1.0, 4: 1.0, 50: 1.0, 103: 1.0}),
-        ("cosine", {0: 0.25, 3: 1.0, 4: 1.0, 54: 0.55, 104: 0.1, 200: 0.1}),
-        ("linear", {0: 0.25, 3: 1.0, 4: 1.0, 54: 0.55, 104: 0.1, 200: 0.1}),
+        ("cosine", {0: 0.25, 3: 1.0, 4: 1.0, 29: 0.868198, 54: 0.55, 104: 0.1, 200: 0.1}),
+        ("linear", {0: 0.25, 3: 1.0, 4: 1.0, 29: 0.775, 54: 0.55, 104: 0.1, 200: 0.1}),
         ("step", {0: 0.25, 3: 1.0, 19: 1.0, 21: 0.5, 49: 0.5, 51: 0.25, 200: 0.25}),
     ],
 )
@@ -36,6 +36,20 @@ def test_weight_decay_shrinks_kernels_and_leaves_biases_and_scales(name):
     updates, _ = tx.update(zeros, tx.init(params), params)
     assert np.all(np.asarray(updates["kernel"]) < 0)
     assert not np.any(updates["bias"]) and not np.any(updates["scale"])
+
+
+def test_adamw_equals_optax_whose_decay_is_not_part_of_the_gradient():
+    rng = np.random.default_rng(0)
+    params = {"kernel": jnp.ones((3, 2)), "bias": jnp.ones(2)}
+    ours = make_optimizer("adamw", optax.constant_schedule(0.1), weight_decay=0.5)
+    theirs = optax.adamw(0.1, weight_decay=0.5, mask={"kernel": True, "bias": False})
+    state, expected_state = ours.init(params), theirs.init(params)
+    for _ in range(5):
+        gradient = jax.tree.map(lambda p: jnp.asarray(rng.normal(size=p.shape), jnp.float32), params)
+        updates, state = ours.update(gradient, state, params)
+        expected, expected_state = theirs.update(gradient, expected_state, params)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), updates, expected)
+        params = optax.apply_updates(params, updates)
 
 
 @pytest.mark.parametrize(
