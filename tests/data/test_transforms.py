@@ -299,6 +299,22 @@ def test_low_light_without_loss_changes_nothing(photo):
     assert np.abs(unchanged.astype(int) - photo).max() <= 1
 
 
+def test_drawn_settings_of_low_light_fill_their_ranges():
+    rng = np.random.default_rng(0)
+    drawn = [low_light.random_low_light(rng, (0.03, 0.3)) for _ in range(2000)]
+    shares = np.array([0.0, 0.25, 0.5, 0.75, 1.0])
+    for values, (low, high) in (
+        (np.log([one.exposure for one in drawn]), np.log((0.03, 0.3))),
+        ([one.gamma for one in drawn], (1.0, 1.3)),
+        ([one.color_cast[0] - 1 for one in drawn], (-0.1, 0.3)),  # warm light has more red
+        ([1 - one.color_cast[2] for one in drawn], (-0.1, 0.3)),  # and less blue
+        (np.log([one.photons for one in drawn]), np.log((500, 5000))),
+        (np.log([one.read_noise for one in drawn]), np.log((0.0003, 0.003))),
+    ):
+        expected = low + (high - low) * shares
+        np.testing.assert_allclose(np.quantile(values, shares), expected, atol=0.05 * (high - low))
+
+
 def test_less_light_hides_more_of_an_image_in_noise(photo):
     correlations = []
     for exposure in (0.3, 0.03):

@@ -134,6 +134,7 @@ def test_coco_metrics_equal_plain_loops(case):
     }
     assert 0.05 < at[0.5] < 1
     np.testing.assert_allclose(metrics["coco_ap50"], at[0.5], atol=1e-6)
+    np.testing.assert_allclose(metrics["coco_ap75"], at[0.75], atol=1e-6)
     np.testing.assert_allclose(metrics["coco_ap"], np.mean(list(at.values())), atol=1e-6)
 
 
@@ -192,6 +193,14 @@ def test_interval_contains_the_score_and_narrows_with_more_images():
         return high - low
 
     assert 1.5 < width(20) / width(180) < 6  # nine times the images: about a third of the width
+
+
+def test_interval_of_a_share_of_found_boxes_is_that_of_the_normal_distribution():
+    box = [[0, 0, 10, 10]]
+    detections = [found(box, [0.9]) if image % 2 else found([], []) for image in range(400)]
+    interval = bootstrap_interval(match_detections([truth(box)] * 400, detections, 0), 2000)
+    half = 1.96 * np.sqrt(0.25 / 400)
+    np.testing.assert_allclose(interval, [0.5 - half, 0.5 + half], atol=0.005)
 
 
 def test_iou_of_touching_zero_area_and_equal_boxes():

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from affect_jax.ops.boxes import box_area, box_iou, clip_boxes, decode_boxes, encode_boxes, is_large
+from affect_jax.ops.boxes import box_area, box_iou, clip_boxes, decode_boxes, encode_boxes, enlarge_boxes, is_large
 
 DEGENERATE = np.array([[0, 0, 0, 0], [5, 5, 5, 9], [9, 9, 3, 3], [-50, -50, -40, -40]], np.float32)
 
@@ -59,6 +59,11 @@ def test_decoding_inverts_encoding(weights):
 def test_growth_of_a_decoded_box_is_limited():
     huge = decode_boxes(jnp.array([[0.0, 0.0, 1e9, 1e9]]), jnp.array([[0.0, 0.0, 16.0, 16.0]]))
     np.testing.assert_allclose(huge[0, 2:] - huge[0, :2], [1000.0, 1000.0], rtol=1e-5)
+
+
+def test_enlarged_boxes_keep_their_centers():
+    enlarged = enlarge_boxes(jnp.array([[10.0, 10.0, 20.0, 30.0]]), 1.5)
+    np.testing.assert_allclose(enlarged, [[7.5, 5.0, 22.5, 35.0]])
 
 
 def test_clipped_boxes_are_inside_the_image():

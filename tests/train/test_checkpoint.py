@@ -67,6 +67,13 @@ def test_newest_two_and_the_best_are_kept(tmp_path, metric, mode, best):
     assert kept == {6, 7, best}
 
 
+def test_the_later_of_two_equal_checkpoints_is_the_best(tmp_path):
+    save_all(tmp_path, {1: 0.5, 2: 0.9, 3: 0.9})
+    checkpoints = open_checkpoints(tmp_path)
+    assert checkpoints.best == 3
+    assert checkpoints.is_best({"val/accuracy": 0.9}) and not checkpoints.is_best({"val/accuracy": 0.89})
+
+
 def test_saving_a_step_that_is_not_newer_is_an_error(tmp_path):
     save_all(tmp_path, {5: 0.1})
     checkpoints = open_checkpoints(tmp_path)
