@@ -25,7 +25,10 @@ def same_object(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def single_boxes(truth: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Return the positions of the boxes of an image that no other box overlaps by same_object and that count."""
+    """Return the indices of the single boxes of an image.
+
+    They are not ignored, and show the same object as no other box: see same_object.
+    """
     near = same_object(truth["boxes"], truth["boxes"])
     near |= near.T
     return np.flatnonzero((near.sum(axis=1) == 1) & ~truth["ignore"])
@@ -39,7 +42,7 @@ def largest_single_boxes(truths: Truths, count: int) -> list[tuple[int, int]]:
 
 
 def count_repeated(truths: Truths, detections: Detections, score_thresh: float) -> dict[str, int]:
-    """Return the number of single boxes, and of those with two or more detections at score_thresh by same_object."""
+    """Return the number of single boxes, and how many have two or more detections with at least score_thresh."""
     counts = []
     for truth, found in zip(truths, detections, strict=True):
         boxes = truth["boxes"][single_boxes(truth)]

@@ -28,7 +28,8 @@ from affect_jax.train.prediction import compile_predict
 from affect_jax.train.state import Network, make_apply
 
 CANDIDATE_SCORE = 0.5
-"""Fraction of the lowest score of a face that its detections in single searches need, since their mean counts."""
+"""A detection of one search is kept if its score is at least this fraction of `min_score`. The final score is a mean
+over searches."""
 
 
 class Classifier:

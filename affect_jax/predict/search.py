@@ -1,10 +1,12 @@
 """Sizes at which an image is searched for faces, and how the detections of several searches are merged.
 
-There are few sizes, so that few programs are compiled. The finest search is `enlarge` times as large as the image, if
-that is not too large; otherwise it has the number of pixels that one search may have. With `enlarge` above 1 there are
-two more, because several make fewer mistakes than one: in the size of the image or, if the finest is not larger than
-that, `enlarge` times smaller than the finest, and the same mirrored. If the last of them is large, an overview finds
-faces that are larger than the detector has learned.
+Few sizes are used, so that few programs are compiled.
+
+1. The finest search enlarges the image `enlarge` times, or as far as the limit of pixels allows.
+2. With `enlarge` above 1, a second search uses the image's own size or, if the finest is not larger than that, a size
+   `enlarge` times smaller than the finest. Several searches make fewer mistakes than one.
+3. A third is the second, mirrored.
+4. If the last of these is large, an overview finds faces that are larger than the detector has learned.
 """
 
 from collections.abc import Sequence

@@ -58,7 +58,11 @@ def locked(workdir: Workdir) -> Iterator[None]:
 
 
 def check_place(path: Path) -> None:
-    """Raise ValueError if there can be no folder at `path`. One that exists may be that of a run on a full disk."""
+    """Raise ValueError if no folder can be created at `path`.
+
+    An existing folder is accepted even if it cannot be written, because the first write to it reports the cause,
+    such as a read-only disk.
+    """
     nearest = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
     if not nearest.is_dir():
         raise ValueError(f"{nearest} is a file; a run needs a folder")
@@ -186,7 +190,7 @@ def load_environment(workdir: Workdir) -> dict[str, str]:
 
 
 def record_resumption(workdir: Workdir) -> None:
-    """Add the environment of this process to config.json, unless the last start had it too, except the command."""
+    """Append the environment of this process to config.json if not only the command differs from the last start."""
     record, now = _read_record(workdir), environment()
     with files.explained(workdir.config):
         last = record.get("resumed", [record["environment"]])[-1]

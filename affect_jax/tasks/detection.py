@@ -198,7 +198,10 @@ class Detection(Task):
     def _evaluation_batches(
         self, evaluation: Evaluation, batch_size: int, settings: Mapping[str, float], rows: slice = slice(None)
     ) -> Iterator[HostBatch]:
-        """Yield the batches of an evaluation; `settings` of transform are for those that its options leave open."""
+        """Yield the batches of an evaluation.
+
+        `settings` are arguments of transform. The evaluation's options override them.
+        """
         data = self.config.data
         batches = boxes_pipeline.padded_box_batches(
             evaluation.split,
