@@ -74,11 +74,11 @@ class FasterRCNN(nn.Module):
         self.box_predictor = BoxPredictor(self.num_classes)
         self.roi_heads = RoIHeads(self.box_head, self.box_predictor, ROI_STRIDES[self.neck], **fields)
 
-    def __call__(self, batch: Mapping[str, jax.Array], train: bool) -> dict[str, dict[str, jax.Array]]:
+    def __call__(self, batch: Mapping[str, jax.Array], train: bool) -> dict[str, dict]:
         """Return "losses", if the batch has boxes, and "detections", if not in training; every array has B in front.
 
-        losses: sums over the samples of each image, "objectness" and "rpn_box_reg" of "rpn_count" anchors, "classifier"
-        and "box_reg" of "roi_count" RoIs. detections: see select_detections.
+        losses: torchvision's four, each as its sum over samples of an image and the count of these: see rpn_losses and
+        box_losses. detections: see select_detections.
 
         batch: image [B, H, W, 3], normalized, zeros outside image_size [B, 2] (height, width); for losses also boxes
         [B, N, 4], label int [B, N], box_mask and ignore bool [B, N]. H and W are multiples of 32.

@@ -15,7 +15,7 @@ from jax import lax
 
 from affect_jax.losses import softmax_cross_entropy
 from affect_jax.models.resnet import BLOCKS, ResidualBlock
-from affect_jax.models.rpn import Proposals, box_regression_loss, sampling_priorities
+from affect_jax.models.rpn import Losses, Proposals, box_regression_loss, sampling_priorities
 from affect_jax.models.yunet import SeparableUnit
 from affect_jax.ops import matching
 from affect_jax.ops.boxes import clip_boxes, decode_boxes, enlarge_boxes, is_large
@@ -146,7 +146,7 @@ class RoIHeads(nn.Module):
         image_size: jax.Array,
         truth: GroundTruth | None,
         train: bool,
-    ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+    ) -> tuple[dict[str, jax.Array], Losses]:
         """Return the detections, {} in training, and the losses, {} without ground truth.
 
         features, L maps [B, H, W, C] with `strides`, finest first, or without the finest if no proposal needs it;
@@ -240,8 +240,8 @@ def sample_proposals(priority: jax.Array, proposals: Proposals, truth: GroundTru
 
 def box_losses(
     logits: jax.Array, offsets: jax.Array, samples: RoISamples, box_loss: str, box_loss_weight: float
-) -> dict[str, jax.Array]:
-    """Losses of an image as sums over its sampled RoIs: "classifier" and "box_reg"; "roi_count" RoIs.
+) -> Losses:
+    """Return "loss_classifier" and "loss_box_reg" of an image, sums over its sampled RoIs, and their count.
 
     logits [S, K + 1], offsets [S, K + 1, 4].
     """
@@ -252,10 +252,10 @@ def box_losses(
     label_offsets = jnp.take_along_axis(offsets, label[:, None, None], axis=1)[:, 0]
     positive = sampled & (label > 0)
     box_reg = box_regression_loss(box_loss, label_offsets, samples.rois, samples.boxes, positive, BOX_WEIGHTS)
+    count = jnp.sum(sampled.astype(jnp.float32))
     return {
-        "classifier": jnp.sum(jnp.where(sampled, classifier, 0.0)),
-        "box_reg": box_loss_weight * box_reg,
-        "roi_count": jnp.sum(sampled.astype(jnp.float32)),
+        "loss_classifier": (jnp.sum(jnp.where(sampled, classifier, 0.0)), count),
+        "loss_box_reg": (box_loss_weight * box_reg, count),
     }
 
 

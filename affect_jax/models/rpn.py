@@ -25,6 +25,8 @@ from affect_jax.ops.nms import nms
 
 head_init = nn.initializers.normal(0.01)
 MIN_PROPOSAL_SIDE = 1e-3  # pixels
+Losses = dict[str, tuple[jax.Array, jax.Array]]
+"""Losses by name, each a sum and the count that it is divided by: scalars or, of a batch, [B]."""
 
 
 class Proposals(NamedTuple):
@@ -95,7 +97,7 @@ class RegionProposalNetwork(nn.Module):
         image_size: jax.Array,
         truth: GroundTruth | None,
         train: bool,
-    ) -> tuple[Proposals, dict[str, jax.Array]]:
+    ) -> tuple[Proposals, Losses]:
         """Return the proposals and the losses, {} without ground truth; see rpn_losses.
 
         features, L maps [B, H, W, C], finest first; padded_size (height, width) of the batch, image_size [B, 2] of each
@@ -128,7 +130,7 @@ class RegionProposalNetwork(nn.Module):
             return proposals, {}
         return proposals, self._losses(logits, offsets, anchors, truth)
 
-    def _losses(self, logits, offsets, anchors, truth: GroundTruth) -> dict[str, jax.Array]:
+    def _losses(self, logits, offsets, anchors, truth: GroundTruth) -> Losses:
         """Return rpn_losses of each image."""
         cells_of_levels = [len(level) for level in anchors]
         logits, offsets, anchors = jnp.concatenate(logits, 1), jnp.concatenate(offsets, 1), jnp.concatenate(anchors)
@@ -219,8 +221,8 @@ def rpn_losses(
     objectness_loss: str,
     box_loss: str,
     box_loss_weight: float,
-) -> dict[str, jax.Array]:
-    """Losses of an image as sums over `samples` of its anchors: "objectness" and "rpn_box_reg"; "rpn_count".
+) -> Losses:
+    """Return "loss_objectness" and "loss_rpn_box_reg" of an image, sums over `samples` of its anchors, and the count.
 
     logits [A, S], offsets [A, 4], anchors [A, 4] of all levels. The count is that of the samples for "cross_entropy"
     and that of the positives for the other losses of OBJECTNESS_LOSSES, which all anchors enter.
@@ -230,11 +232,12 @@ def rpn_losses(
     boxes = truth.boxes[jnp.maximum(samples.matched, 0)]
     quality = lax.stop_gradient(paired_iou(decode_boxes(offsets, anchors), boxes))
     objectness = OBJECTNESS_LOSSES[objectness_loss](logits, positive, quality)
+    box_reg = box_loss_weight * box_regression_loss(box_loss, offsets, anchors, boxes, positive)
     counted = samples.sampled if objectness_loss == "cross_entropy" else positive
+    count = jnp.sum(counted.astype(jnp.float32))
     return {
-        "objectness": jnp.sum(jnp.where(samples.sampled, objectness, 0.0)),
-        "rpn_box_reg": box_loss_weight * box_regression_loss(box_loss, offsets, anchors, boxes, positive),
-        "rpn_count": jnp.sum(counted.astype(jnp.float32)),
+        "loss_objectness": (jnp.sum(jnp.where(samples.sampled, objectness, 0.0)), count),
+        "loss_rpn_box_reg": (box_reg, count),
     }
 
 

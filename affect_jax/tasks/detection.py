@@ -46,8 +46,6 @@ from affect_jax.tasks.interface import (
 from affect_jax.tasks.sections import Metrics, Section, Table, metrics_table
 
 NETWORK_INPUTS = ("image", "image_size", "boxes", "label", "box_mask", "ignore")
-LOSS_COUNTS = {"objectness": "rpn_count", "rpn_box_reg": "rpn_count", "classifier": "roi_count", "box_reg": "roi_count"}
-"""The parts of the loss, and the count of samples that each is averaged over."""
 MOST_PIXELS = 2**22
 """Pixels of all images of Detection.normalized_images: 28 images of 384x384."""
 LARGE_FACES, LARGE_FACE_MARGIN = 40, 2.0
@@ -143,7 +141,7 @@ class Detection(Task):
         return {"exposure_level": self.config.preprocess.exposure_level}
 
     def loss_fn(self, apply: Apply, data: DataFacts) -> LossFn:
-        """Return the four losses of Faster R-CNN: see make_loss_fn."""
+        """Return the sum of the network's losses: see make_loss_fn."""
         return make_loss_fn(apply, self.config.preprocess.mean, self.config.preprocess.std)
 
     def predict_fn(self, apply: Apply, data: DataFacts, options: Mapping[str, Any] = MappingProxyType({})) -> PredictFn:
@@ -375,13 +373,13 @@ def prepare_batch(batch: Batch, mean: Sequence[float], std: Sequence[float]) -> 
     return {**{name: batch[name] for name in NETWORK_INPUTS if name in batch}, "image": image}
 
 
-def mean_losses(losses: Mapping[str, Any]) -> dict:
-    """Return torchvision's four losses, "loss_objectness" etc.: the sums [B] of each divided by its samples."""
-    return {f"loss_{name}": losses[name].sum() / losses[count].sum().clip(1) for name, count in LOSS_COUNTS.items()}
+def mean_losses(losses: Mapping[str, tuple[jax.Array, jax.Array]]) -> dict[str, jax.Array]:
+    """Return each of a network's losses, pairs (sum [B], count [B]): its sum over the batch divided by its count."""
+    return {name: total.sum() / count.sum().clip(1) for name, (total, count) in losses.items()}
 
 
 def make_loss_fn(apply: Apply, mean: Sequence[float], std: Sequence[float]) -> LossFn:
-    """Return the sum of Faster R-CNN's four losses, times B; the sums are these losses, times B, and "count", B."""
+    """Return the sum of the network's losses, times B; the sums are these losses, times B, and "count", B."""
 
     def loss_fn(params, batch_stats, batch: Batch, key: jax.Array):
         variables = {"params": params, "batch_stats": batch_stats}

@@ -14,7 +14,8 @@ def test_unused_places_do_not_count_even_if_their_logits_are_nan():
     samples = RoISamples(rois=jnp.ones((12, 4)), sampled=sampled, label=label, boxes=jnp.ones((12, 4)))
 
     def classifier_loss(logits, samples):
-        return box_losses(logits, jnp.zeros((len(logits), 3, 4)), samples, "smooth_l1", 1.0)["classifier"]
+        losses = box_losses(logits, jnp.zeros((len(logits), 3, 4)), samples, "smooth_l1", 1.0)
+        return losses["loss_classifier"][0]
 
     with_nan = np.where(sampled[:, None], logits, np.nan)
     loss, gradient = jax.value_and_grad(classifier_loss)(with_nan, samples)

@@ -47,24 +47,23 @@ def test_yunet_loss_equals_its_formula_and_leaves_out_ignored_anchors():
     expected = cross_entropy(probs[0, 1], 0)
     for anchor in (1, 2):
         expected += cross_entropy(probs[anchor, 1], 1) + cross_entropy(probs[anchor, 0], quality[anchor])
-    np.testing.assert_allclose(found["objectness"], expected, rtol=1e-5)
-    assert found["rpn_count"] == 2 and found["rpn_box_reg"] > 0
+    np.testing.assert_allclose(found["loss_objectness"], (expected, 2), rtol=1e-5)
+    box_reg, count = found["loss_rpn_box_reg"]
+    assert box_reg > 0 and count == 2
 
 
 def test_quality_focal_loss_equals_its_formula():
     found, probs, quality = losses_of("quality_focal")
     scores = np.sqrt(probs.prod(1))
     expected = sum((quality[a] - scores[a]) ** 2 * cross_entropy(scores[a], quality[a]) for a in (0, 1, 2))
-    np.testing.assert_allclose(found["objectness"], expected, rtol=1e-5)
-    assert found["rpn_count"] == 2
+    np.testing.assert_allclose(found["loss_objectness"], (expected, 2), rtol=1e-5)
 
 
 def test_cross_entropy_counts_all_sampled_anchors():
     found, probs, _ = losses_of("cross_entropy")
     scores = np.sqrt(probs.prod(1))
     expected = sum(cross_entropy(scores[a], float(MATCHED[a] >= 0)) for a in (0, 1, 2))
-    np.testing.assert_allclose(found["objectness"], expected, rtol=1e-5)
-    assert found["rpn_count"] == 3
+    np.testing.assert_allclose(found["loss_objectness"], (expected, 3), rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", BOX_LOSSES)
