@@ -50,13 +50,6 @@ def concordance_loss(predicted: jax.Array, targets: jax.Array) -> jax.Array:
     return len(predicted) * (1.0 - 2.0 * covariance / (scale + 1e-8)).mean()
 
 
-def smooth_l1(predicted: jax.Array, targets: jax.Array, mask: jax.Array, beta: float) -> jax.Array:
-    """Sum the distance, squared below beta, over [...] where mask is true (Girshick 2015, equation 3)."""
-    # a masked target may be infinite, and its gradient must not be NaN
-    distance = jnp.abs(jnp.where(mask, predicted - targets, 0.0))
-    return jnp.sum(jnp.where(distance < beta, 0.5 * distance**2 / beta, distance - 0.5 * beta))
-
-
 def log_geometric_mean(logits: jax.Array) -> jax.Array:
     """Return the logarithm of the geometric mean of the sigmoids of logits [..., S]: [...]."""
     return jax.nn.log_sigmoid(logits).mean(-1)

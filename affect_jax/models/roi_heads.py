@@ -15,11 +15,12 @@ from jax import lax
 
 from affect_jax.losses import softmax_cross_entropy
 from affect_jax.models.resnet import BLOCKS, ResidualBlock
-from affect_jax.models.rpn import Losses, Proposals, box_regression_loss, sampling_priorities
+from affect_jax.models.rpn import Losses, Proposals, sampling_priorities
 from affect_jax.models.yunet import SeparableUnit
 from affect_jax.ops import matching
+from affect_jax.ops.box_losses import box_regression_loss
 from affect_jax.ops.boxes import clip_boxes, decode_boxes, enlarge_boxes, is_large
-from affect_jax.ops.matching import GroundTruth, Sampling
+from affect_jax.ops.matching import GroundTruth
 from affect_jax.ops.nms import nms
 from affect_jax.ops.roi_align import roi_align, roi_levels
 
@@ -112,7 +113,7 @@ class RoIHeads(nn.Module):
     The fields from score_thresh to positive_fraction are torchvision's, without "box_"; canonical_size is its
     canonical_scale, and roi_aligned is detectron2's "ROIAlignV2". box_head maps pooled RoIs [R, P, P, C] with P =
     pooled_side to features, box_predictor these to logits and offsets.
-    RoIs are pooled with `context` times their sides. box_loss is "smooth_l1" or a key of box_losses.BOX_LOSSES;
+    RoIs are pooled with `context` times their sides. box_loss is "smooth_l1" or a key of BOX_LOSSES;
     box_loss_weight multiplies it. The score of a detection is the weighted geometric mean of the scores of its proposal
     and of its class (Zhou et al. 2021, arXiv:2103.07461), with proposal_weight for the first. In prediction, groups of
     rois_at_once proposals are classified until no valid proposal remains, so that images with few faces take less time;
@@ -154,12 +155,16 @@ class RoIHeads(nn.Module):
         """
         detections, losses = {}, {}
         if truth is not None:
-            sampling = Sampling(
-                self.fg_iou_thresh, self.bg_iou_thresh, self.batch_size_per_image, self.positive_fraction
+            sample = partial(
+                sample_proposals,
+                fg_iou_thresh=self.fg_iou_thresh,
+                bg_iou_thresh=self.bg_iou_thresh,
+                batch_size_per_image=self.batch_size_per_image,
+                positive_fraction=self.positive_fraction,
             )
             count = proposals.boxes.shape[1] + truth.boxes.shape[1]
             priority = sampling_priorities(self, len(proposals.boxes), count)
-            samples = jax.vmap(partial(sample_proposals, sampling=sampling))(priority, proposals, truth)
+            samples = jax.vmap(sample)(priority, proposals, truth)
             loss = partial(box_losses, box_loss=self.box_loss, box_loss_weight=self.box_loss_weight)
             losses = jax.vmap(loss)(*self._classify(features, samples.rois, train), samples)
         if not train:
@@ -219,16 +224,23 @@ class RoIHeads(nn.Module):
         return logits.reshape(*rois.shape[:2], -1), offsets.reshape(*rois.shape[:2], -1, 4)
 
 
-def sample_proposals(priority: jax.Array, proposals: Proposals, truth: GroundTruth, sampling: Sampling) -> RoISamples:
+def sample_proposals(
+    priority: jax.Array,
+    proposals: Proposals,
+    truth: GroundTruth,
+    fg_iou_thresh: float,
+    bg_iou_thresh: float,
+    batch_size_per_image: int,
+    positive_fraction: float,
+) -> RoISamples:
     """Sample proposals of an image for the losses; the ground-truth boxes are added to them.
 
     priority [R + N], see `matching.sample_matches`; S is at most batch_size_per_image.
     """
     rois = jnp.concatenate([proposals.boxes, truth.boxes])
     valid = jnp.concatenate([proposals.valid, truth.mask & ~truth.ignore])
-    thresholds = sampling.fg_iou_thresh, sampling.bg_iou_thresh
-    matched = matching.match_by_iou(rois, truth, *thresholds, allow_low_quality_matches=False)
-    samples = matching.sample_matches(priority, matched, valid, sampling)
+    matched = matching.match_by_iou(rois, truth, fg_iou_thresh, bg_iou_thresh, allow_low_quality_matches=False)
+    samples = matching.sample_matches(priority, matched, valid, batch_size_per_image, positive_fraction)
     rois, box = rois[samples.indices], jnp.maximum(samples.matched, 0)
     return RoISamples(
         rois=rois,

@@ -13,14 +13,14 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
-from affect_jax.losses import cross_entropy_of_log, log_geometric_mean, smooth_l1
+from affect_jax.losses import cross_entropy_of_log, log_geometric_mean
 from affect_jax.models.layers import Conv
 from affect_jax.ops import matching
 from affect_jax.ops.anchors import grid_anchors
 from affect_jax.ops.assignment import assign_adaptively, assign_by_cost
-from affect_jax.ops.box_losses import BOX_LOSSES
-from affect_jax.ops.boxes import clip_boxes, decode_boxes, encode_boxes, is_large, paired_iou
-from affect_jax.ops.matching import GroundTruth, Samples, Sampling
+from affect_jax.ops.box_losses import box_regression_loss
+from affect_jax.ops.boxes import clip_boxes, decode_boxes, is_large, paired_iou
+from affect_jax.ops.matching import GroundTruth, Samples
 from affect_jax.ops.nms import nms
 
 head_init = nn.initializers.normal(0.01)
@@ -67,9 +67,9 @@ class RegionProposalNetwork(nn.Module):
 
     The fields from pre_nms_top_n_train to positive_fraction are torchvision's, without "rpn_". anchor_sizes holds the
     sizes of each level, pixels. The score of an anchor is the geometric mean of the sigmoids of its S logits.
-    `assigner` is "iou", "atss" or "simota", `objectness_loss` of OBJECTNESS_LOSSES, box_loss "smooth_l1" or a key of
-    box_losses.BOX_LOSSES; box_loss_weight multiplies the latter. Sampling for the losses draws from the rng "sampler";
-    without that rng it always draws the same.
+    `assigner` is "iou", "atss" or "simota". `objectness_loss` is a key of OBJECTNESS_LOSSES. `box_loss` is "smooth_l1"
+    or a key of BOX_LOSSES; box_loss_weight multiplies it. Sampling for the losses draws from the rng "sampler"; without
+    that rng it always draws the same.
     """
 
     head: nn.Module
@@ -162,8 +162,8 @@ class RegionProposalNetwork(nn.Module):
         """Return the anchors of an image that enter the losses, given their matches [A]: a sample or all."""
         if self.objectness_loss != "cross_entropy":
             return Samples(jnp.arange(len(matched)), matched != matching.IGNORED, matched)
-        sampling = Sampling(self.fg_iou_thresh, self.bg_iou_thresh, self.batch_size_per_image, self.positive_fraction)
-        return matching.sample_matches(priority, matched, jnp.ones(len(matched), bool), sampling)
+        everywhere = jnp.ones(len(matched), bool)
+        return matching.sample_matches(priority, matched, everywhere, self.batch_size_per_image, self.positive_fraction)
 
 
 def sampling_priorities(module: nn.Module, images: int, candidates: int) -> jax.Array:
@@ -268,21 +268,3 @@ OBJECTNESS_LOSSES = {"cross_entropy": _cross_entropy, "yunet": _yunet_loss, "qua
 
 The arguments are the logits, bool [A], True for positive anchors, and [A], the IoU of predicted and true box.
 """
-
-
-def box_regression_loss(
-    name: str,
-    offsets: jax.Array,
-    references: jax.Array,
-    boxes: jax.Array,
-    positive: jax.Array,
-    weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0),
-) -> jax.Array:
-    """Sum a loss of offsets [A, 4] from references [A, 4], with `weights`, to true boxes [A, 4] where positive [A].
-
-    `name` is "smooth_l1", on the offsets, or a key of box_losses.BOX_LOSSES, on the boxes.
-    """
-    if name == "smooth_l1":
-        return smooth_l1(offsets, encode_boxes(boxes, references, weights), positive[:, None], beta=1 / 9)
-    predicted = jnp.where(positive[:, None], decode_boxes(offsets, references, weights), boxes)
-    return jnp.sum(jnp.where(positive, BOX_LOSSES[name](predicted, boxes), 0.0))

@@ -1,12 +1,14 @@
-"""Losses of predicted boxes with their ground-truth boxes that depend on the overlap.
+"""Losses of predicted boxes with their ground-truth boxes.
 
-Boxes are [..., 4] as [x1, y1, x2, y2], pixels; a loss has one value per pair, [...].
+Boxes are [..., 4] as [x1, y1, x2, y2], pixels; a loss of BOX_LOSSES has one value per pair, [...].
 """
+
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 
-from affect_jax.ops.boxes import box_area, paired_iou
+from affect_jax.ops.boxes import box_area, decode_boxes, encode_boxes, paired_iou
 
 MIN_AREA = 1e-6
 """Square pixels; keeps quotients finite for boxes without area."""
@@ -40,4 +42,30 @@ def eiou_loss(predicted: jax.Array, targets: jax.Array, smooth: float = 0.1) -> 
 
 
 BOX_LOSSES = {"diou": diou_loss, "eiou": eiou_loss}
-"""Losses by name, functions of predicted and true boxes [..., 4]. "smooth_l1" in a config compares offsets instead."""
+"""Losses that depend on the overlap by name, functions of predicted and true boxes [..., 4]."""
+
+
+def smooth_l1(distance: jax.Array, beta: float = 1 / 9) -> jax.Array:
+    """Return the absolute distance [...], squared below beta (Girshick 2015, equation 3): [...]."""
+    distance = jnp.abs(distance)
+    return jnp.where(distance < beta, 0.5 * distance**2 / beta, distance - 0.5 * beta)
+
+
+def box_regression_loss(
+    name: str,
+    offsets: jax.Array,
+    references: jax.Array,
+    boxes: jax.Array,
+    positive: jax.Array,
+    weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0),
+) -> jax.Array:
+    """Sum a loss of offsets [A, 4] from references [A, 4], with `weights`, to true boxes [A, 4] where positive [A].
+
+    `name` is "smooth_l1", on the offsets, or a key of BOX_LOSSES, on the boxes.
+    """
+    if name == "smooth_l1":
+        # the targets of other boxes may be infinite, and the gradient must not be NaN
+        distance = jnp.where(positive[:, None], offsets - encode_boxes(boxes, references, weights), 0.0)
+        return jnp.sum(smooth_l1(distance))
+    predicted = jnp.where(positive[:, None], decode_boxes(offsets, references, weights), boxes)
+    return jnp.sum(jnp.where(positive, BOX_LOSSES[name](predicted, boxes), 0.0))

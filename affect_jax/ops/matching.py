@@ -29,15 +29,6 @@ class GroundTruth(NamedTuple):
     """bool [N], True for a region that is neither an object nor background"""
 
 
-class Sampling(NamedTuple):
-    """Thresholds on the IoU, and size and largest share of positives of a sample: torchvision's names."""
-
-    fg_iou_thresh: float
-    bg_iou_thresh: float
-    batch_size_per_image: int
-    positive_fraction: float
-
-
 class Samples(NamedTuple):
     """Candidates that enter the loss."""
 
@@ -125,13 +116,10 @@ def match_by_iou(
     return jnp.where((matched == BACKGROUND) & in_ignored, IGNORED, matched)
 
 
-def sample_matches(priority: jax.Array, matched: jax.Array, valid: jax.Array, sampling: Sampling) -> Samples:
+def sample_matches(
+    priority: jax.Array, matched: jax.Array, valid: jax.Array, size: int, positive_fraction: float
+) -> Samples:
     """Sample candidates with matches [A] where valid [A], by priority [A]: see sample_balanced."""
-    indices, sampled = sample_balanced(
-        priority,
-        (matched >= 0) & valid,
-        (matched == BACKGROUND) & valid,
-        sampling.batch_size_per_image,
-        sampling.positive_fraction,
-    )
+    positive, negative = (matched >= 0) & valid, (matched == BACKGROUND) & valid
+    indices, sampled = sample_balanced(priority, positive, negative, size, positive_fraction)
     return Samples(indices, sampled, matched[indices])

@@ -1,10 +1,11 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from affect_jax.ops.box_losses import BOX_LOSSES, diou_loss, eiou_loss
-from affect_jax.ops.boxes import paired_iou
+from affect_jax.ops.box_losses import BOX_LOSSES, box_regression_loss, diou_loss, eiou_loss
+from affect_jax.ops.boxes import encode_boxes, paired_iou
 
 
 def random_boxes(rng, count):
@@ -46,3 +47,16 @@ def test_box_loss_pulls_distant_boxes_together_and_is_finite_without_area(loss):
     gradient = jax.grad(lambda x: loss(jnp.array([x, 0, x + 4, 4]), target))(0.0)
     assert gradient < 0 and loss(far, target) > loss(far + jnp.array([5.0, 0, 5, 0]), target)
     assert np.isfinite(jax.grad(lambda box: loss(box, jnp.zeros(4)))(jnp.zeros(4))).all()
+
+
+def test_smooth_l1_of_offsets_is_the_scaled_huber_loss_of_the_positive_boxes():
+    rng = np.random.default_rng(2)
+    references, boxes = random_boxes(rng, 50), random_boxes(rng, 50)
+    offsets, positive = rng.normal(0, 0.3, (50, 4)).astype(np.float32), rng.random(50) < 0.5
+    boxes[~positive] = 0  # their targets are infinite
+    loss, gradient = jax.value_and_grad(
+        lambda offsets: box_regression_loss("smooth_l1", offsets, references, boxes, positive)
+    )(offsets)
+    targets = encode_boxes(boxes, references)[positive]
+    np.testing.assert_allclose(loss, 9 * optax.huber_loss(offsets[positive], targets, delta=1 / 9).sum(), rtol=1e-5)
+    assert np.isfinite(gradient).all() and not gradient[~positive].any()
