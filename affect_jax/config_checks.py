@@ -121,7 +121,7 @@ NOT_READ = (
         ("rpn.batch_size_per_image", "rpn.positive_fraction"),
     ),
 )
-"""Fields of a detector's model without effect: (field, its values, the reason, the fields without effect then)."""
+"""Fields of Faster R-CNN without effect: (field, its values, the reason, the fields without effect then)."""
 HEAD_CHECKS = {
     "nms_thresh": FRACTION,
     "score_thresh": FRACTION,
@@ -133,6 +133,28 @@ HEAD_CHECKS = {
     "box_loss_weight": at_least(0),
 }
 """Checks of the fields that the RPN and the box head share."""
+FASTER_RCNN_CHECKS = {
+    "model.neck": one_of(*NECK_LEVELS),
+    "model.bn_epsilon": above(0),
+    "model.fpn_channels": at_least(1),
+    "model.anchor_sizes": each(each(above(0), count=1), count=1),
+    "model.aspect_ratios": each(above(0), count=1),
+    **{f"model.rpn.pre_nms_top_n_{when}": at_least(1) for when in ("train", "test")},
+    **{f"model.rpn.post_nms_top_n_{when}": at_least(1) for when in ("train", "test")},
+    **{f"model.{head}.{field}": check for head in ("rpn", "box") for field, check in HEAD_CHECKS.items()},
+    "model.box.canonical_size": above(0),
+    "model.box.canonical_level": between(2, 6),
+    "model.rpn.assigner": one_of("iou", "atss", "simota"),
+    "model.rpn.objectness_loss": one_of("cross_entropy", "yunet", "quality_focal"),
+    "model.box.pooled_side": at_least(1),
+    "model.box.context": above(0),
+    "model.box.representation_size": at_least(1),
+    "model.box.layers": between(1, 2),
+    "model.box.units": at_least(0),
+    "model.box.proposal_weight": FRACTION,
+    "model.box.detections_per_img": at_least(1),
+    "model.box.rois_at_once": at_least(0, "0 is all at once"),
+}
 CHECKS = {
     "classification": {
         **COMMON_CHECKS,
@@ -165,26 +187,6 @@ CHECKS = {
         "data.eval_buckets": each(IMAGE_SIZE),
         "data.max_boxes": at_least(1),
         "data.epoch_limits": each(EPOCH_LIMIT),
-        "model.neck": one_of(*NECK_LEVELS),
-        "model.bn_epsilon": above(0),
-        "model.fpn_channels": at_least(1),
-        "model.anchor_sizes": each(each(above(0), count=1), count=1),
-        "model.aspect_ratios": each(above(0), count=1),
-        **{f"model.rpn.pre_nms_top_n_{when}": at_least(1) for when in ("train", "test")},
-        **{f"model.rpn.post_nms_top_n_{when}": at_least(1) for when in ("train", "test")},
-        **{f"model.{head}.{field}": check for head in ("rpn", "box") for field, check in HEAD_CHECKS.items()},
-        "model.box.canonical_size": above(0),
-        "model.box.canonical_level": between(2, 6),
-        "model.rpn.assigner": one_of("iou", "atss", "simota"),
-        "model.rpn.objectness_loss": one_of("cross_entropy", "yunet", "quality_focal"),
-        "model.box.pooled_side": at_least(1),
-        "model.box.context": above(0),
-        "model.box.representation_size": at_least(1),
-        "model.box.layers": between(1, 2),
-        "model.box.units": at_least(0),
-        "model.box.proposal_weight": FRACTION,
-        "model.box.detections_per_img": at_least(1),
-        "model.box.rois_at_once": at_least(0, "0 is all at once"),
         "preprocess.exposure_level": between(0, 255),
         "transform.scale_range": RANGE,
         "transform.side_range": RANGE,
@@ -206,7 +208,7 @@ CHECKS = {
         "select_on": one_of(*SELECT_ON["detection"]),
     },
 }
-"""By task, the check of each field."""
+"""By task, the check of each field, except those of the network."""
 NETWORK_CHECKS = {
     "model.dropout": between(0, 0.99),
     "model.widths": each(at_least(1), count=1),
@@ -281,28 +283,36 @@ def _classification_rules(config: ConfigDict) -> Iterator[str]:
 
 def _detection_rules(config: ConfigDict) -> Iterator[str]:
     yield from _common_rules(config)
-    objectness_loss = config.model.rpn.objectness_loss
-    if config.accumulate_steps != 1 and objectness_loss != "cross_entropy":
-        yield (
-            f"model.rpn.objectness_loss {objectness_loss} needs accumulate_steps = 1: its sum over all anchors is"
-            " divided by the positive anchors of the whole batch"
-        )
     if config.transform.scale_range and config.transform.side_range:
         yield "transform.scale_range and transform.side_range are both set; a window has one size"
     yield from _regex_rules("data.epoch_limits", [regex for regex, _ in config.data.epoch_limits])
-    yield from _not_read_rules(config.model)
-    neck, levels = config.model.neck, len(config.model.anchor_sizes)
-    if levels != NECK_LEVELS[neck]:
-        yield f"model.anchor_sizes has {levels} levels but the neck {neck} has {NECK_LEVELS[neck]}; give sizes for each"
-    per_level = {len(sizes) for sizes in config.model.anchor_sizes}
-    if len(per_level) > 1:
-        yield f"model.anchor_sizes is {config.model.anchor_sizes}; every level needs the same number of sizes"
-    if neck == "yunet" and (per_level != {1} or len(config.model.aspect_ratios) != 1):
-        yield "the neck yunet has one anchor per cell: give one size for each level and one of model.aspect_ratios"
     if config.transform.anywhere_probability and not config.transform.side_range:
         yield "transform.anywhere_probability is set but transform.side_range is empty; set the range of the windows"
+    if _is_faster_rcnn(config):
+        yield from _faster_rcnn_rules(config.model, config.accumulate_steps)
+
+
+def _is_faster_rcnn(config: ConfigDict) -> bool:
+    return config.task == "detection" and config.model.name == "faster_rcnn"
+
+
+def _faster_rcnn_rules(model: ConfigDict, accumulate_steps: int) -> Iterator[str]:
+    if accumulate_steps != 1 and model.rpn.objectness_loss != "cross_entropy":
+        yield (
+            f"model.rpn.objectness_loss {model.rpn.objectness_loss} needs accumulate_steps = 1: its sum over all"
+            " anchors is divided by the positive anchors of the whole batch"
+        )
+    yield from _not_read_rules(model)
+    neck, levels = model.neck, len(model.anchor_sizes)
+    if levels != NECK_LEVELS[neck]:
+        yield f"model.anchor_sizes has {levels} levels but the neck {neck} has {NECK_LEVELS[neck]}; give sizes for each"
+    per_level = {len(sizes) for sizes in model.anchor_sizes}
+    if len(per_level) > 1:
+        yield f"model.anchor_sizes is {model.anchor_sizes}; every level needs the same number of sizes"
+    if neck == "yunet" and (per_level != {1} or len(model.aspect_ratios) != 1):
+        yield "the neck yunet has one anchor per cell: give one size for each level and one of model.aspect_ratios"
     for head in ("rpn", "box"):
-        background, foreground = config.model[head].bg_iou_thresh, config.model[head].fg_iou_thresh
+        background, foreground = model[head].bg_iou_thresh, model[head].fg_iou_thresh
         if background > foreground:
             yield f"model.{head}.bg_iou_thresh {background} is above model.{head}.fg_iou_thresh {foreground}"
 
@@ -330,7 +340,7 @@ USED_AFTER_TRAINING = ("data", "dtype", "eval_batch_size", "model", "preprocess"
 def validate(config: ConfigDict) -> None:
     """Check every field, then the fields against each other; ValueError lists all problems."""
     problems = _problems({"task": one_of(*CHECKS)}, config)
-    problems = problems or _problems(CHECKS[config.task], config) or list(RULES[config.task](config))
+    problems = problems or _problems(checks_of(config), config) or list(RULES[config.task](config))
     if problems:
         raise ValueError("\n  ".join(["the config is not valid:", *problems]))
 
@@ -341,10 +351,17 @@ def validate_for_use(config: ConfigDict) -> None:
     Fields that only training uses may have values of an older version.
     """
     problems = _problems({"task": one_of(*CHECKS)}, config)
-    checks = CHECKS.get(config.task, {})
-    used = {field: check for field, check in checks.items() if field.partition(".")[0] in USED_AFTER_TRAINING}
-    if problems := problems or _problems(used, config):
+    if not problems:
+        checks = checks_of(config)
+        used = {field: check for field, check in checks.items() if field.partition(".")[0] in USED_AFTER_TRAINING}
+        problems = _problems(used, config)
+    if problems:
         raise ValueError("\n  ".join(["the config is not valid:", *problems]))
+
+
+def checks_of(config: ConfigDict) -> dict[str, Check]:
+    """Return the checks of the fields of a config whose task is known."""
+    return CHECKS[config.task] | (FASTER_RCNN_CHECKS if _is_faster_rcnn(config) else {})
 
 
 def _problems(checks: dict[str, Check], config: ConfigDict) -> list[str]:

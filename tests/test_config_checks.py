@@ -4,7 +4,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from affect_jax.config import DEFAULTS, classification_config, default_config, detection_config
-from affect_jax.config_checks import CHECKS, validate
+from affect_jax.config_checks import checks_of, validate, validate_for_use
 
 
 def set_fields(config: ConfigDict, **fields) -> ConfigDict:
@@ -142,4 +142,14 @@ def test_defaults_are_valid_and_every_number_has_a_check(task):
                 names.add(prefix + name)
         return names
 
-    assert numbers(config.to_dict()) <= set(CHECKS[task])
+    assert numbers(config.to_dict()) <= checks_of(config).keys()
+
+
+def test_fields_of_faster_rcnn_are_not_checked_for_another_detector():
+    config = set_fields(detection_config(), model={"name": "retinanet", "neck": "bifpn"})
+    validate(config)
+    validate_for_use(config)
+    config.task = "segmentation"
+    for check in (validate, validate_for_use):
+        with pytest.raises(ValueError, match="task is 'segmentation'"):
+            check(config)

@@ -170,7 +170,8 @@ def in_float32(trained: Trained) -> Trained:
 def without_groups(trained: Trained) -> Trained:
     """Return the detector that classifies all proposals at once; the exporter has no loops of variable length."""
     config = trained.config.copy_and_resolve_references()
-    config.model.box.rois_at_once = 0
+    if "box" in config.model:
+        config.model.box.rois_at_once = 0
     return trained._replace(config=config)
 
 

@@ -168,7 +168,7 @@ def without_low_proposals(trained: Trained, min_score: float) -> Trained:
     A score is at most the proposal's score to the power of its weight.
     """
     config = trained.config.copy_and_resolve_references()
-    if weight := config.model.box.proposal_weight:
+    if weight := config.model.get("box", {}).get("proposal_weight"):
         config.model.rpn.score_thresh = max(config.model.rpn.score_thresh, min_score ** (1 / weight))
     return trained._replace(config=config)
 
