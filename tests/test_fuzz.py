@@ -131,7 +131,7 @@ def faces(rows: int = 9) -> list[str]:
     return [f"{row % 7},{' '.join(pixels[row])},{usages[row % 3]}" for row in range(rows)]
 
 
-def test_fer2013_and_its_votes(tmp_path):
+def test_damaged_fer2013_and_its_votes_are_read_or_refused(tmp_path):
     source, votes = tmp_path / "fer2013.csv", tmp_path / "fer2013new.csv"
     source.write_text("\n".join(["emotion,pixels,Usage", *faces()]) + "\n")
     check_file(source, examples_of(Fer2013, source, allow_other_counts=True))
@@ -141,7 +141,7 @@ def test_fer2013_and_its_votes(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["gz", "zip", "tar.gz"])
-def test_compressed_csv(tmp_path, kind):
+def test_damaged_archive_of_a_csv_is_read_or_refused(tmp_path, kind):
     source = tmp_path / "folder" / "fer2013.csv"
     source.parent.mkdir()
     source.write_text("\n".join(["emotion,pixels,Usage", *faces()]) + "\n")
@@ -161,7 +161,7 @@ def write_image(path: Path, size: tuple[int, int] = (40, 50)) -> None:
     cv2.imwrite(str(path), np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8))
 
 
-def test_affectnet_lists_and_arrays(tmp_path):
+def test_damaged_lists_and_arrays_of_affectnet_are_read_or_refused(tmp_path):
     root = tmp_path / "csv"
     for name in ("training", "validation"):
         write_image(root / "Manually_Annotated_Images" / name / "1.png")
@@ -184,7 +184,7 @@ def test_affectnet_lists_and_arrays(tmp_path):
     check_file(root / "train_set" / "annotations" / "0_exp.npy", read)
 
 
-def test_coco_json(tmp_path):
+def test_damaged_coco_json_is_read_or_refused(tmp_path):
     content = {
         "images": [{"id": 1, "file_name": "a.png", "height": 40, "width": 50}, {"id": 2, "file_name": "b.png"}],
         "annotations": [
@@ -200,7 +200,7 @@ def test_coco_json(tmp_path):
     check_file(tmp_path / "own" / "val.json", examples_of(CocoJson, tmp_path / "own"), at_json=True)
 
 
-def test_labels_of_wider_face_and_dark_face(tmp_path):
+def test_damaged_labels_of_wider_face_and_dark_face_are_read_or_refused(tmp_path):
     wider = tmp_path / "wider"
     write_image(wider / "WIDER_train" / "images" / "0--Parade" / "a.jpg")
     listing = wider / "wider_face_split" / "wider_face_train_bbx_gt.txt"
@@ -215,7 +215,7 @@ def test_labels_of_wider_face_and_dark_face(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "bmp", "webp", "tif", "gif", "avif", "jp2", "ppm"])
-def test_images(tmp_path, suffix):
+def test_damaged_image_is_read_or_refused(tmp_path, suffix):
     path = tmp_path / f"image.{suffix}"
     from PIL import Image
 
@@ -236,7 +236,7 @@ def run(tmp_path_factory):
     return path
 
 
-def test_config_of_a_run(run):
+def test_damaged_config_of_a_run_is_read_or_refused(run):
     trained, folder = model_file.load_trained_run(run), Workdir(run)
 
     def read():
@@ -248,7 +248,7 @@ def test_config_of_a_run(run):
 
 
 @pytest.mark.parametrize("with_checksums", [True, False])
-def test_checkpoint_with_and_without_checksums(run, tmp_path, with_checksums):
+def test_damaged_checkpoint_is_read_or_refused(run, tmp_path, with_checksums):
     path = tmp_path / "run"
     shutil.copytree(run, path)
     for file in path.rglob("sha256sums.txt") if not with_checksums else ():
@@ -265,7 +265,7 @@ def test_checkpoint_with_and_without_checksums(run, tmp_path, with_checksums):
     model_file.load_trained_run(path)
 
 
-def test_model_file(run, tmp_path):
+def test_damaged_model_file_is_read_or_refused(run, tmp_path):
     path = tmp_path / "model.safetensors"
     model_file.save_trained(model_file.load_trained(run), path, "licence")
 
@@ -283,7 +283,7 @@ def test_model_file(run, tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "avi", "webm", "ts", "gif"])
-def test_videos(tmp_path, suffix):
+def test_damaged_video_is_read_or_refused(tmp_path, suffix):
     path = tmp_path / f"video.{suffix}"
     codec = {"webm": "libvpx", "gif": "gif", "avi": "mpeg4"}.get(suffix, "libx264")
     with av.open(str(path), "w") as container:

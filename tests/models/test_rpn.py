@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from loop_iou import iou
 
 from affect_jax.models.roi_heads import RoISamples, box_losses
 from affect_jax.models.rpn import rpn_losses, select_proposals
@@ -24,11 +25,6 @@ def sigmoid(x):
 
 def cross_entropy(p, target):
     return -target * np.log(p) - (1 - target) * np.log(1 - p)
-
-
-def iou(a, b):
-    shared = np.prod(np.maximum(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0))
-    return shared / (np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2]) - shared)
 
 
 def losses_of(name):

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from loop_iou import iou
 
 from affect_jax.ops.anchors import grid_anchors
 from affect_jax.ops.assignment import assign_adaptively, assign_by_cost
@@ -24,13 +25,6 @@ def random_truth(rng) -> GroundTruth:
     low[1], sides[1] = low[0] + 3, sides[0] * 0.9
     boxes = np.concatenate([low, low + sides], 1).astype(np.float32)
     return GroundTruth(boxes, np.zeros(MOST_BOXES, int), rng.random(MOST_BOXES) < 0.8, rng.random(MOST_BOXES) < 0.2)
-
-
-def iou(a, b):
-    width = min(a[2], b[2]) - max(a[0], b[0])
-    height = min(a[3], b[3]) - max(a[1], b[1])
-    shared = max(width, 0) * max(height, 0)
-    return shared / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared)
 
 
 def contains(box, point):

@@ -1,12 +1,9 @@
-import os
-import subprocess
-import sys
-
 import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from four_devices import run_on_four_devices
 
 from affect_jax.ops import augment as module
 from affect_jax.ops.augment import augment, mixup, place_boxes
@@ -221,17 +218,12 @@ def test_compiled_and_uncompiled_augmentation_agree():
 
 
 ON_FOUR_DEVICES = """
-import sys, jax, numpy as np
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from affect_jax.ops.augment import augment, mixup
 
 images, path = np.load(sys.argv[1]), sys.argv[2]
-mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
-split = NamedSharding(mesh, PartitionSpec("data"))
 key, images, targets = jax.random.key(3), jax.device_put(images, split), jax.device_put(np.eye(16), split)
 step = jax.jit(lambda images: augment(key, images, **OPTIONS)).lower(images).compile()
-text = step.as_text()
-assert not [word for word in ("all-gather", "all-reduce", "all-to-all", "collective-permute") if word in text]
+assert_no_communication(step)
 found = step(images)
 assert found.sharding.is_equivalent_to(split, 4), found.sharding
 mixed, mixed_targets = jax.jit(mixup, static_argnums=3)(key, images, targets, 0.4)
@@ -241,13 +233,9 @@ np.savez(path, found=found, mixed=mixed, mixed_targets=mixed_targets)
 
 def test_a_batch_sharded_over_four_devices_is_augmented_without_communication_as_on_one_device(tmp_path):
     np.save(tmp_path / "images.npy", IMAGES)
-    xla_flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4"
-    environment = os.environ | {"XLA_FLAGS": xla_flags, "JAX_PLATFORMS": "cpu"}
     program = ON_FOUR_DEVICES.replace("OPTIONS", repr(EVERYTHING))
-    paths = [tmp_path / "images.npy", tmp_path / "found.npz"]
-    done = subprocess.run([sys.executable, "-c", program, *paths], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    on_four = np.load(paths[1])
+    run_on_four_devices(program, tmp_path / "images.npy", tmp_path / "found.npz")
+    on_four = np.load(tmp_path / "found.npz")
     assert_same_up_to_rounding(on_four["found"], augmented(IMAGES, **EVERYTHING))
     mixed, mixed_targets = jit_mixup(KEY, IMAGES, np.eye(16), 0.4)
     np.testing.assert_allclose(on_four["mixed"], mixed, rtol=1e-4)

@@ -1,11 +1,8 @@
-import os
-import subprocess
-import sys
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from four_devices import run_on_four_devices
 from jax import lax
 
 from affect_jax.ops import roi_align as roi_align_module
@@ -135,16 +132,11 @@ def test_gradient_of_bfloat16_features_is_near_that_of_float32(branch, request):
 
 
 ON_FOUR_DEVICES = """
-import sys
-import jax, jax.numpy as jnp, numpy as np
 from jax import lax
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from affect_jax.ops.roi_align import roi_align
 
 if sys.argv[1] == "accelerator":
     lax.platform_dependent = lambda *inputs, cpu, default: default(*inputs)
-mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
-split = NamedSharding(mesh, PartitionSpec("data"))
 
 def split_array(shape, dtype=jnp.float32):
     return jax.ShapeDtypeStruct(shape, dtype, sharding=split)
@@ -154,18 +146,13 @@ rois, levels = split_array((8, 40, 4)), split_array((8, 40), jnp.int32)
 pool = lambda features, rois, levels: (roi_align(features, (4, 8), rois, levels) ** 2).sum((1, 2, 3, 4))
 gradient = jax.grad(lambda *inputs: pool(*inputs).sum())
 for function in (pool, gradient):
-    text = jax.jit(function, out_shardings=split).lower(features, rois, levels).compile().as_text()
-    assert not [word for word in ("all-gather", "all-reduce", "all-to-all", "collective-permute") if word in text]
+    assert_no_communication(jax.jit(function, out_shardings=split).lower(features, rois, levels).compile())
 """
 
 
 @pytest.mark.parametrize("branch", ["cpu", "accelerator"])
 def test_images_on_several_devices_are_pooled_without_communication(branch):
-    xla_flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4"
-    environment = os.environ | {"XLA_FLAGS": xla_flags, "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, "-c", ON_FOUR_DEVICES, branch]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    run_on_four_devices(ON_FOUR_DEVICES, branch)
 
 
 def test_levels_follow_equation_1_of_the_paper():
