@@ -25,8 +25,8 @@ STAGES = (
 )
 """Expansion, channels, blocks and first stride of each stage of bottlenecks: the paper's table 2."""
 
-TAPS = {"C1": (0, 2), "C2": (2, 4), "C3": (5, 8), "C4": (12, 16), "C5": (16, 32), "head": (17, 32)}
-"""(block that returns it, stride) of each feature map: the deepest map of each stride, and the 1x1 `head`."""
+TAPS = {"C1": 0, "C2": 2, "C3": 5, "C4": 12, "C5": 16, "head": 17}
+"""Index of the block that returns each feature map: the deepest map of each stride, and the 1x1 `head`."""
 
 classifier_init = nn.initializers.normal(0.01)
 
@@ -95,23 +95,13 @@ class MobileNetV2Backbone(nn.Module):
     bn_epsilon: float = 1e-5
     dtype: jnp.dtype = jnp.float32
 
-    @property
-    def taps(self) -> dict[str, tuple[int, int]]:
-        """(channels, stride) of the feature maps by name, in order."""
-        if self.last not in TAPS:
-            raise ValueError(f"unknown feature map {self.last!r} of MobileNetV2; known are {', '.join(TAPS)}")
-        channels = [
-            scaled_channels(channels, self.width_multiplier) for _, channels, blocks, _ in STAGES for _ in range(blocks)
-        ]
-        channels.append(scaled_channels(1280, max(1.0, self.width_multiplier)))
-        return {tap: (channels[block], stride) for tap, (block, stride) in TAPS.items() if block <= TAPS[self.last][0]}
-
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> dict[str, jax.Array]:
         """Return the feature maps of x by name."""
-        taps = self.taps
+        if self.last not in TAPS:
+            raise ValueError(f"unknown feature map {self.last!r} of MobileNetV2; known are {', '.join(TAPS)}")
         shared = {"bn_epsilon": self.bn_epsilon, "dtype": self.dtype}
-        tap_after = {block: tap for tap, (block, _) in TAPS.items()}
+        tap_after = {block: tap for tap, block in TAPS.items()}
         features = {}
         x = ConvBN(scaled_channels(32, self.width_multiplier), 3, 2, self.padding, **shared, name="stem")(x, train)
         blocks = [
@@ -119,13 +109,14 @@ class MobileNetV2Backbone(nn.Module):
             for expansion, channels, repeats, first_stride in STAGES
             for repeat in range(repeats)
         ]
-        for block, (expansion, channels, stride) in enumerate(blocks[: TAPS[self.last][0] + 1]):
+        for block, (expansion, channels, stride) in enumerate(blocks[: TAPS[self.last] + 1]):
             width = scaled_channels(channels, self.width_multiplier)
             x = InvertedResidual(width, expansion, stride, self.padding, **shared, name=f"block{block}")(x, train)
             if block in tap_after:
                 features[tap_after[block]] = x
         if self.last == "head":
-            features["head"] = ConvBN(taps["head"][0], **shared, name="head")(x, train)
+            width = scaled_channels(1280, max(1.0, self.width_multiplier))
+            features["head"] = ConvBN(width, **shared, name="head")(x, train)
         return features
 
 

@@ -17,8 +17,8 @@ from affect_jax.ops.pool import max_pool
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
 """Residual blocks of the four stages by depth (table 1 of the paper); depth 50 has bottlenecks."""
 
-TAPS = {"C2": (64, 4), "C3": (128, 8), "C4": (256, 16), "C5": (512, 32)}
-"""(width of the 3x3 convolutions, stride) of the feature map that each stage returns."""
+WIDTHS = {"C2": 64, "C3": 128, "C4": 256, "C5": 512}
+"""Width of the 3x3 convolutions of the four stages by name of the feature map that each returns."""
 
 ONE_PIXEL = ((1, 1), (1, 1))
 
@@ -71,37 +71,28 @@ class ResNetBackbone(nn.Module):
     bn_epsilon: float = 1e-5
     dtype: jnp.dtype = jnp.float32
 
-    @property
-    def taps(self) -> dict[str, tuple[int, int]]:
-        """(channels, stride) of the feature maps by name, in order."""
-        if self.depth not in BLOCKS:
-            raise ValueError(f"no ResNet of depth {self.depth}; known are {', '.join(map(str, BLOCKS))}")
-        if self.last not in TAPS:
-            raise ValueError(f"unknown feature map {self.last!r} of ResNet; known are {', '.join(TAPS)}")
-        widen = 4 if self._bottleneck else 1
-        return {tap: (widen * width, stride) for tap, (width, stride) in TAPS.items() if tap <= self.last}
-
-    @property
-    def _bottleneck(self) -> bool:
-        return self.depth >= 50
-
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> dict[str, jax.Array]:
         """Return the feature maps of x by name."""
+        if self.depth not in BLOCKS:
+            raise ValueError(f"no ResNet of depth {self.depth}; known are {', '.join(map(str, BLOCKS))}")
+        if self.last not in WIDTHS:
+            raise ValueError(f"unknown feature map {self.last!r} of ResNet; known are {', '.join(WIDTHS)}")
         shared = {"bn_epsilon": self.bn_epsilon, "dtype": self.dtype}
         x = Conv(64, (7, 7), (2, 2), ((3, 3), (3, 3)), use_bias=False, dtype=self.dtype, name="conv1")(x)
         norm = BatchNorm(epsilon=self.bn_epsilon, dtype=self.dtype, name="bn1")
         x = max_pool(norm_activation(norm, x, train, nn.relu), 3, 2, 1)
         features = {}
-        for layer, (tap, blocks) in enumerate(zip(self.taps, BLOCKS[self.depth], strict=False), start=1):
-            width, _ = TAPS[tap]
+        for layer, (name, blocks) in enumerate(zip(WIDTHS, BLOCKS[self.depth], strict=True), start=1):
             for block in range(blocks):
                 stride = 2 if layer > 1 and block == 0 else 1
                 residual = ResidualBlock(
-                    width, stride, self._bottleneck, self.stride_in_1x1, **shared, name=f"layer{layer}_{block}"
+                    WIDTHS[name], stride, self.depth >= 50, self.stride_in_1x1, **shared, name=f"layer{layer}_{block}"
                 )
                 x = residual(x, train)
-            features[tap] = x
+            features[name] = x
+            if name == self.last:
+                break
         return features
 
 

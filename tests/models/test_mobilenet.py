@@ -6,32 +6,35 @@ from networks import FACES, count, shapes_of
 
 from affect_jax.models import build_model
 from affect_jax.models.inputs import rgb_input
-from affect_jax.models.mobilenet import TAPS, MobileNetV2Backbone
+from affect_jax.models.mobilenet import MobileNetV2Backbone
+
+MAPS = {"C1": (16, 2), "C2": (24, 4), "C3": (32, 8), "C4": (96, 16), "C5": (320, 32), "head": (1280, 32)}
+"""Channels and stride of the feature maps: the paper's table 2."""
+HALF_WIDTH = {"C1": 8, "C2": 16, "C3": 16, "C4": 48, "C5": 160, "head": 1280}
+"""Channels at half the width, rounded to multiples of 8."""
 
 
 @pytest.mark.parametrize("padding", ["SAME", ((1, 1), (1, 1))])
 @pytest.mark.parametrize("last", ["C3", "head"])
-def test_taps_are_the_channels_and_strides_of_the_feature_maps(padding, last):
-    backbone = MobileNetV2Backbone(width_multiplier=0.5, last=last, padding=padding)
+@pytest.mark.parametrize("width_multiplier", [0.5, 1.0])
+def test_feature_maps_up_to_the_last_have_the_channels_and_strides_of_the_paper(padding, last, width_multiplier):
+    backbone = MobileNetV2Backbone(width_multiplier, last, padding)
     features, _ = shapes_of(backbone, np.zeros((2, 50, 97, 3)))
-    assert list(features) == list(backbone.taps) and last in features
-    for tap, (channels, stride) in backbone.taps.items():
-        assert features[tap].shape == (2, -(-50 // stride), -(-97 // stride), channels)
+    assert list(features) == list(MAPS)[: list(MAPS).index(last) + 1]
+    for name, found in features.items():
+        channels, stride = MAPS[name]
+        channels = HALF_WIDTH[name] if width_multiplier == 0.5 else channels
+        assert found.shape == (2, -(-50 // stride), -(-97 // stride), channels)
 
 
-def test_taps_at_full_width_equal_the_papers_table():
-    expected = {"C1": (16, 2), "C2": (24, 4), "C3": (32, 8), "C4": (96, 16), "C5": (320, 32), "head": (1280, 32)}
-    assert MobileNetV2Backbone().taps == expected
-
-
-@pytest.mark.parametrize("attach", TAPS)
+@pytest.mark.parametrize("attach", MAPS)
 @pytest.mark.parametrize("input_size", [(), (96, 96)])
 def test_blocks_attach_to_any_feature_map_and_leave_one_pixel(attach, input_size):
     model = build_model("mobilenet_v2_cnn", num_classes=7, attach=attach, input_size=input_size)
     logits, variables = shapes_of(model)
     params = variables["params"]
     assert logits.shape == (4, 7)
-    channels, stride = MobileNetV2Backbone().taps[attach]
+    channels, stride = MAPS[attach]
     assert params["block1_conv"]["kernel"].shape == (3, 3, channels, 256)
     side = (96 if input_size else 48) / stride / 2**4
     assert params["dense1"]["kernel"].shape == (256 * max(1, int(np.ceil(side))) ** 2, 512)
