@@ -18,7 +18,7 @@ from affect_jax.benchmark.flop import forward_flop, training_flop
 from affect_jax.benchmark.steps import loop_work, random_network, step_work
 from affect_jax.benchmark.timing import Work, interleaved_rows, peak_memory, rows_of, seconds_one_by_one
 from affect_jax.config import detection_config, differing_fields, evaluation_buckets
-from affect_jax.models.faster_rcnn import ANCHOR_STRIDES, BACKBONES
+from affect_jax.models.faster_rcnn import BACKBONES, ROI_STRIDES
 from affect_jax.ops.nms import nms
 from affect_jax.ops.roi_align import roi_align, roi_levels
 from affect_jax.packages import require
@@ -31,7 +31,7 @@ LOOP_WINDOW = 5
 """Steps of the loop that are timed together."""
 NMS_BOXES, NMS_THRESH = 2000, 0.5
 ROIS, POOLED_SIDE, SAMPLING_RATIO = 512, 7, 2
-ROI_STRIDES = ANCHOR_STRIDES["fpn"][:4]
+FPN_STRIDES = ROI_STRIDES["fpn"]
 
 
 def detector_measurements(config: ConfigDict, compare_torch: bool, rounds: int) -> dict[str, Callable[[], list[dict]]]:
@@ -71,7 +71,7 @@ def detector_measurements(config: ConfigDict, compare_torch: bool, rounds: int) 
         works = {"affect_jax": roi_align_work(config, *maps_and_rois, backward)}
         if compare_torch:
             box = config.model.box
-            align = (*maps_and_rois, ROI_STRIDES[0], box.canonical_size, box.canonical_level, backward)
+            align = (*maps_and_rois, FPN_STRIDES[0], box.canonical_size, box.canonical_level, backward)
             works["torchvision"] = torch_twin.start("RoIAlign", torch_twin.roi_align_work, *align)
         return interleaved_rows(f"roi_align_{name}", works, 1, 0.0, rounds)
 
@@ -113,7 +113,7 @@ def first_batch(config: ConfigDict) -> dict[str, np.ndarray]:
 
 
 def forward_work(config: ConfigDict, batch: dict[str, np.ndarray]) -> Work:
-    """Return a work that detects in the images of a batch on the devices with random weights."""
+    """Return a function that detects in the images of a batch on the devices with random weights."""
     mesh, task = data_mesh(), build_task(config)
     data = task.data_facts(task.open_split("train"))
     model, variables = random_network(task, data)
@@ -158,7 +158,7 @@ def maps_and_regions(
 ) -> tuple[list[np.ndarray], np.ndarray]:
     """Return feature maps [B, H, W, C] of noise for images of a size, and regions [B, R, 4] of all sizes in them."""
     rng = np.random.default_rng(0)
-    shapes = [(batch, size[0] // stride, size[1] // stride, channels) for stride in ROI_STRIDES]
+    shapes = [(batch, size[0] // stride, size[1] // stride, channels) for stride in FPN_STRIDES]
     maps = [rng.standard_normal(shape, np.float32) for shape in shapes]
     longest = np.exp(rng.uniform(np.log(8), np.log(min(size) * 0.9), (batch, rois, 1)))
     sides = longest * rng.uniform(0.7, 1, (batch, rois, 2))
@@ -172,7 +172,7 @@ def roi_align_work(config: ConfigDict, maps: list[np.ndarray], rois: np.ndarray,
     size, level = config.model.box.canonical_size, config.model.box.canonical_level
 
     def align(maps):
-        return roi_align(maps, ROI_STRIDES, rois, roi_levels(rois, 4, 2, size, level), POOLED_SIDE, SAMPLING_RATIO)
+        return roi_align(maps, FPN_STRIDES, rois, roi_levels(rois, 4, 2, size, level), POOLED_SIDE, SAMPLING_RATIO)
 
     program = jax.jit(jax.grad(lambda maps: jnp.sum(align(maps) ** 2)) if backward else align)
     return lambda: jax.block_until_ready(program(maps))

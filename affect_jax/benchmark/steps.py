@@ -33,7 +33,7 @@ def random_network(task: Task, data: DataFacts) -> tuple[Network, dict]:
 def step_work(
     config: ConfigDict, batch: Batch, num_steps: int, augmented: bool = False
 ) -> tuple[Work, dict[str, float]]:
-    """Return a work of `num_steps` training steps on a batch, and the step's costs.
+    """Return a function that runs `num_steps` training steps on a batch, and the step's costs.
 
     Without `augmented` the step has no augmentation and no mixup.
     The costs are "compile_seconds", "state_bytes" (with the batch) and "temporary_bytes".
@@ -69,7 +69,7 @@ def step_work(
 
 
 def evaluate_work(config: ConfigDict, batches: int) -> tuple[Work, int]:
-    """Return a work that predicts the first `batches` batches of the validation split, and their number of images."""
+    """Return a function that predicts the first `batches` batches of val, and their number of images."""
     mesh, task = data_mesh(), build_task(config)
     evaluation = task.evaluation("val")
     split = evaluation.split
@@ -86,7 +86,7 @@ def evaluate_work(config: ConfigDict, batches: int) -> tuple[Work, int]:
 
 
 def predict_work(config: ConfigDict, images: np.ndarray, calls: int) -> Work:
-    """Return a work of `calls` predictions from images uint8 [B, H, W, C] to probabilities, both on the host."""
+    """Return a function that predicts `calls` times, from images uint8 [B, H, W, C] to probabilities on the host."""
     task = build_task(config)
     data = DataFacts(task.open_split("val").class_names, images.shape[1:])
     model, variables = random_network(task, data)
@@ -101,7 +101,7 @@ def predict_work(config: ConfigDict, images: np.ndarray, calls: int) -> Work:
 
 @contextmanager
 def loop_work(config: ConfigDict, calls: int, num_steps: int, data_input: str | None = None) -> Iterator[Work]:
-    """Open a work of `num_steps` steps of a run's loop and one log line; it can be called `calls` times.
+    """Open a function that runs `num_steps` steps of a run's loop and logs a line; it can be called `calls` times.
 
     `data_input` replaces config.data.input: "resident" or "stream".
     """

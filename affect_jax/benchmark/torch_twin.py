@@ -220,7 +220,10 @@ def build_optimizer(optimizer: Optimizer, parameters):
 
 
 def step_work(twin: Twin, optimizer: Optimizer, batch: dict[str, np.ndarray], num_steps: int) -> Callable[[], None]:
-    """Return a work of `num_steps` training steps with cross-entropy on a batch that is on the device; for `start`."""
+    """Return a function that runs `num_steps` training steps with cross-entropy; for `start`.
+
+    The batch is put on the device once, before the steps.
+    """
     import torch
 
     device = torch_device()
@@ -242,7 +245,7 @@ def step_work(twin: Twin, optimizer: Optimizer, batch: dict[str, np.ndarray], nu
 
 
 def predict_work(twin: Twin, images: np.ndarray, calls: int) -> Callable[[], None]:
-    """Return a work of `calls` predictions from images uint8 [B, H, W, C] to probabilities on the host; for `start`."""
+    """Return a function that predicts `calls` times, from images uint8 [B, H, W, C] to probabilities; for `start`."""
     import torch
 
     device = torch_device()
@@ -310,7 +313,7 @@ def faster_rcnn(num_classes: int, options: dict):
 def detector_work(
     num_classes: int, options: dict, dtype: str, optimizer: Optimizer, batch: dict[str, np.ndarray], train: bool
 ) -> Callable[[], None]:
-    """Return a work of one training step or, unless `train`, detection of the batch by torchvision; for `start`."""
+    """Return a function that trains torchvision's detector for a step or, unless `train`, detects; for `start`."""
     import torch
 
     device = torch_device()

@@ -45,7 +45,7 @@ def choose_buckets(sizes: np.ndarray, buckets: Sequence[Size]) -> np.ndarray:
 
 
 Limits = Sequence[tuple[np.ndarray, int]]
-"""Pairs of images, int32, and the number of them that an epoch visits at most. No image is in two of them."""
+"""Pairs (indices of images, int32; largest number of these images in an epoch). An image is in one pair at most."""
 
 
 def find_limited(image_names: Sequence[str], limits: Sequence[tuple[str, int]]) -> Limits:

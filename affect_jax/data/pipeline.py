@@ -216,7 +216,10 @@ def read_all(split, name: str) -> HostBatch:
 
 
 def spread_indices(length: int, count: int) -> np.ndarray:
-    """Return up to `count` indices, int [N], evenly from all parts of a split: neighbours may have the same class."""
+    """Return up to `count` indices, int [N], spread evenly over `length` examples.
+
+    Examples next to each other often have the same class.
+    """
     return np.linspace(0, length - 1, min(count, length)).astype(int)
 
 

@@ -28,13 +28,15 @@ from affect_jax.data.windows import (
 )
 
 CLAHE_TILES = (8, 8)
-MOST_GAIN = 8.0
+MAX_GAIN = 8.0
 """Largest factor by which `raise_exposure` brightens an image; what is darker has too few levels."""
-HARMLESS_NOISE, SIGMA_PER_NOISE, MOST_SIGMA = 2.0, 0.33, 2.5
-"""Noise, in gray levels after brightening, that is not smoothed; sigma in pixels over the root of the rest; its limit.
-
-Chosen for the AP50 of YuNet on darkened validation images of WIDER FACE.
-"""
+# the next three are chosen for the AP50 of YuNet on darkened validation images of WIDER FACE
+HARMLESS_NOISE = 2.0
+"""Noise that `raise_exposure` does not smooth, in gray levels after brightening."""
+SIGMA_PER_NOISE = 0.33
+"""Sigma of the smoothing, in pixels, per square root of the noise above HARMLESS_NOISE."""
+MAX_SIGMA = 2.5
+"""Largest sigma of the smoothing, in pixels."""
 BRIGHTENINGS = {
     "none": {},
     "equalize": {"equalize_probability": 1.0},
@@ -76,16 +78,16 @@ def estimate_noise(image: np.ndarray) -> float:
 
 
 def raise_exposure(image: np.ndarray, level: float) -> np.ndarray:
-    """Brighten an image whose mean is below `level`, at most MOST_GAIN times, and smooth the noise that this amplifies.
+    """Brighten an image whose mean is below `level`, at most MAX_GAIN times, and smooth the noise that this amplifies.
 
     The Gaussian is wider the stronger the noise is. A brighter image is returned unchanged.
     """
     mean = sum(cv2.mean(image)[:3]) / 3
-    gain = min(level / mean, MOST_GAIN) if mean else 1.0
+    gain = min(level / mean, MAX_GAIN) if mean else 1.0
     if gain <= 1:
         return image
     noise = estimate_noise(image) * gain
-    sigma = min(SIGMA_PER_NOISE * np.sqrt(max(noise - HARMLESS_NOISE, 0)), MOST_SIGMA)
+    sigma = min(SIGMA_PER_NOISE * np.sqrt(max(noise - HARMLESS_NOISE, 0)), MAX_SIGMA)
     if not sigma:
         return cv2.convertScaleAbs(image, alpha=gain)  # rounded and clipped
     return cv2.convertScaleAbs(gaussian_blur(image.astype(np.float32) * np.float32(gain), sigma))

@@ -28,7 +28,10 @@ def calibrate_batch_norm(model: nn.Module, variables: dict, x: jax.Array, loaded
 
 
 def _batch_norm_statistics(model: nn.Module, variables: dict, x: jax.Array, loaded: Collection[str]) -> dict:
-    """{path of a BatchNorm: (mean, variance, epsilon)} of the inputs of each loaded BatchNorm in evaluation mode."""
+    """Return the mean [C], variance [C] and epsilon for each loaded BatchNorm, by path.
+
+    They are measured on its inputs in evaluation mode.
+    """
     found = {}
 
     def measure(next_function, args, kwargs, context):

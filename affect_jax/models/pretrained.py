@@ -112,7 +112,10 @@ def named_weights(variables: Mapping) -> dict:
 
 
 def variables_of(weights: Mapping[str, np.ndarray]) -> dict:
-    """Return the variables whose named_weights these are, float32. BatchNorm's mean and var are its statistics."""
+    """Return the network's variables, float32, from weights by name: the inverse of named_weights.
+
+    Names that end in mean or var are BatchNorm statistics.
+    """
     collections = {"params": {}, "batch_stats": {}}
     for name, value in weights.items():
         is_statistic = name.rpartition("/")[2] in ("mean", "var")

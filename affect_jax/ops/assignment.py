@@ -23,13 +23,13 @@ def assign_by_cost(
     anchors: jax.Array,
     truth: GroundTruth,
     center_radius: float = 2.5,
-    most_cells: int = 10,
+    max_cells: int = 10,
     iou_weight: float = 3.0,
 ) -> jax.Array:
     """Assign by SimOTA (Ge et al. 2021, arXiv:2107.08430, section 2.3).
 
     log_scores [A] and boxes [A, 4] are the predictions; anchors [A, 4], whose width is the stride of the cell. A ground
-    truth box takes its k cheapest cells, where k is the sum of its `most_cells` highest IoUs with predicted boxes,
+    truth box takes its k cheapest cells, where k is the sum of its `max_cells` highest IoUs with predicted boxes,
     at least 1. Cells take part if their center is inside the box or at most center_radius strides from its center. The
     cost is the cross-entropy of the score plus iou_weight times -log IoU, plus FAR unless both conditions hold. A cell
     that several boxes take goes to the box of the lowest cost.
@@ -44,11 +44,11 @@ def assign_by_cost(
     cost = -log_scores - iou_weight * jnp.log(iou + 1e-7) + FAR * ~(in_box & in_center)
     cost = jnp.where(candidate, cost, jnp.inf)
 
-    most_cells = min(most_cells, len(anchors))
-    highest, _ = lax.top_k(iou, most_cells)
+    max_cells = min(max_cells, len(anchors))
+    highest, _ = lax.top_k(iou, max_cells)
     count = jnp.maximum(highest.sum(1).astype(jnp.int32), 1)
-    lowest, cheapest = lax.top_k(-cost, most_cells)
-    taken = (jnp.arange(most_cells) < count[:, None]) & jnp.isfinite(lowest)
+    lowest, cheapest = lax.top_k(-cost, max_cells)
+    taken = (jnp.arange(max_cells) < count[:, None]) & jnp.isfinite(lowest)
     rows = jnp.arange(len(cost))[:, None]
     takers = jnp.zeros(cost.shape, bool).at[rows, cheapest].set(taken).sum(0)  # [A]
     first = jnp.zeros(cost.shape, bool).at[rows, cheapest].set(taken).argmax(0)

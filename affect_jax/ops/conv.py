@@ -32,7 +32,7 @@ FEW_TAPS = 36
 
 XLA fuses them with the next layers.
 """
-MOST_PATCH_VALUES = 2**21
+MAX_PATCH_VALUES = 2**21
 """Convolutions of one channel are products of patches if all patches have at most this number of values.
 
 They are faster in a training step of VGG-FER, as long as the patches stay in the cache.
@@ -112,13 +112,13 @@ def _form_of_many_channels(pixels, channels, features):
 
 
 def _patches_are_few(x_shape, kernel_shape, strides):
-    """Return True if a batch of this shape can be convolved by _patches with about MOST_PATCH_VALUES values or less."""
+    """Return True if a batch of this shape can be convolved by _patches with about MAX_PATCH_VALUES values or less."""
     kh, kw, _, _ = kernel_shape
     down, right = strides
     if is_symbolic_dim(x_shape[0]) or not right <= kw <= (PATCH_OUTPUTS + 1) * right:
         return False
     copies_of_value = kh * (PATCH_OUTPUTS * right + kw - right) / (PATCH_OUTPUTS * down * right)
-    return math.prod(x_shape) * copies_of_value <= MOST_PATCH_VALUES
+    return math.prod(x_shape) * copies_of_value <= MAX_PATCH_VALUES
 
 
 def _derived_gradients(form, static, x, kernel, gradient):

@@ -88,11 +88,11 @@ def sample_balanced(
     priority, positive, negative [A]. Returns indices int32 [size], positives first, and a mask bool [size], False where
     there were too few candidates.
     """
-    most_positive = min(int(size * positive_fraction), len(priority))
+    max_positive = min(int(size * positive_fraction), len(priority))
     size = min(size, len(priority))
     # priorities are below 1: all positives come before all negatives, and these before all others
     candidates = jnp.where(positive, 2.0 + priority, -1.0)
-    strength, indices = jax.lax.top_k(candidates, most_positive)
+    strength, indices = jax.lax.top_k(candidates, max_positive)
     chosen = jnp.zeros(len(priority), bool).at[indices].set(strength >= 0)
     ranked = jnp.where(chosen, candidates, jnp.where(negative & ~positive, priority, -1.0))
     strength, indices = jax.lax.top_k(ranked, size)

@@ -46,7 +46,7 @@ from affect_jax.tasks.interface import (
 from affect_jax.tasks.sections import Metrics, Section, Table, metrics_table
 
 NETWORK_INPUTS = ("image", "image_size", "boxes", "label", "box_mask", "ignore")
-MOST_PIXELS = 2**22
+MAX_PIXELS = 2**22
 """Pixels of all images of Detection.normalized_images: 28 images of 384x384."""
 LARGE_FACES, LARGE_FACE_MARGIN = 40, 2.0
 """Number of crops around the largest faces of a split, and the side of a crop in longer sides of its face."""
@@ -91,10 +91,10 @@ class Detection(Task):
     def normalized_images(self, split, count: int) -> dict[str, jax.Array]:
         """Return images from all parts of the split, resized to the first bucket, as the network's inputs.
 
-        There are `count` or, if the memory of their feature maps would be large, as many as have MOST_PIXELS.
+        There are `count` or, if the memory of their feature maps would be large, as many as have MAX_PIXELS.
         """
         bucket = height, width = self.config.data.buckets[0]
-        indices = spread_indices(len(split), min(count, max(1, MOST_PIXELS // (height * width))))
+        indices = spread_indices(len(split), min(count, max(1, MAX_PIXELS // (height * width))))
         rngs = [np.random.default_rng(int(index)) for index in indices]
         settings = self._exposure()
         batch = boxes_pipeline.read_batch(split, indices, bucket, rngs, max_boxes=1, max_ignored=1, settings=settings)

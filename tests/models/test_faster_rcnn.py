@@ -37,7 +37,7 @@ REFERENCE = Path(__file__).parent / "reference"
 CONFIGS = Path(__file__).parents[2] / "configs"
 NAMES = json.loads((REFERENCE / "detector_names.json").read_text())
 EXPECTED = np.load(REFERENCE / "detector.npz")
-MOST_BOXES = 6
+MAX_BOXES = 6
 
 
 def test_check_of_the_config_knows_the_levels_of_each_neck():
@@ -51,10 +51,10 @@ def padded_batch(case):
     batch = {
         "image": np.zeros((len(images), height, width, 3), np.float32),
         "image_size": np.array([image.shape[:2] for image in images], np.int32),
-        "boxes": np.zeros((len(images), MOST_BOXES, 4), np.float32),
-        "label": np.zeros((len(images), MOST_BOXES), np.int32),
-        "box_mask": np.zeros((len(images), MOST_BOXES), bool),
-        "ignore": np.zeros((len(images), MOST_BOXES), bool),
+        "boxes": np.zeros((len(images), MAX_BOXES, 4), np.float32),
+        "label": np.zeros((len(images), MAX_BOXES), np.int32),
+        "box_mask": np.zeros((len(images), MAX_BOXES), bool),
+        "ignore": np.zeros((len(images), MAX_BOXES), bool),
     }
     for i, (image, (boxes, label)) in enumerate(zip(images, truths, strict=True)):
         batch["image"][i, : image.shape[0], : image.shape[1]] = (image / 255.0 - IMAGENET_MEAN) / IMAGENET_STD

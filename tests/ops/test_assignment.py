@@ -15,16 +15,16 @@ LEVELS = ((8, 12, 8), (4, 6, 16), (2, 3, 32))  # rows, columns, stride
 ANCHORS = [np.asarray(grid_anchors((rows, columns), (s, s), (s,), (1.0,))) for rows, columns, s in LEVELS]
 CELLS = [len(level) for level in ANCHORS]
 ANCHORS = np.concatenate(ANCHORS)
-MOST_BOXES = 7
+MAX_BOXES = 7
 
 
 def random_truth(rng) -> GroundTruth:
     """Boxes of 4 to 60 pixels, some close to each other, some ignored, some padding."""
-    sides = rng.uniform(4, 60, (MOST_BOXES, 2))
-    low = rng.uniform(0, 70, (MOST_BOXES, 2))
+    sides = rng.uniform(4, 60, (MAX_BOXES, 2))
+    low = rng.uniform(0, 70, (MAX_BOXES, 2))
     low[1], sides[1] = low[0] + 3, sides[0] * 0.9
     boxes = np.concatenate([low, low + sides], 1).astype(np.float32)
-    return GroundTruth(boxes, np.zeros(MOST_BOXES, int), rng.random(MOST_BOXES) < 0.8, rng.random(MOST_BOXES) < 0.2)
+    return GroundTruth(boxes, np.zeros(MAX_BOXES, int), rng.random(MAX_BOXES) < 0.8, rng.random(MAX_BOXES) < 0.2)
 
 
 def contains(box, point):
@@ -41,7 +41,7 @@ def background(anchor, truth):
 
 
 def simota_by_loops(log_scores, predicted, truth):
-    objects = [n for n in range(MOST_BOXES) if truth.mask[n] and not truth.ignore[n]]
+    objects = [n for n in range(MAX_BOXES) if truth.mask[n] and not truth.ignore[n]]
     centers, strides = (ANCHORS[:, :2] + ANCHORS[:, 2:]) / 2, ANCHORS[:, 2] - ANCHORS[:, 0]
     cost = {}  # {(box, cell): cost}
     for cell, center in enumerate(centers):
@@ -70,7 +70,7 @@ def simota_by_loops(log_scores, predicted, truth):
 def atss_by_loops(truth):
     centers = (ANCHORS[:, :2] + ANCHORS[:, 2:]) / 2
     best = {}  # {cell: (IoU, box)}
-    for n in range(MOST_BOXES):
+    for n in range(MAX_BOXES):
         if not truth.mask[n] or truth.ignore[n]:
             continue
         box, candidates, start = truth.boxes[n], [], 0
@@ -93,7 +93,7 @@ def test_simota_equals_loops(seed):
     log_scores = np.log(rng.random(len(ANCHORS), np.float32))
     predicted = np.array(decode_boxes(rng.normal(0, 0.3, (len(ANCHORS), 4)).astype(np.float32), ANCHORS))
     near = rng.random(len(ANCHORS)) < 0.3  # boxes with high IoU, so that a box takes several cells
-    predicted[near] = truth.boxes[rng.integers(0, MOST_BOXES, near.sum())] + rng.normal(0, 1, (near.sum(), 4))
+    predicted[near] = truth.boxes[rng.integers(0, MAX_BOXES, near.sum())] + rng.normal(0, 1, (near.sum(), 4))
     matched = jax.jit(assign_by_cost)(log_scores, jnp.asarray(predicted), ANCHORS, truth)
     np.testing.assert_array_equal(matched, simota_by_loops(log_scores, predicted, truth))
     assert (matched >= 0).sum() >= (truth.mask & ~truth.ignore).sum() / 2
