@@ -60,3 +60,14 @@ def test_smooth_l1_of_offsets_is_the_scaled_huber_loss_of_the_positive_boxes():
     targets = encode_boxes(boxes, references)[positive]
     np.testing.assert_allclose(loss, 9 * optax.huber_loss(offsets[positive], targets, delta=1 / 9).sum(), rtol=1e-5)
     assert np.isfinite(gradient).all() and not gradient[~positive].any()
+
+
+@pytest.mark.parametrize("name", BOX_LOSSES)
+@pytest.mark.parametrize("weights", [(1.0, 1.0, 1.0, 1.0), (10.0, 10.0, 5.0, 5.0)])
+def test_box_loss_compares_the_decoded_boxes_of_positives(name, weights):
+    rng = np.random.default_rng(0)
+    references, positive = random_boxes(rng, 6), np.array([True, False, True, False, True, False])
+    predicted, boxes = references + rng.uniform(-0.4, 0.4, (2, 6, 4)).astype(np.float32)
+    offsets = encode_boxes(predicted, references, weights)
+    found = box_regression_loss(name, offsets, references, boxes, positive, weights)
+    np.testing.assert_allclose(found, BOX_LOSSES[name](predicted, boxes)[positive].sum(), rtol=1e-4)
