@@ -1,6 +1,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from sklearn.metrics import log_loss
 
 from affect_jax.models.roi_heads import BoxPredictor, MLPHead, RoIHeads, RoISamples, box_losses, select_detections
@@ -37,45 +38,62 @@ def test_score_is_the_weighted_geometric_mean_of_proposal_and_class():
     np.testing.assert_allclose(found["boxes"], boxes, atol=1e-4)
 
 
-def test_context_enlarges_the_proposals_that_are_classified():
-    rng = np.random.default_rng(0)
-    features = [jnp.asarray(rng.normal(size=(1, 16, 16, 4)), jnp.float32)]
-    corners = rng.uniform(20, 60, (1, 6, 2)).astype(np.float32)
-    boxes = jnp.concatenate([corners, corners + rng.uniform(15, 40, (1, 6, 2)).astype(np.float32)], -1)
-    heads = RoIHeads(
-        MLPHead(8, layers=1, units=0, bn_epsilon=1e-3),
-        BoxPredictor(1),
-        strides=(8,),
-        pooled_side=3,
-        canonical_size=112.0,
-        canonical_level=4,
-        roi_aligned=True,
-        score_thresh=0.0,
-        nms_thresh=1.0,
-        detections_per_img=6,
-        fg_iou_thresh=0.5,
-        bg_iou_thresh=0.5,
-        batch_size_per_image=8,
-        positive_fraction=0.25,
-        context=1.0,
-        box_loss="smooth_l1",
-        box_loss_weight=1.0,
-        proposal_weight=0.0,
-        rois_at_once=0,
-    )
+HEADS = RoIHeads(
+    MLPHead(8, layers=1, units=1, bn_epsilon=1e-3),
+    BoxPredictor(1),
+    strides=(8,),
+    pooled_side=3,
+    canonical_size=112.0,
+    canonical_level=4,
+    roi_aligned=True,
+    score_thresh=0.0,
+    nms_thresh=1.0,
+    detections_per_img=6,
+    fg_iou_thresh=0.5,
+    bg_iou_thresh=0.5,
+    batch_size_per_image=8,
+    positive_fraction=0.25,
+    context=1.0,
+    box_loss="smooth_l1",
+    box_loss_weight=1.0,
+    proposal_weight=0.0,
+    rois_at_once=0,
+)
+RNG = np.random.default_rng(0)
+FEATURES = [RNG.normal(size=(2, 16, 16, 4)).astype(np.float32)]
+CORNERS = RNG.uniform(20, 60, (2, 6, 2))
+BOXES = np.concatenate([CORNERS, CORNERS + RNG.uniform(15, 40, (2, 6, 2))], -1).astype(np.float32)
+ALL = np.ones((2, 6), bool)
 
-    def arguments(boxes):
-        return (
-            features,
-            Proposals(boxes, jnp.ones((1, 6)), jnp.ones((1, 6), bool)),
-            jnp.array([[128, 128]]),
-            None,
-            False,
-        )
 
-    variables = heads.init(jax.random.key(0), *arguments(boxes))
-    variables["params"]["box_predictor"]["cls_score"]["kernel"] *= 100.0  # so that scores differ
-    detections, _ = heads.clone(context=1.4).apply(variables, *arguments(boxes))
-    (expected, _), (without, _) = (heads.apply(variables, *arguments(x)) for x in (enlarge_boxes(boxes, 1.4), boxes))
-    np.testing.assert_allclose(detections["scores"], expected["scores"], rtol=1e-5)
-    assert np.abs(detections["scores"] - without["scores"]).max() > 0.01
+@pytest.fixture(scope="module")
+def detect():
+    """Return the function from heads with settings, and proposals, to the detections by one set of random weights."""
+
+    def inputs(boxes, valid):
+        return FEATURES, Proposals(boxes, jnp.ones((2, 6)), valid), jnp.full((2, 2), 128), None, False
+
+    variables = HEADS.init(jax.random.key(0), *inputs(BOXES, ALL))
+    for layer in ("cls_score", "bbox_pred"):
+        variables["params"]["box_predictor"][layer]["kernel"] *= 300.0  # otherwise all scores are about 0.5
+
+    def detect(boxes=BOXES, valid=ALL, **settings):
+        return HEADS.clone(**settings).apply(variables, *inputs(boxes, valid))[0]
+
+    return detect
+
+
+def test_context_enlarges_the_proposals_that_are_classified(detect):
+    scores = detect(context=1.4)["scores"]
+    np.testing.assert_allclose(scores, detect(enlarge_boxes(BOXES, 1.4))["scores"], rtol=1e-5)
+    assert np.abs(scores - detect()["scores"]).max() > 0.01
+
+
+@pytest.mark.parametrize("count", [6, 3])
+def test_proposals_classified_in_groups_give_the_detections_of_all_at_once(detect, count):
+    """With three valid proposals, the last groups are left out."""
+    valid = np.arange(6) < np.array([[1], [count]])
+    expected, found = detect(valid=valid), detect(valid=valid, rois_at_once=2)
+    assert expected["valid"].sum() == 1 + count and np.ptp(expected["scores"][1, :count]) > 0.1
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name], values, atol=1e-4, err_msg=name)

@@ -150,25 +150,6 @@ def test_every_layer_trains(model):
 
 
 @pytest.mark.usefixtures("plain_convolutions")
-@pytest.mark.parametrize("image_size", [(64, 96), (16, 24)])
-def test_proposals_classified_in_groups_give_the_detections_of_all_at_once(model, photograph, image_size):
-    """In the smaller image, few of the proposals are valid, so that groups are left out."""
-    batch = {**batch_of(photograph[:64, :96]), "image_size": jnp.array([image_size])}
-    rpn = {**model.rpn, "post_nms_top_n_test": 40}
-    variables = jax.jit(model.init, static_argnums=2)(jax.random.key(0), batch, False)
-
-    def detect(rois_at_once):
-        box = {**model.box, "rois_at_once": rois_at_once, "score_thresh": 0.0}
-        clone = model.clone(rpn=rpn, box=box)
-        return jax.jit(lambda variables: clone.apply(variables, batch, False)["detections"])(variables)
-
-    expected, found = detect(0), detect(7)
-    assert expected["valid"].sum() > 3
-    for name, values in expected.items():
-        np.testing.assert_allclose(found[name], values, atol=1e-5, err_msg=name)
-
-
-@pytest.mark.usefixtures("plain_convolutions")
 @pytest.mark.parametrize(("canonical_size", "pooled_from_finest"), [(112.0, True), (1.0, False)])
 def test_detections_are_the_same_whether_the_finest_map_is_always_computed_or_only_if_needed(
     model, photograph, canonical_size, pooled_from_finest
