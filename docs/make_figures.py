@@ -178,15 +178,16 @@ def batch_flow() -> None:
 
 
 def curves() -> None:
-    """Accuracy on val by epoch of the runs in results/ with an evaluation on test and at least three on val."""
+    """Accuracy on val by epoch of runs in results/: seed 0, evaluated on test, with at least three evaluations on val."""
     figure, panels = plt.subplots(2, 1, figsize=(10, 9), layout="constrained")
     runs = {file.parent.name: Workdir(file.parent) for file in sorted((ROOT / "results").glob("*/config.json"))}
     lowest = {"fer2013": 54, "ferplus": 78}  # the first evaluations of networks from random weights are lower
     for axes, (data_set, title) in zip(panels, {"fer2013": "FER2013", "ferplus": "FER+"}.items(), strict=True):
+        configs = {name: load_config(run) for name, run in runs.items() if "test" in load_metrics(run)}
         histories = {
-            name: series(load_history(run), "epoch", "val/accuracy")
-            for name, run in runs.items()
-            if load_config(run).data.name == data_set and "test" in load_metrics(run)
+            name: series(load_history(runs[name]), "epoch", "val/accuracy")
+            for name, config in configs.items()
+            if config.data.name == data_set and config.seed == 0
         }
         long_enough = {name: history for name, history in histories.items() if len(history[0]) >= 3}
         best_first = sorted(long_enough.items(), key=lambda item: -item[1][1].max())
