@@ -178,7 +178,7 @@ def batch_flow() -> None:
 
 
 def curves() -> None:
-    """Accuracy on val by epoch of the runs in results/ with seed 0, evaluated on test and at least three times on val."""
+    """Accuracy on val by epoch of the runs in results/ with seed 0, a test evaluation and at least three on val."""
     figure, panels = plt.subplots(2, 1, figsize=(10, 9), layout="constrained")
     runs = {file.parent.name: Workdir(file.parent) for file in sorted((ROOT / "results").glob("*/config.json"))}
     lowest = {"fer2013": 54, "ferplus": 78}  # the first evaluations of networks from random weights are lower
