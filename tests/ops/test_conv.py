@@ -98,9 +98,12 @@ def test_all_forms_of_winograd_equal_xla(monkeypatch, form, tolerance, size, pad
     )
 
 
-@pytest.mark.parametrize("padding", [((3, 0), (1, 1)), ((1, 1), (5, 0)), ((-1, 1), (1, 1)), ((0, 4), (2, -2))])
-def test_any_padding_of_many_channels_equals_a_convolution_of_the_padded_image(padding):
-    x, kernel = random_case((9, 8), (3, 3), MANY, MANY + 1, 1)
+@pytest.mark.parametrize("channels", [2, MANY])
+@pytest.mark.parametrize(
+    "padding", [((3, 0), (1, 1)), ((1, 1), (5, 0)), ((-1, 1), (1, 1)), ((0, 4), (2, -2)), ((4, 4), (5, 0))]
+)
+def test_any_padding_equals_a_convolution_of_the_padded_image(padding, channels):
+    x, kernel = random_case((9, 8), (3, 3), channels, channels + 1, 1)
 
     def convolve_padded(x, kernel):
         padded = lax.pad(x, 0.0, [(0, 0, 0), *((low, high, 0) for low, high in padding), (0, 0, 0)])
