@@ -37,5 +37,5 @@ def benchmark(config: ConfigDict, compare_torch: bool, rounds: int, works: Seque
     for name, measure in measurements.items():
         if not works or name in works:
             for row in measure():
-                devices = 1 if name.startswith("predict_") else jax.device_count()
+                devices = 1 if name.startswith("predict_") else jax.device_count()  # others split batches over all
                 yield row | {"share_of_peak": row["flop_per_second"] / (peak * devices)}

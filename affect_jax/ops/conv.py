@@ -53,13 +53,12 @@ def conv2d(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding: P
     """
     if isinstance(padding, str):
         padding = lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, padding)
-    # XLA's gradient by x on CPU is wrong for few channels and more padding than this (jax 0.10.2)
-    most = [side - 1 for side in kernel.shape[:2]]
-    surplus = [tuple(max(0, pixels - limit) for pixels in ends) for ends, limit in zip(padding, most, strict=True)]
-    if any(map(any, surplus)):
-        x = pad(x, surplus)
-        padding = [tuple(min(pixels, limit) for pixels in ends) for ends, limit in zip(padding, most, strict=True)]
-    return _conv2d(x, kernel, tuple(strides), tuple(map(tuple, padding)), groups)
+    # Winograd's gradients need padding below the kernel's side, and with few channels XLA's gradient by x on CPU is
+    # wrong for large padding (jax 0.10.2).
+    sides = zip(padding, kernel.shape[:2], strict=True)
+    within = tuple((min(low, side - 1), min(high, side - 1)) for (low, high), side in sides)
+    surplus = [(low - a, high - b) for (low, high), (a, b) in zip(padding, within, strict=True)]
+    return _conv2d(pad(x, surplus) if any(map(any, surplus)) else x, kernel, tuple(strides), within, groups)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
@@ -104,7 +103,7 @@ def _cpu_forms(x_shape, kernel_shape, strides, padding, groups):
         return _patches, partial(_derived_gradients, _patches)
     if group_channels > 1 and kh * kw * group_channels <= FEW_TAPS:
         return _shifted, partial(_derived_gradients, _xla)
-    fits_winograd = (kh, kw) == (3, 3) and strides == (1, 1) and all(0 <= n <= 2 for axis in padding for n in axis)
+    fits_winograd = (kh, kw) == (3, 3) and strides == (1, 1) and min(padding[0] + padding[1]) >= 0
     if fits_winograd and min(group_channels, features) >= MANY_CHANNELS:
         return _form_of_many_channels(math.prod(x_shape[:3]), group_channels, features), _winograd_gradients
     return _xla, partial(_derived_gradients, _xla)

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-PIECE_BYTES, MOST_PIECES = 16 << 20, 4
+PIECE_BYTES, MAX_PIECES = 16 << 20, 4
 """Limits of the way back."""
 GRACE_S = 15
 """Seconds in which a stopped part saves its checkpoint."""
@@ -253,7 +253,7 @@ def bring_back(out: Path, work: Path, patterns: Sequence[str], earlier: set[str]
     chosen, size = [], tarfile.RECORDSIZE  # of the end of the archive
     for file in sorted(sizes, key=lambda file: (sizes[file], file)):
         bytes_of_file = HEADER_BYTES + sizes[file]
-        if size + bytes_of_file > PIECE_BYTES * MOST_PIECES:
+        if size + bytes_of_file > PIECE_BYTES * MAX_PIECES:
             print(f"no room for {file.relative_to(work)}: the next session brings it back", flush=True)
             continue
         chosen.append(file)
