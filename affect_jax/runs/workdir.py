@@ -190,7 +190,7 @@ def load_environment(workdir: Workdir) -> dict[str, str]:
 
 
 def record_resumption(workdir: Workdir) -> None:
-    """Append the environment of this process to config.json if not only the command differs from the last start."""
+    """Append the environment of this process to config.json if more than the command differs from the last start."""
     record, now = _read_record(workdir), environment()
     with files.explained(workdir.config):
         last = record.get("resumed", [record["environment"]])[-1]
