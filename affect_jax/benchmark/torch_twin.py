@@ -14,7 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from affect_jax.models.mobilenet import STAGES
-from affect_jax.process import can_keep_freed_memory, keep_freed_memory
+from affect_jax.process import can_keep_freed_memory, keep_freed_memory, use_huge_pages
 
 
 class Twin(NamedTuple):
@@ -146,7 +146,8 @@ def start(name: str, make_work: Callable[..., Callable[[], None]], *arguments) -
 def _serve(connection, make_work: Callable[..., Callable[[], None]], arguments: tuple) -> None:
     """Run the work for each message and send None or the error message."""
     if can_keep_freed_memory():
-        keep_freed_memory()  # as in our own process
+        keep_freed_memory()  # both as in our own process
+        use_huge_pages()
     problem = work = None
     try:
         work = make_work(*arguments)

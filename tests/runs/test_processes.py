@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -171,12 +172,32 @@ def test_xla_flags_are_set_only_if_jaxlib_has_them_and_the_user_has_not_set_them
 @pytest.mark.parametrize(("plugin", "libc", "calls"), [(True, "glibc", 0), (False, "", 0), (False, "glibc", 1)])
 def test_allocator_is_tuned_only_for_cpu_and_glibc(monkeypatch, plugin, libc, calls):
     tuned = []
-    for name in ("keep_freed_memory", "run_in_calling_thread"):
+    for name in ("keep_freed_memory", "use_huge_pages", "run_in_calling_thread"):
         monkeypatch.setattr(process, name, lambda name=name: tuned.append(name))
     monkeypatch.setattr(process, "has_accelerator_plugin", lambda: plugin)
     monkeypatch.setattr(process.platform, "libc_ver", lambda: (libc, ""))
     process.prepare_process()
-    assert tuned == ["keep_freed_memory", "run_in_calling_thread"] * calls
+    assert tuned == ["keep_freed_memory", "use_huge_pages", "run_in_calling_thread"] * calls
+
+
+@pytest.mark.skipif(not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="needs Linux with huge pages")
+def test_large_arrays_are_in_memory_that_is_advised_to_have_huge_pages():
+    code = """
+        import ctypes
+        from affect_jax import process
+        process.keep_freed_memory()
+        process.use_huge_pages()
+        libc = ctypes.CDLL(None)
+        libc.malloc.restype = ctypes.c_void_p
+        inside = libc.malloc(ctypes.c_size_t(2**28)) + 2**27
+        for line in open("/proc/self/smaps"):
+            start, dash, end = line.split()[0].partition("-")
+            if dash:  # the first line of a mapping
+                found = int(start, 16) <= inside < int(end, 16)
+            elif found and line.startswith("VmFlags:"):
+                print("hg" in line.split())
+    """
+    assert subprocess.check_output([sys.executable, "-c", textwrap.dedent(code)], text=True) == "True\n"
 
 
 @pytest.mark.parametrize("chosen", ["1", None])
