@@ -15,6 +15,8 @@ def load_best_variables(run: Workdir) -> tuple[int, dict]:
     for folder in step_folders(run.checkpoints).values():
         check_undamaged(folder, "metrics")  # the best checkpoint is found by its metrics
     config = load_config(run)
+    if not run.checkpoints.exists():
+        raise FileNotFoundError(f"{run.path} has no checkpoints: only a record of the run is kept")
     with files.explained(run.checkpoints):
         checkpoints = build_checkpoints(config, run.checkpoints, read_only=True)
         step = checkpoints.best

@@ -4,11 +4,14 @@ import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from affect_jax.config import differing_fields
 from affect_jax.data import SPLITS
 from affect_jax.files import explained
 from affect_jax.runs import workdir
 from affect_jax.runs.comparison_report import Comparison, Evaluation, Run, same_images, write_comparison
+from affect_jax.runs.text import format_epochs
 from affect_jax.tasks import TASKS, build_task
 
 FACTS = ("Network and data", "Seed", "Epochs", "Minutes", "Checkpoint by", "Commit", "Hardware")
@@ -69,7 +72,10 @@ def load_run(path: str | Path, name: str) -> Run:
     run = workdir.Workdir(path)
     history, evaluations = workdir.load_history(run), workdir.load_metrics(run)
     last = history[-1] if history else {"epoch": 0.0, "seconds": 0.0}
-    facts = dict.fromkeys(FACTS, "") | {"Epochs": f"{last['epoch']:.3g}", "Minutes": f"{last['seconds'] / 60:.1f}"}
+    facts = dict.fromkeys(FACTS, "") | {
+        "Epochs": format_epochs(last["epoch"]),
+        "Minutes": f"{last['seconds'] / 60:.1f}",
+    }
     if not run.config.exists():
         if not history:
             raise FileNotFoundError(
@@ -84,7 +90,7 @@ def load_run(path: str | Path, name: str) -> Run:
         facts |= {
             "Network and data": f"{config.model.name} on {config.data.name}",
             "Seed": str(config.seed),
-            "Epochs": f"{facts['Epochs']} of {config.total_epochs:g}",
+            "Epochs": format_epochs(last["epoch"], config.total_epochs),
             "Checkpoint by": config.select_on,
             "Commit": environment["commit"],
             "Hardware": environment["devices"],
@@ -132,10 +138,17 @@ def differing(settings: Sequence[dict]) -> dict[str, list]:
 def compare_runs(path_a: str | Path, path_b: str | Path, name: str) -> dict:
     """Test whether two runs differ in their evaluation called `name`, by the paired test of their task.
 
-    FileNotFoundError, with the command to run, if a run has no predictions; ValueError if they are of other images.
+    FileNotFoundError, with the command to run, if a run has no predictions; ValueError if they are of other images, or
+    of another checkpoint than the recorded metrics.
     """
     files = [_predictions(path, name) for path in (path_a, path_b)]
     task = build_task(workdir.load_config(workdir.Workdir(path_a)))
+    for path, file in zip((path_a, path_b), files, strict=True):
+        recorded = workdir.load_metrics(workdir.Workdir(path)).get(name, {}).get("checkpoint_step")
+        with np.load(file) as stored:
+            predicted = int(stored["checkpoint_step"]) if "checkpoint_step" in stored else recorded  # older files
+        if recorded not in (None, predicted):  # training has found a better checkpoint since
+            raise ValueError(f"{file} is of checkpoint {predicted}, the metrics of {recorded}: {_command(path, name)}")
     try:
         return task.paired_test(*files)
     except ValueError as error:
@@ -146,15 +159,17 @@ def _predictions(path: str | Path, name: str) -> Path:
     run = workdir.Workdir(path)
     file = run.predictions_file(name)
     if not file.is_file():
-        split, _, tta = name.partition("_tta_")
-        if not run.config.exists():
-            hint = "only a record of the run is kept"
-        elif split in SPLITS:
-            hint = f"run\n  python scripts/evaluate.py --workdir={path} --split={split}{f' --tta={tta}' if tta else ''}"
-        else:
-            hint = "run scripts/evaluate.py with the options of this name"
+        hint = _command(path, name) if run.checkpoints.exists() else "only a record of the run is kept"
         raise FileNotFoundError(f"{file} is absent: {hint}")
     return file
+
+
+def _command(path: str | Path, name: str) -> str:
+    """Return the advice to evaluate the run in `path` again."""
+    split, _, tta = name.partition("_tta_")
+    if split not in SPLITS:
+        return "run scripts/evaluate.py with the options of this name"
+    return f"run\n  python scripts/evaluate.py --workdir={path} --split={split}{f' --tta={tta}' if tta else ''}"
 
 
 def _test_or_reason(path: Path, first: Path, name: str) -> dict | str:

@@ -18,6 +18,7 @@ from affect_jax.files import locked, whole_file, write_atomically
 from affect_jax.runs import workdir
 from affect_jax.runs.model_file import Trained, check_weights, load_trained, load_trained_run
 from affect_jax.runs.report import save_figures, write_report
+from affect_jax.runs.text import format_epochs
 from affect_jax.runs.workdir import Workdir
 from affect_jax.tasks import build_task
 from affect_jax.tasks.detection import Detection
@@ -179,7 +180,7 @@ def protocol(config: ConfigDict, history: list[dict], environment: dict[str, str
     """Return how the numbers of a run were obtained, for its report."""
     return {
         "data": config.data.name,
-        "trained on": f"train, {config.total_epochs:g} epochs",
+        "trained on": f"train, {format_epochs(history[-1]['epoch'] if history else 0, config.total_epochs)} epochs",
         "checkpoint selected by": config.select_on,
         "seed": str(config.seed),
         "command": environment["command"],

@@ -87,7 +87,12 @@ def load_trained_run(path: str | Path) -> Trained:
         "source": Path(path).resolve().name,  # "." has no name
         "step": step,
         "splits": {name: split._asdict() for name, split in workdir.load_splits(run).items()},
-        "evaluations": {name: summary(metrics) for name, metrics in workdir.load_metrics(run).items()},
+        # those of an earlier best checkpoint would be shown as those of these weights
+        "evaluations": {
+            name: summary(metrics)
+            for name, metrics in workdir.load_metrics(run).items()
+            if metrics["checkpoint_step"] == step
+        },
         "environment": workdir.load_environment(run),
     }
     return Trained(config, data, variables, about)

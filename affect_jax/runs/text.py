@@ -1,5 +1,6 @@
 """Metrics as plain text, for the terminal, and tables in Markdown."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from affect_jax.tasks.interface import Task
@@ -29,6 +30,12 @@ def format_table(table: Table) -> str:
         cells = [value.rjust(width) for value, width in zip(values, widths[1:], strict=True)]
         lines.append("  ".join(["", name.ljust(widths[0]), *cells]))
     return "\n".join(lines)
+
+
+def format_epochs(done: float, total: float | None = None) -> str:
+    """Return the epochs that are done, rounded down: "2.1 of 20"."""
+    text = f"{math.floor(10 * done + 1e-6) / 10:g}"
+    return text if total is None else f"{text} of {total:g}"
 
 
 def markdown_table(heads: Sequence[object], rows: Iterable[Sequence[object]]) -> str:

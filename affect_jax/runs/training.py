@@ -56,7 +56,7 @@ def train_and_evaluate(config: ConfigDict, path: str | Path) -> dict[str, float]
         elif run.history.exists():
             say("the run has no checkpoint yet: starting again from step 0")
         if jax.process_index() == 0 and trainer.step < trainer.plan.total_steps:
-            workdir.record_resumption(run)
+            workdir.record_start(run, trainer.step)
         say(f"{trainer.describe()}; workdir: {run.path}")
 
         log = open_log(run, trainer, say)

@@ -189,14 +189,22 @@ def load_environment(workdir: Workdir) -> dict[str, str]:
         }
 
 
-def record_resumption(workdir: Workdir) -> None:
-    """Append the environment of this process to config.json if more than the command differs from the last start."""
+def record_start(workdir: Workdir, step: int) -> None:
+    """Record the environment of this process, which starts after `step`, in config.json.
+
+    From step 0 it replaces all others, because nothing of an earlier attempt is left. Later it is appended if more than
+    the command differs from the last start.
+    """
     record, now = _read_record(workdir), environment()
     with files.explained(workdir.config):
         last = record.get("resumed", [record["environment"]])[-1]
-    if {**last, "command": ""} != {**now, "command": ""}:
+    if step == 0:
+        record = {name: value for name, value in record.items() if name != "resumed"} | {"environment": now}
+    elif {**last, "command": ""} != {**now, "command": ""}:
         record["resumed"] = [*record.get("resumed", []), now]
-        files.write_atomically(workdir.config, json.dumps(record, indent=2))
+    else:
+        return
+    files.write_atomically(workdir.config, json.dumps(record, indent=2))
 
 
 def load_history(workdir: Workdir) -> list[dict]:

@@ -4,6 +4,7 @@ Each checkpoint has checksums of its files, which are verified before anything i
 """
 
 import itertools
+import math
 import shutil
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,19 +30,14 @@ class Checkpoints:
     def __init__(self, directory: Path, metric: str, mode: str, keep: int, read_only: bool = False):
         self._directory, self._metric, self._mode = directory, metric, mode
         self._saving: int | None = None
-        best = checkpoint_managers.BestN(
-            get_metric_fn=lambda metrics: metrics[metric],
-            reverse=mode == "min",
-            n=1,
-            keep_checkpoints_without_metrics=False,
-        )
+        best = checkpoint_managers.BestN(get_metric_fn=self._score, n=1, keep_checkpoints_without_metrics=False)
         newest = checkpoint_managers.LatestN(keep)
         self._manager = ocp.CheckpointManager(
             directory.absolute(),
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=checkpoint_managers.AnyPreservationPolicy([newest, best]),
                 best_fn=best.get_metric_fn,  # without it, orbax drops the metrics
-                best_mode=mode,
+                best_mode="max",
                 read_only=read_only,
                 create=not read_only,
                 cleanup_tmp_directories=not read_only,
@@ -106,13 +102,17 @@ class Checkpoints:
     def _remove_partial(self) -> None:
         """Free the disk space of a failed save."""
         if jax.process_index() == 0:
-            for partial in self._directory.glob(f"{self._saving}.*"):
+            for partial in self._partial_folders():
                 shutil.rmtree(partial, ignore_errors=True)
 
     def _write_checksums(self) -> None:
         """Write the checksums; orbax calls this in process 0 before the complete folder gets its final name."""
-        (folder,) = (path for path in self._directory.iterdir() if path.name.split(".")[0] == str(self._saving))
+        (folder,) = self._partial_folders()
         write_checksums(folder)
+
+    def _partial_folders(self) -> list[Path]:
+        """Return the folder, under orbax's temporary name, of a checkpoint that is being saved, if there is one."""
+        return list(self._directory.glob(f"{self._saving}.orbax-checkpoint-tmp*"))
 
     def restore(self, step: int, state: TrainState, iterator: BatchIterator) -> tuple[TrainState, dict[str, float]]:
         """Return the state saved at `step`, sharded as `state`, and the clock's seconds; move the iterator."""
@@ -158,7 +158,9 @@ class Checkpoints:
         self._manager.close()
 
     def _score(self, metrics: dict) -> float:
-        return metrics[self._metric] * (1 if self._mode == "max" else -1)
+        """Return a value that is larger for better metrics; NaN is worst."""
+        score = metrics[self._metric] * (1 if self._mode == "max" else -1)
+        return -math.inf if math.isnan(score) else score
 
 
 def set_aside_damaged(directory: Path) -> list[str]:

@@ -60,7 +60,8 @@ class AgreedStopRequest(StopRequest):
 def stop_request():
     """Yield a StopRequest that receives the first SIGTERM or SIGINT; a second signal has its usual effect.
 
-    Exception: with several processes JAX receives every SIGTERM itself.
+    A signal that the process ignores, such as SIGINT in the background of a script, stays ignored. With several
+    processes JAX receives every SIGTERM itself.
     """
     several = jax.process_count() > 1
     request, previous = AgreedStopRequest() if several else StopRequest(), {}
@@ -73,6 +74,7 @@ def stop_request():
     # Python handles signals in the main thread only; in another thread the caller decides when to stop.
     if threading.current_thread() is threading.main_thread():
         handled = (signal.SIGINT,) if several else (signal.SIGTERM, signal.SIGINT)
+        handled = [number for number in handled if signal.getsignal(number) not in (signal.SIG_IGN, None)]
         previous = {number: signal.signal(number, receive) for number in handled}
     try:
         yield request

@@ -90,8 +90,7 @@ class TensorBoardWriter:
 
         self._logdir, self._summary, self._event = logdir, summary, event_pb2.Event
         self._events = event_file_writer.EventsWriter(str(logdir / "events"))
-        if first_step:
-            self._write(first_step + 1, session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START))
+        self._write(first_step + 1, session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START))
 
     def _write(self, step: int, **content: Any) -> None:
         self._events.write_event(self._event(wall_time=time.time(), step=step, **content))

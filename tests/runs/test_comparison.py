@@ -112,8 +112,21 @@ def test_runs_on_other_images_or_without_predictions_are_refused(tmp_path):
     (tmp_path / "a" / "config.json").unlink()
     with pytest.raises(FileNotFoundError, match="only a record of the run is kept"):
         compare_runs(tmp_path / "a", tmp_path / "b", "test")
+    (tmp_path / "b" / "checkpoints").mkdir()
     with pytest.raises(FileNotFoundError, match=r"evaluate.py --workdir=.*/b --split=test --tta=flip"):
         compare_runs(tmp_path / "b", tmp_path / "a", "test_tta_flip")
+
+
+def test_predictions_of_another_checkpoint_than_the_metrics_are_refused(tmp_path):
+    for name in ("a", "b"):
+        write_classifier(tmp_path / name, [0, 1], np.array([0, 1]))  # of step 5
+        (tmp_path / name / "metrics.json").write_text(json.dumps({"val": {"checkpoint_step": 5}}))
+    compare_runs(tmp_path / "a", tmp_path / "b", "val")
+    (tmp_path / "b" / "metrics.json").write_text(json.dumps({"val": {"checkpoint_step": 3}}))
+    with pytest.raises(
+        ValueError, match=r"b/predictions/val.npz is of checkpoint 5, the metrics of 3: run\n .*--split"
+    ):
+        compare_runs(tmp_path / "a", tmp_path / "b", "val")
 
 
 @pytest.mark.parametrize(

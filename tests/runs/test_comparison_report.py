@@ -52,7 +52,7 @@ def test_records_without_a_config_are_compared_separately_by_task(tmp_path):
 
 def test_unfinished_runs_and_differences_between_configs_are_shown(tmp_path):
     records = [
-        {"step": 10, "epoch": 0.5, "train/loss": 1.2, "train/accuracy": 0.4, "seconds": 60.0},
+        {"step": 10, "epoch": 0.59, "train/loss": 1.2, "train/accuracy": 0.4, "seconds": 60.0},
         {"step": 20, "epoch": 1.0, "val/loss": 1.1, "val/accuracy": 0.45, "seconds": 120.0},
     ]
     write_run(tmp_path / "<done>", records, {"val": metrics()})

@@ -9,6 +9,7 @@ import optax
 import pytest
 
 from affect_jax.data.pipeline import BatchIndices, index_iterator
+from affect_jax.train import checkpoint
 from affect_jax.train.checkpoint import Checkpoints, set_aside_damaged
 from affect_jax.train.checksums import CHECKSUMS, ITEMS, find_damage
 from affect_jax.train.mesh import data_mesh, replicated
@@ -72,6 +73,23 @@ def test_the_later_of_two_equal_checkpoints_is_the_best(tmp_path):
     checkpoints = open_checkpoints(tmp_path)
     assert checkpoints.best == 3
     assert checkpoints.is_best({"val/accuracy": 0.9}) and not checkpoints.is_best({"val/accuracy": 0.89})
+
+
+def test_nan_is_worse_than_every_metric(tmp_path):
+    save_all(tmp_path, {1: 0.3, 2: float("nan"), 3: 0.5, 4: 0.6}, metric="val/loss", mode="min")
+    assert open_checkpoints(tmp_path, "val/loss", "min").best == 1
+
+
+def test_folders_of_the_user_do_not_disturb_a_save_and_are_kept(tmp_path, monkeypatch):
+    save_all(tmp_path, {1: 0.3})
+    (tmp_path / "2.before").mkdir()
+    save_all(tmp_path, {2: 0.4})
+    assert find_damage(tmp_path / "2") is None and (tmp_path / "2" / CHECKSUMS).exists()
+    (tmp_path / "3.before").mkdir()
+    monkeypatch.setattr(checkpoint, "write_checksums", lambda folder: 1 / 0)
+    with pytest.raises(OSError, match="checkpoint 3 was not saved"):
+        save_all(tmp_path, {3: 0.5})
+    assert {path.name for path in tmp_path.iterdir()} == {"1", "2", "2.before", "3.before"}
 
 
 def test_saving_a_step_that_is_not_newer_is_an_error(tmp_path):

@@ -36,6 +36,19 @@ def test_tensorboard_reads_the_scalars_that_were_written(tmp_path):
     assert (scalar.step, scalar.value) == (3, 0.5)
 
 
+@pytest.mark.parametrize("first_step", [0, 7])
+def test_tensorboard_hides_the_steps_of_an_earlier_attempt(tmp_path, first_step):
+    for start, steps in ((0, [5, 12, 20]), (first_step, [step for step in (4, 10, 15) if step > first_step])):
+        writer = TensorBoardWriter(tmp_path, start)
+        for step in steps:
+            writer.write_scalars(step, {"train/loss": 0.5})
+        writer.close()
+        for file in tmp_path.glob("events.*.*"):  # their names have the second, and two attempts begin in one here
+            file.rename(tmp_path / f"attempt{len(list(tmp_path.iterdir()))}.tfevents")
+    shown = [scalar.step for scalar in EventAccumulator(str(tmp_path)).Reload().Scalars("train/loss")]
+    assert shown == {0: [4, 10, 15], 7: [5, 10, 15]}[first_step]
+
+
 @pytest.mark.parametrize("line", [b"garbage\n", b"5\n", b'{"loss": 1}\n', b"\xff\xfe\n"])
 def test_damaged_line_of_a_record_is_named(tmp_path, line):
     path = tmp_path / "metrics.jsonl"
