@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from affect_jax.config import SELECT_ON, detection_config
+from affect_jax.config import SELECT_ON, default_config, detection_config
 from affect_jax.losses import CLASSIFICATION_LOSSES
 
 # ---- Checks of one field ----
@@ -57,6 +57,7 @@ def increasing(pair: tuple[float, ...]) -> bool:
 
 
 FRACTION = between(0, 1)
+COUNT = Check(lambda value: isinstance(value, int) and value >= 1, "must be a whole number of at least 1")
 IMAGE_SIZE = Check(
     lambda size: len(size) == 2 and all(type(side) is int and side > 0 and side % 32 == 0 for side in size),
     "must be (height, width), multiples of 32",
@@ -211,8 +212,8 @@ CHECKS = {
 """By task, the check of each field, except those of the network."""
 NETWORK_CHECKS = {
     "model.dropout": between(0, 0.99),
-    "model.widths": each(at_least(1), count=1),
-    "model.dense": each(at_least(1)),
+    "model.widths": each(COUNT, count=1),
+    "model.dense": each(COUNT),
     "model.convs_per_block": at_least(1),
     "model.width_multiplier": above(0),
 }
@@ -245,6 +246,8 @@ def _common_rules(config: ConfigDict) -> Iterator[str]:
         yield "optim.freeze_epochs is set but optim.freeze is empty; name the parameters to freeze"
     if optim.schedule == "step":
         yield from _step_rules(optim)
+    elif len(optim.step_epochs) > 0:
+        yield f"optim.step_epochs is set but the schedule {optim.schedule} has none; use step, or clear it"
     yield from _regex_rules("init_excuse", config.init_excuse)
     yield from _regex_rules("optim.freeze", optim.freeze)
     yield from _regex_rules("optim.multipliers", [regex for regex, _ in optim.multipliers])
@@ -340,7 +343,7 @@ USED_AFTER_TRAINING = ("data", "dtype", "eval_batch_size", "model", "preprocess"
 def validate(config: ConfigDict) -> None:
     """Check every field, then the fields against each other; ValueError lists all problems."""
     problems = _problems({"task": one_of(*CHECKS)}, config)
-    problems = problems or _problems(checks_of(config), config) or list(RULES[config.task](config))
+    problems = problems or _missing(config) or _problems(checks_of(config), config) or list(RULES[config.task](config))
     if problems:
         raise ValueError("\n  ".join(["the config is not valid:", *problems]))
 
@@ -357,6 +360,14 @@ def validate_for_use(config: ConfigDict) -> None:
         problems = _problems(used, config)
     if problems:
         raise ValueError("\n  ".join(["the config is not valid:", *problems]))
+
+
+def _missing(config: ConfigDict) -> list[str]:
+    """Return a message if the config is not one of its task, as after --config.task=detection."""
+    fields = config.to_dict()
+    lacking = [name for name in default_config(config.task) if name not in fields]
+    others = f"{config.task} needs the fields {', '.join(lacking)}; choose a config of this task"
+    return [f"task is {config.task!r}; {others}"] if lacking else []
 
 
 def checks_of(config: ConfigDict) -> dict[str, Check]:

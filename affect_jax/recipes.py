@@ -96,7 +96,7 @@ def adamw_linear(
 ) -> None:
     """Set AdamW with linear decay after a warm-up."""
     config.optim.update(name="adamw", nesterov=False, learning_rate=learning_rate, weight_decay=weight_decay)
-    config.optim.update(schedule="linear", warmup_epochs=warmup_epochs)
+    config.optim.update(schedule="linear", step_epochs=(), warmup_epochs=warmup_epochs)
 
 
 def sgd_linear(
@@ -104,7 +104,7 @@ def sgd_linear(
 ) -> None:
     """Set SGD with Nesterov momentum 0.9, and linear decay after a warm-up."""
     config.optim.update(name="sgd", nesterov=True, learning_rate=learning_rate, weight_decay=weight_decay)
-    config.optim.update(schedule="linear", warmup_epochs=warmup_epochs)
+    config.optim.update(schedule="linear", step_epochs=(), warmup_epochs=warmup_epochs)
 
 
 # ---- Augmentation ----

@@ -37,11 +37,13 @@ def parse_run(text: str) -> tuple[str, list[str]]:
         raise app.UsageError(f"--run={text!r} is not NAME = configs/FILE.py")
     if wrong := [field for field in fields if not field.startswith("--config.") and field != "--deterministic"]:
         raise app.UsageError(f"--run={text!r}: {wrong[0]!r} is not --config.FIELD=VALUE")
+    if any(field.startswith("--config.seed") for field in fields):
+        raise app.UsageError(f"--run={text!r}: give the seeds of all runs by --seeds")
     return name.strip(), [f"--config={config}", *fields]
 
 
-def check_run(name: str, arguments: list[str]) -> None:
-    """End with one line if the config of a run cannot be read or is not valid: before hours of other runs."""
+def check_run(name: str, arguments: list[str]) -> str:
+    """Return the task of a run; ValueError if its config cannot be read or is not valid: before hours of other runs."""
     from affect_jax.config_checks import validate
 
     values, argv = flags.FlagValues(), sys.argv
@@ -57,6 +59,7 @@ def check_run(name: str, arguments: list[str]) -> None:
         validate(config.value)
     except ValueError as error:
         raise ValueError(f"--run {name}: {error}") from None
+    return config.value.task
 
 
 def main(argv):
@@ -75,8 +78,8 @@ def main(argv):
         marks = [float(mark) / 100 for mark in MARKS.value]
     except ValueError:
         raise ValueError(f"--marks={','.join(MARKS.value)}; give percentages, such as 68,70") from None
-    for run in runs:
-        check_run(*run)
+    if len({check_run(*run) for run in runs}) > 1:
+        raise ValueError("a sweep compares classifiers or detectors, not both; use two sweeps")
     print(run_sweep(dict(runs), seeds, WORKDIR.value, SPLIT.value, Path(__file__).parent, marks))
 
 

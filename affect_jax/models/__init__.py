@@ -19,8 +19,14 @@ MODELS = {
 
 
 def build_model(name: str, **options) -> nn.Module:
-    """Return the network `name` with these fields (num_classes, dtype, its own); ValueError for an unknown name."""
+    """Return the network `name` with these fields (num_classes, dtype, its own); ValueError for unknown names."""
     if name not in MODELS:
         raise ValueError(f"unknown model {name!r}; known are {', '.join(sorted(MODELS))}")
     module, attribute = MODELS[name].split(":")
-    return getattr(importlib.import_module(module), attribute)(**options)
+    network = getattr(importlib.import_module(module), attribute)
+    try:
+        return network(**options)
+    except TypeError as error:  # a field of another network
+        raise ValueError(
+            f"the fields of config.model are not those of {name}, choose a config of it: {error}"
+        ) from None

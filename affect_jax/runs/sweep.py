@@ -27,10 +27,10 @@ def run_sweep(
 ) -> str:
     """Train every run with every seed, evaluate on `split`, write the table to FOLDER/sweep.md and return it.
 
-    `runs` maps names to the arguments of train.py, which is in the folder `scripts`. Finished runs are skipped and
-    stopped runs resumed. The table also has the training time until val's accuracy (a detector's AP50) reached each of
-    `marks`. A run that fails does not stop the others; after the last one, ChildProcessError names those that failed.
-    ValueError if runs have different tasks.
+    `runs` maps names to the arguments of train.py, which is in the folder `scripts`; all have the same task. Finished
+    runs are skipped and stopped runs resumed. The table also has the training time until val's accuracy (a detector's
+    AP50) reached each of `marks`. A run that fails does not stop the others; after the last one, ChildProcessError
+    names those that failed.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -48,10 +48,7 @@ def run_sweep(
                 print(f"== {name}, seed {seed} failed: {error}", flush=True)
                 failed.append(f"{name}, seed {seed}")
                 continue
-            of_run = TASKS[load_config(run).task]
-            if task not in (None, of_run):
-                raise ValueError("a sweep compares classifiers or detectors, not both; use two sweeps")
-            task = of_run
+            task = TASKS[load_config(run).task]
             results.setdefault(name, []).append(run_result(run, task, split, marks))
         table = sweep_table(results, task, split, marks) + CAPTION if results else ""
         if failed:

@@ -45,7 +45,9 @@ def test_sweep_passes_sigterm_to_its_training_and_ends_with_it(tmp_path):
         ("--marks=high", "--marks=high; give percentages, such as 68,70"),
         ("--run=b = configs/fer_vgg.py:demo --config.sed=1", "--run b: the config has no field 'sed'"),
         ("--run=b = configs/fer_vgg.py:demo --config.seed 1", "'1' is not --config.FIELD=VALUE"),
-        ("--run=b = configs/fer_vgg.py:demo --config.seed=-1", "--run b: the config is not valid:"),
+        ("--run=b = configs/fer_vgg.py:demo --config.batch_size=-1", "--run b: the config is not valid:"),
+        ("--run=b = configs/fer_vgg.py:demo --config.seed=5", "give the seeds of all runs by --seeds"),
+        ("--run=b = configs/widerface_rcnn.py:demo", "a sweep compares classifiers or detectors, not both"),
     ],
 )
 def test_wrong_flags_of_the_script_are_one_line(tmp_path, flag, message):
