@@ -7,6 +7,7 @@ from affect_jax import command_line
 
 command_line.exit_on_interrupt()  # before the slow imports
 
+import math
 import runpy
 import shlex
 import sys
@@ -19,7 +20,12 @@ from absl import app, flags, logging
 from affect_jax.data import DATASETS, find_dataset
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
-DEFINE = {str: flags.DEFINE_string, int: flags.DEFINE_integer, float: flags.DEFINE_float}
+DEFINE = {
+    bool: flags.DEFINE_bool,
+    float: flags.DEFINE_float,
+    int: flags.DEFINE_integer,
+    str: flags.DEFINE_string,
+}
 
 SOURCE = flags.DEFINE_string("source", None, "The file of the publishers, or a folder.")
 DATA_DIR = flags.DEFINE_string("data_dir", "data", "The folder of prepared data sets.")
@@ -70,7 +76,7 @@ def main(argv):
         )
     print_summary(done)
     print(f"{argv[1]} is in {done.directory}")
-    print(f"next: {train_command(argv[1], done.config)}")
+    print(f"next: {train_command(argv[1], done.config, sum(done.counts['train'].values()))}")
 
 
 def print_summary(done):
@@ -90,18 +96,20 @@ def print_summary(done):
             print(f"  {place(error.file, error.row)}: {error.reason}")
 
 
-def train_command(dataset: str, config: str) -> str:
-    """Return the command that trains `config`, NAME or NAME:VARIANT, on the data set.
+def train_command(dataset: str, first_config: str, num_images: int) -> str:
+    """Return the command that trains `first_config`, NAME or NAME:VARIANT, on the `num_images` images of the data set.
 
-    Fields are set where the config has other values.
+    Fields are set where the config has other values, and the batch size if the config's is larger than the set.
     """
-    name, colon, variant = config.partition(":")
-    data = runpy.run_path(str(CONFIGS / f"{name}.py"))["get_config"](variant).data
+    name, colon, variant = first_config.partition(":")
+    config = runpy.run_path(str(CONFIGS / f"{name}.py"))["get_config"](variant)
     wanted = {"name": dataset, "data_dir": DATA_DIR.value}
     fields = "".join(
-        f"--config.data.{field}={shlex.quote(value)} " for field, value in wanted.items() if data[field] != value
+        f"--config.data.{field}={shlex.quote(value)} " for field, value in wanted.items() if config.data[field] != value
     )
-    model = name.split("_")[1]
+    if config.batch_size > num_images:
+        fields += f"--config.batch_size={2 ** int(math.log2(max(1, num_images // 4)))} "
+    model = name.split("_")[1] if "_" in name else name
     return (
         f"python scripts/train.py --config=configs/{name}.py{colon}{variant} {fields}--workdir=runs/{dataset}_{model}"
     )

@@ -148,6 +148,7 @@ def test_own_faces_are_prepared_swept_over_seeds_and_two_runs_compared(tmp_path)
     assert command.startswith(
         "next: python scripts/train.py --config=configs/fer_vgg_best.py:narrow --config.data.name="
     )
+    assert " --config.batch_size=16 " in command  # train has fewer images than a batch of the config
     fields = f"--config.data.name=folder --config.data.data_dir={tmp_path} --config.data.options={{}}"
     done = fork("sweep", f"--run=one = tests/linear_model.py {fields}", "--seeds=0,1", f"--workdir={tmp_path / 'runs'}")
     assert done.returncode == 0, done.stderr

@@ -39,6 +39,7 @@ class Option(NamedTuple):
 
     name: str
     type: type
+    """str, int, float or bool"""
     help: str
 
 

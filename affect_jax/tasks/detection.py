@@ -408,10 +408,10 @@ def anchor_coverage(config: ConfigDict, split) -> dict[str, dict[str, float]]:
     """Return coverage_by_height of the split's boxes by the config's anchors, in images resized as for evaluation."""
     buckets, model = evaluation_buckets(config), config.model
     chosen = boxes_pipeline.choose_buckets(split.sizes(), buckets)
-    boxes, best = [], []
+    strides, boxes, best = ANCHOR_STRIDES[model.neck], [], []
     for index, bucket in enumerate(buckets):
-        for image in np.flatnonzero(chosen == index):
-            boxes.append(split.boxes(int(image)) * fitting_scale(split.sizes()[image], bucket))
-            strides = ANCHOR_STRIDES[model.neck]
+        if images := np.flatnonzero(chosen == index).tolist():
+            scaled = [split.boxes(image) * fitting_scale(split.sizes()[image], bucket) for image in images]
+            boxes.append(np.concatenate(scaled))
             best.append(best_anchor_iou(boxes[-1], bucket, strides, model.anchor_sizes, model.aspect_ratios))
     return coverage_by_height(np.concatenate(boxes), np.concatenate(best))

@@ -251,6 +251,7 @@ def check_batch_size(config: ConfigDict, num_devices: int, num_examples: int) ->
     if config.batch_size > num_examples:
         raise ValueError(
             f"batch_size is {config.batch_size}, but train has only {num_examples} images; set a smaller one"
+            " with --config.batch_size=N"
         )
     if config.batch_size % (config.accumulate_steps * num_devices):
         parts = f" in {config.accumulate_steps} parts" if config.accumulate_steps > 1 else ""
