@@ -36,7 +36,7 @@ def classification_config() -> ConfigDict:
                 "height_shift": 0.0,  # fraction of the height either way, 0 to 1
                 "shear": 0.0,  # degrees either way, 0 to 60
                 "zoom": 0.0,  # scale from 1 - zoom to 1 + zoom, 0 to 0.9
-                "horizontal_flip": False,  # of every second image
+                "horizontal_flip": False,  # with probability 0.5
                 "brightness": 0.0,  # fraction of the range of values, added either way, 0 to 1
                 "contrast": 0.0,  # contrast from 1 - contrast to 1 + contrast, 0 to 1
                 "blur_probability": 0.0,  # 0 to 1
@@ -132,7 +132,7 @@ def detection_config() -> ConfigDict:
         "anywhere_probability": 0.0,  # fraction of these windows that are placed without regard to the boxes, 0 to 1
         "reference_boxes": "",  # JSON file of boxes whose sizes and places a face gets in a window; "": none
         "min_face": 0.0,  # pixels of the bucket, at least 0; training ignores smaller boxes
-        "horizontal_flip": False,  # of every second image
+        "horizontal_flip": False,  # with probability 0.5
         "low_light_probability": 0.0,  # 0 to 1
         "low_light_exposure": (0.03, 0.3),  # (smallest, largest) fraction of the light that remains, above 0, to 1
         "brightness": 0.0,  # fraction of the range of values, added either way, 0 to 1

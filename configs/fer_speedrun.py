@@ -9,8 +9,8 @@ training up to the first evaluation that reaches the mark, without compilation (
 saving. The first steps, with the device's start-up costs, are included. Aims on one H100, means of five seeds: `:68`
 under 10 s, `:70` under 30 s, `:72` under 2 minutes. The default is `:70`.
 
-Not measured yet with this learning rate. With 0.2, two runs of `:70` on an H200 predicted one class up to epochs 29 and
-21 of 40, and ended at 55.6 and 65.6 %.
+Not measured yet with this learning rate. With 0.2, two runs of `:70` on an H200 predicted a single class from epoch 3
+to 29 and from epoch 5 to 21 of 40, and ended at 55.6 and 65.6 %.
 """
 
 from affect_jax.config import apply_variant, classification_config

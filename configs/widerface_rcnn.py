@@ -1,4 +1,4 @@
-"""Faster R-CNN with ResNet-50 and a feature pyramid on WIDER FACE; every second image is darkened.
+"""Faster R-CNN with ResNet-50 and a feature pyramid on WIDER FACE; each image is darkened with probability 0.5.
 
     python scripts/prepare_data.py widerface --source=PATH
     python scripts/train.py --config=configs/widerface_rcnn.py --config.init_from=PATH/resnet50.safetensors

@@ -57,7 +57,7 @@ MIN_CONFIDENCE = flags.DEFINE_float(
 ENLARGE = flags.DEFINE_float(
     "enlarge",
     search.ENLARGE,
-    "Search images, but not videos, at this many times their size, to find smaller faces.",
+    "Also search images, but not videos, at this many times their size, to find smaller faces.",
     *reader.RANGES["enlarge"],
 )
 TTA = flags.DEFINE_enum(

@@ -47,7 +47,7 @@ REPEATED_COLUMN = Column(
     "Repeated",
     repeated_text,
     "ground-truth boxes that have two or more detections with a score of at least 0.5, among those that overlap no"
-    " other; a detection belongs to a box if its center is in it, or if they share half of the smaller area",
+    " other; a detection belongs to a box if its center is in it, or if they share more than half of the smaller area",
 )
 PRESENTATION = Presentation(
     columns=(
