@@ -42,10 +42,20 @@ OPTIONS = {
     ),
     "detection": (
         flags.DEFINE_bool("dark", False, "Detectors: apply the low-light simulator to the images."),
-        flags.DEFINE_enum("brighten", "none", BRIGHTENINGS, "Detectors: brighten the images."),
+        flags.DEFINE_enum(
+            "brighten",
+            "none",
+            BRIGHTENINGS,
+            "Detectors: brighten the images before detection; exposure raises dark images to a mean of 60 of 255.",
+        ),
         flags.DEFINE_string("data", "", "Detectors: evaluate on this prepared data set instead of the run's own."),
         flags.DEFINE_list("buckets", [], "Detectors: sizes of the input in place of the config's, such as 640x640."),
-        flags.DEFINE_float("enlarge", 1.0, "Detectors: enlarge the images before detection.", 1.0),
+        flags.DEFINE_float(
+            "enlarge",
+            1.0,
+            "Detectors: enlarge the images by this factor after they are resized; the sides must stay multiples of 32.",
+            1.0,
+        ),
         flags.DEFINE_bool("large_faces", False, "Detectors: evaluate on crops around the 40 largest faces."),
     ),
 }

@@ -1,6 +1,7 @@
 """Prepare a data set once: python scripts/prepare_data.py fer2013 --source=PATH/fer2013.csv
 
-The first argument is a name in the table of affect_jax/data/__init__.py. `--help` lists the options of each data set.
+The first argument is a data set: affectnet, coco_json, darkface, fer2013, ferplus, folder or widerface. The options
+below name the data sets that they are for.
 """
 
 from affect_jax import command_line

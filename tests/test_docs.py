@@ -54,7 +54,7 @@ def check_command(words: list[str]) -> None:
     program, *arguments = words
     if program == "make":
         targets = re.findall(r"^([\w-]+):", Path("Makefile").read_text(), re.MULTILINE)
-        assert {argument for argument in arguments if "=" not in argument} <= set(targets)
+        assert {argument for argument in arguments if "=" not in argument} <= {*targets, ".venv/.installed"}
     elif program == "pip":
         extras = tomllib.loads(Path("pyproject.toml").read_text())["project"]["optional-dependencies"]
         assert arguments[-1] in {".", *(f".[{extra}]" for extra in extras)}
