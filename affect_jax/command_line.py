@@ -157,7 +157,7 @@ def reject_arguments(argv: Sequence[str], hint: str = "") -> None:
 
 
 def positive_numbers(flag) -> tuple[int, ...]:
-    """Return the whole numbers in a flag of absl's DEFINE_list; ValueError if one is none, or not above 0."""
+    """Return the numbers in a flag of absl's DEFINE_list; ValueError if a value is not a whole number above 0."""
     if not all(number.strip().isdecimal() and int(number) > 0 for number in flag.value):
         example = ",".join(flag.default)
         raise ValueError(f"--{flag.name}={','.join(flag.value)}; give numbers above 0, such as {example}")

@@ -11,7 +11,7 @@ SELECT_ON = {
     "classification": {"val/accuracy": "max", "val/macro_f1": "max", "val/loss": "min"},
     "detection": {"val/ap50": "max", "val/coco_ap": "max", "val/loss": "min"},
 }
-"""By task, the metrics that can choose the best checkpoint, and whether the largest or the smallest value is best."""
+"""Metrics that can select the best checkpoint, by task, and whether the largest or the smallest value is best."""
 
 
 def classification_config() -> ConfigDict:
@@ -61,7 +61,8 @@ def classification_config() -> ConfigDict:
 def detection_config() -> ConfigDict:
     """Return all fields of a detector's run.
 
-    Fields that torchvision has too have its names and values, except smaller anchors and more detections per image.
+    Fields that torchvision also has keep its names and defaults, but anchors are smaller and an image can have more
+    detections.
     """
     config = _common_config()
     config.task = "detection"
@@ -197,7 +198,7 @@ def _common_config() -> ConfigDict:
 
 
 DEFAULTS = {"classification": classification_config, "detection": detection_config}
-"""By task, the function that returns all fields with their defaults."""
+"""Functions that return all fields with their defaults, by task."""
 
 
 def default_config(task: str) -> ConfigDict:

@@ -209,7 +209,7 @@ CHECKS = {
         "select_on": one_of(*SELECT_ON["detection"]),
     },
 }
-"""By task, the check of each field, except those of the network."""
+"""Checks of each field, except those of the network, by task."""
 NETWORK_CHECKS = {
     "model.dropout": between(0, 0.99),
     "model.widths": each(COUNT, count=1),
@@ -287,7 +287,7 @@ def _classification_rules(config: ConfigDict) -> Iterator[str]:
 def _detection_rules(config: ConfigDict) -> Iterator[str]:
     yield from _common_rules(config)
     if config.transform.scale_range and config.transform.side_range:
-        yield "transform.scale_range and transform.side_range are both set; a window has one size"
+        yield "transform.scale_range and transform.side_range are both set; set one of them to ()"
     yield from _regex_rules("data.epoch_limits", [regex for regex, _ in config.data.epoch_limits])
     if config.transform.anywhere_probability and not config.transform.side_range:
         yield "transform.anywhere_probability is set but transform.side_range is empty; set the range of the windows"
@@ -332,7 +332,7 @@ def _not_read_rules(model: ConfigDict) -> Iterator[str]:
 
 
 RULES = {"classification": _classification_rules, "detection": _detection_rules}
-"""By task, the function that yields the problems of fields with each other."""
+"""Functions that yield the problems of fields with each other, by task."""
 USED_AFTER_TRAINING = ("data", "dtype", "eval_batch_size", "model", "preprocess", "seed", "select_on")
 """First names of the fields that evaluation and prediction read."""
 

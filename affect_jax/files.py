@@ -75,7 +75,7 @@ def contains(folder: str | Path, path: str | Path) -> bool:
 
 
 def files_below(folder: str | Path, on_error: Callable[[OSError], None] = raise_error) -> list[Path]:
-    """Return everything but folders in a folder and its subfolders, sorted, without what is_hidden.
+    """Return all entries below a folder that are not folders, sorted, without hidden ones (see is_hidden).
 
     The folders are those of folders_below; `on_error` is called with the error of a folder that cannot be listed.
     """
@@ -86,7 +86,7 @@ def files_below(folder: str | Path, on_error: Callable[[OSError], None] = raise_
 def folders_below(
     folder: str | Path, on_error: Callable[[OSError], None] = raise_error
 ) -> Iterator[tuple[Path, list[os.DirEntry]]]:
-    """Yield a folder and its subfolders, each with its entries, without what is_hidden.
+    """Yield a folder and its subfolders, each with its entries, without hidden ones (see is_hidden).
 
     Linked folders are searched too, unless they contain the folder itself. A folder that can be reached in several ways
     is searched once, if possible by a path without links. `on_error` is called with the error of a folder that cannot
@@ -111,7 +111,7 @@ def folders_below(
 
 
 def find_matches(pattern: str) -> list[Path]:
-    """Return the files and folders that match a glob, sorted; wildcards match nothing that is_hidden.
+    """Return the files and folders that match a glob, sorted; wildcards match no hidden names (see is_hidden).
 
     "**" stands for a folder and those below it, as folders_below finds them: links in a circle are not followed. At the
     end of the pattern it stands for the folder alone.

@@ -44,9 +44,9 @@ SHUTDOWN_SECONDS = 30
 def prepare_process(deterministic: bool = False) -> None:
     """Make JAX faster: cache programs, collect garbage rarely; on CPU, use faster operations and keep memory.
 
-    Settings of the user are kept, except JAX_ENABLE_X64. With `deterministic` a GPU gives the same bits in every run,
-    but is slower; CPU and TPU always do. Call this before the first use of a device. ValueError if JAX_PLATFORMS is
-    "cuda" and there is no such GPU.
+    Settings of the user are kept, except JAX_ENABLE_X64. With `deterministic`, a GPU computes the same bits in every
+    run, but more slowly; CPUs and TPUs compute the same bits without it. Call this before the first use of a device.
+    ValueError if JAX_PLATFORMS is "cuda" and there is no such GPU.
     """
     if jax.config.jax_platforms == "cuda" and not any(map(os.path.exists, NVIDIA_DEVICES)):
         raise ValueError("JAX_PLATFORMS=cuda, but no NVIDIA GPU is visible; unset it or set it to cpu")
@@ -101,7 +101,7 @@ def check_compilation_cache(folder: Path) -> None:
 
 
 def collect_garbage_rarely() -> None:
-    """Collect garbage seldom, and not in what was imported: it takes a fifth of the time of tracing otherwise."""
+    """Run garbage collection rarely and exclude imported objects: by default it takes a fifth of tracing's time."""
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
 

@@ -39,7 +39,7 @@ def two_cores(config):
 
 
 def narrow(config):
-    """Continue from the weights of the bundled FER+ classifier, except the last layer, in twelve epochs on CPU."""
+    """Continue from the bundled FER+ classifier, with a new last layer, for twelve epochs on CPU."""
     narrow_vgg(config, "affect_jax/predict/weights/ferplus_vgg.safetensors", epochs=12.0)
     config.init_excuse = ("logits/.*",)
     config.optim.warmup_epochs = 0.5

@@ -3,10 +3,9 @@
 For a classifier the table has the training step without augmentation, the loop with augmentation and data (resident on
 the device, and streamed), evaluation, and prediction of 1 and of 64 images. For a detector it has the step, detection,
 the streamed loop and, for one image, NMS of 2,000 boxes, ours and OpenCV's, and RoIAlign of 512 regions. The loop is
-compared with the step alone, and evaluation with prediction of 64 images alone. --works selects some of them by the
-names in the table. A row is printed when it is measured.
---compare=torch adds PyTorch (eager, and torch.compile for classifiers) or torchvision, each in its own process; calls
-are interleaved.
+compared with the step alone, and evaluation with prediction of 64 images alone. --works measures only the named rows of
+the table. A row is printed when it is measured. --compare=torch adds PyTorch (eager, and torch.compile for classifiers)
+or torchvision, each in its own process; calls are interleaved.
 
 --scaling=FILE measures, instead, how cost grows: a classifier's step with the batch, the image and the processes,
 reading an epoch with the set, and prediction of the bundled networks with the frames. FILE gets the plots.

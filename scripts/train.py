@@ -29,7 +29,9 @@ flags.mark_flag_as_required("config")
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "The run's folder. A run in it is resumed. Default: runs/ and the config's name."
 )
-DETERMINISTIC = flags.DEFINE_bool("deterministic", False, "On a GPU, compute the same bits in every run; slower.")
+DETERMINISTIC = flags.DEFINE_bool(
+    "deterministic", False, "On a GPU, use deterministic operations: every run gives the same bits, but is slower."
+)
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 UNWRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
 PROCESSES = define_process_flags()

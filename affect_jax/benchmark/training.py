@@ -11,7 +11,7 @@ from affect_jax.benchmark.detector import detector_measurements
 from affect_jax.benchmark.timing import matmul_peak
 
 MEASUREMENTS = {"classification": classifier_measurements, "detection": detector_measurements}
-"""By task: (config, compare_torch, rounds) -> functions that measure one work each and return its rows, by name."""
+"""Functions by task: (config, compare_torch, rounds) -> functions that measure a work and return its rows, by name."""
 
 
 def benchmark(config: ConfigDict, compare_torch: bool, rounds: int, works: Sequence[str] = ()) -> Iterator[dict]:

@@ -36,7 +36,8 @@ class BatchPlan(NamedTuple):
 def choose_buckets(sizes: np.ndarray, buckets: Sequence[Size]) -> np.ndarray:
     """Return the bucket of each image: int32 [P], positions in `buckets`; `sizes` are heights and widths [P, 2].
 
-    It is the bucket that shrinks the image least; among equals the smallest in area, then the one that scales it most.
+    The bucket that reduces the image least is chosen; of several, the one with the smallest area, then the one with the
+    largest scale.
     """
     scales = np.array([[fitting_scale(size, bucket) for bucket in buckets] for size in sizes]).reshape(-1, len(buckets))
     areas = np.broadcast_to([height * width for height, width in buckets], scales.shape)

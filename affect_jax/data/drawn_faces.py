@@ -420,7 +420,7 @@ class DrawnFaces:
 
     @property
     def cache_name(self) -> str:
-        """Name under which all examples may be stored; "" for a set that is drawn in no time or fills the disk."""
+        """Name under which all examples may be stored; "" for a set that is too small or too large to be stored."""
         if not CACHED_BYTES[0] < self.num_examples * np.prod(self.image_shape) < CACHED_BYTES[1]:
             return ""
         code = Path(__file__).read_bytes() + Path(labels.__file__).read_bytes()

@@ -9,7 +9,7 @@ import numpy as np
 
 
 class SplitIdentity(NamedTuple):
-    """Facts that two copies of a split share, and different splits do not."""
+    """Class names, size and fingerprint of a split, to tell whether two splits are the same."""
 
     class_names: tuple[str, ...]
     num_images: int

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 Truths = Sequence[Mapping[str, np.ndarray]]
-"""For each image: boxes float32 [N, 4], label int [N] and ignore bool [N]."""
+"""Ground truth of each image: boxes float32 [N, 4], label int [N] and ignore bool [N]."""
 Detections = Sequence[Mapping[str, np.ndarray]]
-"""For the same image at the same position: boxes [D, 4], scores [D] and label [D]."""
+"""Detections of each image, in the order of Truths: boxes [D, 4], scores [D] and label [D]."""
 
 
 def box_intersection(a: np.ndarray, b: np.ndarray, border: float = 0.0) -> np.ndarray:

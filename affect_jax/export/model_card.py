@@ -128,7 +128,7 @@ def share(value: float) -> str:
 
 
 TABLES = {"classification": classifier_tables, "detection": detector_tables}
-"""By task."""
+"""Functions that return the tables of a model, by task."""
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:

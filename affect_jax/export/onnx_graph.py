@@ -16,7 +16,7 @@ class Tensor(NamedTuple):
 
     name: str
     shape: tuple[int | str, ...]
-    """In jax's order of axes; 1 for an axis that jax broadcasts, since ONNX operators broadcast by themselves."""
+    """Sizes in jax's order of axes; 1 for an axis that jax broadcasts, since ONNX operators broadcast by themselves."""
     order: tuple[int, ...]
     """jax's axis for each axis of the tensor."""
 

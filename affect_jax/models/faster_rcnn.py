@@ -24,7 +24,7 @@ BACKBONES = {"mobilenet_v2": None, "resnet18": 18, "resnet34": 34, "resnet50": 5
 ANCHOR_STRIDES = {"fpn": (4, 8, 16, 32, 64), "fpn_c4": (4, 8, 16, 32), "c4": (16,), "yunet": (8, 16, 32)}
 """Pixels between the cells of the maps that anchors are on, finest first, by neck."""
 ROI_STRIDES = {"fpn": (4, 8, 16, 32), "fpn_c4": (4, 8, 16), "c4": (16,), "yunet": (4, 8, 16, 32)}
-"""The same of the maps that RoIs are pooled from."""
+"""Pixels between the cells of the maps that RoIs are pooled from, finest first, by neck."""
 
 
 class FasterRCNN(nn.Module):

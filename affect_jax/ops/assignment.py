@@ -62,8 +62,9 @@ def assign_adaptively(
     """Assign by ATSS (Zhang et al. 2020, arXiv:1912.02424, algorithm 1).
 
     anchors [A, 4] of all levels, cells_of_levels of them each. The `nearest` anchors of each level by distance of the
-    centers are candidates of a box; those take it whose IoU is at least the mean plus the standard deviation of its
-    candidates' IoUs and whose center is inside it. An anchor that takes several boxes keeps that of the highest IoU.
+    centers are candidates of a box. A candidate is assigned to the box if its IoU is at least the mean plus the
+    standard deviation of the candidates' IoUs and its center is inside the box. An anchor that is assigned to several
+    boxes keeps the one with the highest IoU.
     """
     centers = _centers(anchors)
     distance = ((_centers(truth.boxes)[:, None] - centers) ** 2).sum(-1)

@@ -21,7 +21,7 @@ from affect_jax.ops.warp import affine_matrices, warp_affine
 
 SMALLEST_ERASED_AREA = 0.02
 LARGEST_ERASED_ASPECT = 1 / 0.3
-"""Both as in the paper on random erasing (Zhong et al. 2020, arXiv:1708.04896)."""
+"""Limits of random erasing, as in Zhong et al. 2020 (arXiv:1708.04896)."""
 BETA_INTERVALS = 1024
 
 

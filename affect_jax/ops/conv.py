@@ -27,7 +27,7 @@ from affect_jax.ops.winograd import winograd, winograd_gradients
 Padding = str | Pixels
 
 MANY_CHANNELS = 64
-"""From this number of channels in and out, Winograd saves more in products than it costs in sums."""
+"""Smallest number of channels in and out for which Winograd saves more in products than it costs in sums."""
 FEW_TAPS = 36
 """Convolutions of an image with up to this number of products per output are shifted multiplications.
 
@@ -41,7 +41,10 @@ They are faster in a training step of VGG-FER, as long as the patches stay in th
 PATCH_OUTPUTS = 2
 """Outputs of a patch: with more of them, fewer pixels are copied, but more products are with zeros."""
 FEW_PRODUCTS = 2**24
-"""Up to this number, pixels of the batch times channels in and out, XLA is faster: 1.2 to 1.7 times for one face."""
+"""Largest product of pixels of the batch, channels in and channels out for which XLA is faster than Winograd.
+
+For one face it is 1.2 to 1.7 times as fast.
+"""
 FEW_PIXELS = 64
 """Convolutions of few products are faster as products of patches if the batch has at most this number of pixels."""
 

@@ -15,7 +15,7 @@ from affect_jax.ops.boxes import box_area
 ROIS_AT_ONCE_ON_CPU = 8
 """RoIs whose samples fit in the cache of a core."""
 FEW_ROIS = 16
-"""Up to this number of RoIs per image all are pooled at once on CPU, where XLA runs a loop on one core."""
+"""Largest number of RoIs per image that are pooled at once on CPU, where XLA runs a loop on one core."""
 GATHERED_BYTES = 2**28
 """Most bytes of samples that an accelerator gathers at once: 334 RoIs of 256 channels at the default sizes."""
 

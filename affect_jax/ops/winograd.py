@@ -17,9 +17,9 @@ from jax import lax
 from affect_jax.ops.padding import Pixels, pad
 
 VERY_MANY_CHANNELS = 128
-"""From this number of channels in or out, tiles larger than those of F(2x2, 3x3) are faster, if they fit the map."""
+"""Smallest number of channels in or out for which larger tiles than those of F(2x2, 3x3) are faster, if they fit."""
 SINGLE_CORE_CHANNELS = 64
-"""Up to this number in and out, the products of the gradient by the kernel are too small for more than one core."""
+"""Largest number of channels in and out for which products of the gradient by the kernel use one core only."""
 
 
 class TileForm(NamedTuple):

@@ -35,7 +35,7 @@ The older emitters take four fifths of the time, and so do fewer optimizations b
 side, and then it takes less time in all to compile each as a whole than in parts.
 """
 FOR_MANY = {"xla_cpu_parallel_codegen_split_count": 1, "xla_cpu_prefer_vector_width": 512}
-"""The same for a program that is called many times, as that of a video: it takes a tenth less time.
+"""Options for a program that is called many times, such as that of a video: it takes a tenth less time.
 
 The newer emitters and, on processors with AVX-512, vectors of 512 bits give half of it each.
 """

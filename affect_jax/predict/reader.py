@@ -45,7 +45,7 @@ class Face(NamedTuple):
     expression: str | None
     """The most probable class; None if its probability is below min_confidence."""
     probabilities: dict[str, float]
-    """By class name; they sum to 1."""
+    """Probabilities by class name; they sum to 1."""
 
 
 def load(

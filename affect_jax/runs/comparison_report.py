@@ -55,9 +55,9 @@ class Evaluation(NamedTuple):
     images: str
     """Description of the images."""
     metrics: Mapping[str, Metrics]
-    """By run."""
+    """Metrics by run."""
     against_first: Mapping[str, dict | str]
-    """For each run after the first: the result of the paired test, or the reason why there is none."""
+    """Result of the paired test of each run after the first, or the reason why there is none."""
 
 
 class Comparison(NamedTuple):

@@ -2,8 +2,8 @@
 
     python scripts/launch/gpu_check.py [--profile=FOLDER]
 
-The networks are those of configs. They train on noise or drawn scenes, so no data set is needed. They compile at the
-same time. A network that fails is named, and the others are still checked.
+The networks are those of the configs in --configs. They train on noise or drawn scenes, so no data set is needed. They
+compile at the same time. A network that fails is named, and the others are still checked.
 """
 
 from affect_jax import command_line
