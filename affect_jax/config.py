@@ -119,7 +119,7 @@ def detection_config() -> ConfigDict:
             "box_loss": "smooth_l1",  # or "diou", "eiou"
             "box_loss_weight": 1.0,  # at least 0
             "proposal_weight": 0.0,  # of the proposal's score in the score, a weighted geometric mean, 0 to 1
-            "rois_at_once": 0,  # proposals that prediction classifies in one group; 0: all
+            "rois_at_once": 0,  # proposals that prediction classifies in one group; 0: all, and P2 is always made
         },
     }
     config.preprocess = {

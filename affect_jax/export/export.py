@@ -168,7 +168,7 @@ def in_float32(trained: Trained) -> Trained:
 
 
 def without_groups(trained: Trained) -> Trained:
-    """Return the detector that classifies all proposals at once; the exporter has no loops of variable length."""
+    """Return the detector that does the same for every image; the ONNX exporter has no conditions and no such loops."""
     config = trained.config.copy_and_resolve_references()
     if "box" in config.model:
         config.model.box.rois_at_once = 0

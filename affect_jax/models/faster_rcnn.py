@@ -93,7 +93,7 @@ class FasterRCNN(nn.Module):
         anchor_maps = self._anchor_maps(maps, train)
         proposals, rpn_losses = self.proposal_network(anchor_maps, images.shape[1:3], image_size, truth, train)
         if self.neck == "yunet":
-            if truth is None and not train and not self.is_initializing():
+            if truth is None and not train and not self.is_initializing() and self.box["rois_at_once"]:
                 return {"detections": self._detect(maps["C2"], anchor_maps, proposals, image_size)}
             roi_maps = [self.fpn.finest(maps["C2"], anchor_maps[0], train), *anchor_maps]
         else:
@@ -115,7 +115,8 @@ class FasterRCNN(nn.Module):
     ) -> dict[str, jax.Array]:
         """Return the detections; P2, the finest map, is computed only if an RoI is pooled from it.
 
-        It takes a sixth of the time of a search. Images whose faces are all large do not need it.
+        It takes a sixth of the time of a search. Images whose faces are all large do not need it. With rois_at_once 0,
+        which does the same for every image, it is always computed, without this function.
         """
 
         def with_finest(module: "FasterRCNN", c2: jax.Array, coarse: list[jax.Array], *rest) -> dict[str, jax.Array]:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
+from jax.custom_batching import custom_vmap
 
 from affect_jax.losses import softmax_cross_entropy
 from affect_jax.models.resnet import BLOCKS, ResidualBlock
@@ -207,7 +208,7 @@ class RoIHeads(nn.Module):
     def needs_finest(self, proposals: Proposals) -> jax.Array:
         """Return True if a valid proposal is pooled from the finest map: bool []."""
         levels = self._levels(enlarge_boxes(proposals.boxes, self.context), self.strides)
-        return jnp.any(proposals.valid & (levels == 0))
+        return any_in_batch(proposals.valid & (levels == 0))
 
     def _levels(self, rois: jax.Array, strides: Sequence[int]) -> jax.Array:
         """Return the index of the map with one of `strides` that each of rois [B, R, 4] is pooled from."""
@@ -222,6 +223,22 @@ class RoIHeads(nn.Module):
         pooled = roi_align(features, strides, rois, levels, self.pooled_side, aligned=self.roi_aligned)
         logits, offsets = self.box_predictor(self.box_head(pooled.reshape(-1, *pooled.shape[2:]), train))
         return logits.reshape(*rois.shape[:2], -1), offsets.reshape(*rois.shape[:2], -1, 4)
+
+
+@custom_vmap
+def any_in_batch(values: jax.Array) -> jax.Array:
+    """Return True if any value is True: bool []; under jax.vmap, one answer for all examples.
+
+    With an answer for each example, vmap would make a choice between both branches of a condition, and repeat the
+    weights for each example.
+    """
+    return jnp.any(values)
+
+
+@any_in_batch.def_vmap
+def _any_in_examples(axis_size: int, batched: list[bool], values: jax.Array) -> tuple[jax.Array, bool]:
+    """Return the answer for all examples, and that it is not batched."""
+    return any_in_batch(values), False
 
 
 def sample_proposals(

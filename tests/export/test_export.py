@@ -13,6 +13,7 @@ from matplotlib import cbook
 from affect_jax.export import export as exporting
 from affect_jax.export.export import detection_differences, export_model, known_licence
 from affect_jax.predict.networks import Classifier
+from affect_jax.predict.reader import DETECTOR
 from affect_jax.runs.model_file import load_trained, save_trained
 
 ROOT = Path(__file__).parents[2]
@@ -101,6 +102,33 @@ def test_detector_as_onnx_gives_the_same_detections_in_a_photograph(detector, tm
     for name, values in expected.items():
         assert found[name].dtype == values.dtype
         np.testing.assert_allclose(found[name], values, atol=1e-3, err_msg=name)
+
+
+def test_bundled_detector_in_both_formats_gives_the_same_detections_in_photographs(tmp_path, plain_convolutions):
+    """Only the face of the second is small enough for the finest map of the pyramid."""
+    trained = exporting.in_float32(load_trained(DETECTOR))
+    trained.config.model.rpn.score_thresh = 0.2  # no other proposals than the faces
+    images, sizes = np.zeros((2, 192, 192, 3), np.uint8), np.array([[192, 164], [64, 55]], np.int32)
+    image = cv2.imread(str(cbook.get_sample_data("grace_hopper.jpg", asfileobj=False)))[..., ::-1]
+    for padded, (height, width) in zip(images, sizes, strict=True):
+        padded[:height, :width] = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+    interface = exporting.detector_interface(trained, (192, 192))
+    each = [interface.function(trained.variables, images[[i]], sizes[[i]]) for i in range(2)]
+    expected = {name: np.concatenate([one[name] for one in each]) for name in each[0]}
+    assert (expected["scores"][:, 0] > 0.9).all()
+    (tmp_path / "model.stablehlo").write_bytes(exporting.to_stablehlo(interface, trained.variables))
+    model = exporting.read_stablehlo(tmp_path / "model.stablehlo")
+    interface = exporting.detector_interface(exporting.without_groups(trained), (192, 192))
+    exporting.write_onnx(interface, trained, tmp_path / "model.onnx", "", batch_size=1)
+    of_onnx = exporting.run_onnx(tmp_path / "model.onnx", images, sizes)
+    for found, rows in (
+        (of_onnx, [0, 1]),
+        (model.call(images, sizes), [0, 1]),
+        (model.call(images[[0, 0]], sizes[[0, 0]]), [0, 0]),  # without the finest map
+    ):
+        assert found.keys() == expected.keys()
+        for name, values in found.items():
+            np.testing.assert_allclose(values, expected[name][rows], atol=1e-3, err_msg=name)
 
 
 def test_detection_differences_compare_clear_detections_in_any_order():

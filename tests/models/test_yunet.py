@@ -155,7 +155,7 @@ def test_detections_are_the_same_whether_the_finest_map_is_always_computed_or_on
     model, photograph, canonical_size, pooled_from_finest
 ):
     """With ground truth it is always computed; the smaller the canonical size, the coarser the map of a RoI."""
-    model = model.clone(box={**model.box, "canonical_size": canonical_size, "score_thresh": 0.0})
+    model = model.clone(box={**model.box, "canonical_size": canonical_size, "score_thresh": 0.0, "rois_at_once": 16})
     batch = batch_of(photograph[:64, :96])
     variables = jax.jit(model.init, static_argnums=2)(jax.random.key(0), batch, False)
     of_finest = variables["params"]["fpn"]["lateral2"]["pointwise"]["kernel"]
