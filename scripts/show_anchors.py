@@ -24,8 +24,8 @@ def main(argv):
 
     logging.set_verbosity(logging.ERROR)  # tfds logs every file
     validate(CONFIG.value)
-    if CONFIG.value.task != "detection":
-        raise ValueError("the config is of a classifier, which has no anchors; give one of a detector")
+    if CONFIG.value.model.name != "faster_rcnn":
+        raise ValueError(f"{CONFIG.value.model.name} has no anchors; give a config of faster_rcnn")
     groups = anchor_coverage(CONFIG.value, build_task(CONFIG.value).open_split(SPLIT.value))
     print(f"anchors {CONFIG.value.model.anchor_sizes} x {CONFIG.value.model.aspect_ratios}")
     print(f"{'height':>18} {'boxes':>8} {'IoU 0.5':>9} {'IoU 0.7':>9} {'mean best':>10}")

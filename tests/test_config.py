@@ -305,7 +305,7 @@ def test_every_field_is_read_by_code_that_acts_on_it(task, tiny_config, tiny_det
     }[task]
     monkeypatch.setitem(MODELS, "stand_in", f"{__name__}:{builder}")
     fresh = config.copy_and_resolve_references()
-    fresh.model.name = "stand_in"
+    fresh.model = {"name": "stand_in"}
     continued = fresh.copy_and_resolve_references()
     continued.init_from = str(tmp_path / "fresh")
     if task == "classification":

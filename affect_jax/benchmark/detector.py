@@ -18,6 +18,7 @@ from affect_jax.benchmark.flop import forward_flop, training_flop
 from affect_jax.benchmark.steps import loop_work, random_network, step_work
 from affect_jax.benchmark.timing import Work, interleaved_rows, peak_memory, rows_of, seconds_one_by_one
 from affect_jax.config import detection_config, differing_fields, evaluation_buckets
+from affect_jax.models import yunet
 from affect_jax.models.faster_rcnn import BACKBONES, ROI_STRIDES
 from affect_jax.ops.nms import nms
 from affect_jax.ops.roi_align import roi_align, roi_levels
@@ -30,8 +31,7 @@ from affect_jax.train.state import make_apply
 LOOP_WINDOW = 5
 """Steps of the loop that are timed together."""
 NMS_BOXES, NMS_THRESH = 2000, 0.5
-ROIS, POOLED_SIDE, SAMPLING_RATIO = 512, 7, 2
-FPN_STRIDES = ROI_STRIDES["fpn"]
+ROIS = 512
 
 
 def detector_measurements(config: ConfigDict, compare_torch: bool, rounds: int) -> dict[str, Callable[[], list[dict]]]:
@@ -71,7 +71,13 @@ def detector_measurements(config: ConfigDict, compare_torch: bool, rounds: int) 
         works = {"affect_jax": roi_align_work(config, *maps_and_rois, backward)}
         if compare_torch:
             box = config.model.box
-            align = (*maps_and_rois, FPN_STRIDES[0], box.canonical_size, box.canonical_level, backward)
+            align = (
+                *maps_and_rois,
+                ROI_STRIDES[config.model.neck][0],
+                box.canonical_size,
+                box.canonical_level,
+                backward,
+            )
             works["torchvision"] = torch_twin.start("RoIAlign", torch_twin.roi_align_work, *align)
         return interleaved_rows(f"roi_align_{name}", works, 1, 0.0, rounds)
 
@@ -148,17 +154,17 @@ def nms_works() -> dict[str, Work]:
 
 def roi_align_inputs(config: ConfigDict) -> tuple[list[np.ndarray], np.ndarray]:
     """Return feature maps [1, H, W, C] of an image of the largest bucket and ROIS regions [1, R, 4] of all sizes."""
-    return maps_and_regions(
-        max(evaluation_buckets(config), key=lambda size: size[0] * size[1]), 1, ROIS, config.model.fpn_channels
-    )
+    largest = max(evaluation_buckets(config), key=lambda size: size[0] * size[1])
+    return maps_and_regions(config.model, largest, 1, ROIS)
 
 
 def maps_and_regions(
-    size: tuple[int, int], batch: int, rois: int, channels: int
+    model: ConfigDict, size: tuple[int, int], batch: int, rois: int
 ) -> tuple[list[np.ndarray], np.ndarray]:
     """Return feature maps [B, H, W, C] of noise for images of a size, and regions [B, R, 4] of all sizes in them."""
     rng = np.random.default_rng(0)
-    shapes = [(batch, size[0] // stride, size[1] // stride, channels) for stride in FPN_STRIDES]
+    channels = yunet.CHANNELS if model.neck == "yunet" else model.fpn_channels
+    shapes = [(batch, size[0] // stride, size[1] // stride, channels) for stride in ROI_STRIDES[model.neck]]
     maps = [rng.standard_normal(shape, np.float32) for shape in shapes]
     longest = np.exp(rng.uniform(np.log(8), np.log(min(size) * 0.9), (batch, rois, 1)))
     sides = longest * rng.uniform(0.7, 1, (batch, rois, 2))
@@ -169,10 +175,12 @@ def maps_and_regions(
 def roi_align_work(config: ConfigDict, maps: list[np.ndarray], rois: np.ndarray, backward: bool) -> Work:
     """Return RoIAlign of the regions, if `backward` with the gradient by the maps."""
     maps, rois = jax.device_put((maps, rois))
-    size, level = config.model.box.canonical_size, config.model.box.canonical_level
+    strides, box = ROI_STRIDES[config.model.neck], config.model.box
+    finest = strides[0].bit_length() - 1
 
     def align(maps):
-        return roi_align(maps, FPN_STRIDES, rois, roi_levels(rois, 4, 2, size, level), POOLED_SIDE, SAMPLING_RATIO)
+        levels = roi_levels(rois, len(strides), finest, box.canonical_size, box.canonical_level)
+        return roi_align(maps, strides, rois, levels, box.pooled_side, aligned=box.roi_aligned)
 
     program = jax.jit(jax.grad(lambda maps: jnp.sum(align(maps) ** 2)) if backward else align)
     return lambda: jax.block_until_ready(program(maps))
@@ -181,7 +189,7 @@ def roi_align_work(config: ConfigDict, maps: list[np.ndarray], rois: np.ndarray,
 def roi_align_of_step(config: ConfigDict) -> Work:
     """Return RoIAlign, forward and backward, with the sizes of a training step."""
     model, size = config.model, config.data.buckets[0]
-    rois = maps_and_regions(size, config.batch_size, model.box.batch_size_per_image, model.fpn_channels)
+    rois = maps_and_regions(model, size, config.batch_size, model.box.batch_size_per_image)
     return roi_align_work(config, *rois, backward=True)
 
 

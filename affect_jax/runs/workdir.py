@@ -152,6 +152,8 @@ def config_of(record: dict) -> ConfigDict:
     """Return the config of a record; fields that it lacks have their defaults. ValueError if it is not valid."""
     record = tuples(record)
     config = default_config(record.get("task", "classification"))
+    if "model" in record and record["model"].get("name") != config.model.name:
+        config.model = {}  # the defaults are fields of another network
     config.update(record)
     validate_for_use(config)
     return config

@@ -69,8 +69,7 @@ PRESENTATION = Presentation(
         number_column("Checkpoint", "checkpoint_step", ",d", "training step of the checkpoint"),
     ),
     curves_note="train: means over the steps since the previous point, with augmentation. val: the whole split, without"
-    " augmentation. The loss is the sum of four losses: objectness and box regression of the proposals,"
-    " classification and box regression of the detections.",
+    " augmentation. The loss is the sum of the network's losses.",
     score_titles={"ap50": "AP50, %", "coco_ap": "COCO AP, %"},
     paired_columns=(),
     paired_note="The interval is a bootstrap over images, with the same samples for both runs. If it does not contain"

@@ -106,13 +106,16 @@ def build_variables(
 def of_same_classes(config: ConfigDict, pretrained: Pretrained, class_names: Sequence[str]) -> Mapping[str, np.ndarray]:
     """Return the weights without the layers of other classes than `class_names`, or in another order.
 
-    A single class may have another name. ValueError if `config.init_excuse` does not excuse these layers.
+    A single class may have another name. ValueError if `config.init_excuse` does not excuse these layers. If no layer
+    has a name of CLASS_LAYERS, it must excuse some layer.
     """
     trained, given = tuple(pretrained.class_names), tuple(class_names)
     if not trained or not given or same_classes(trained, given):
         return pretrained.values
     of_classes, excused = selects([CLASS_LAYERS]), selects(config.init_excuse)
     layers = {name.partition("/")[0] for name in pretrained.values if of_classes(name) and not excused(name)}
+    if not any(map(of_classes, pretrained.values)) and not config.init_excuse:
+        layers = {"LAST_LAYER"}
     if layers:
         raise ValueError(
             f"{config.init_from} was trained for the classes {', '.join(trained)}; the data has {', '.join(given)}."

@@ -3,11 +3,11 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from affect_jax.models.pretrained import load_pretrained, named_weights, variables_of
+from affect_jax.models.pretrained import load_pretrained, named_weights, trained_with, variables_of
 from affect_jax.predict.networks import Classifier
 from affect_jax.runs.model_file import load_trained, save_trained
 from affect_jax.tasks import build_task
-from affect_jax.train.builders import build_variables
+from affect_jax.train.builders import build_variables, of_same_classes
 
 
 def test_network_is_read_from_its_file_to_the_precision_of_float16(classifier, tmp_path):
@@ -84,6 +84,17 @@ def test_last_layer_for_other_classes_is_refused_unless_it_is_excused(classifier
     started = named_weights(build_variables(*start, other_order))
     for name, value in pretrained.values.items():
         assert np.array_equal(started[name], value) != (name == "logits/kernel"), name
+
+
+def test_weights_for_other_classes_are_refused_if_the_layer_of_the_classes_is_not_known(classifier):
+    config, names = classifier.config, classifier.data.class_names
+    other = trained_with(config, names, {"conv/kernel": np.ones(2), "head/kernel": np.ones(2)}, "weights")
+    assert of_same_classes(config, other, names).keys() == {"conv/kernel", "head/kernel"}
+    with pytest.raises(ValueError, match=r"was trained for the classes .* add 'LAST_LAYER/\.\*' to config.init_excuse"):
+        of_same_classes(config, other, names[::-1])
+    config = config.copy_and_resolve_references()
+    config.init_excuse = ("head/.*",)
+    assert of_same_classes(config, other, names[::-1]).keys() == {"conv/kernel", "head/kernel"}
 
 
 def test_file_is_half_the_size_of_its_weights(classifier, tmp_path):
