@@ -78,7 +78,8 @@ def write_predictions(inputs: Inputs, read_faces: reader.FaceReader) -> Report:
         for given, reason in inputs.problems.items():
             output.report.skip(given, reason)
         frames = itertools.islice(read_frames(inputs.sources, output.report), MAX_FRAMES.value)
-        progress = tqdm(read_faces.stream(frames), total=expected_frames(inputs.sources), unit="frame", disable=None)
+        read = read_faces.stream(frames, output.report.cut)
+        progress = tqdm(read, total=expected_frames(inputs.sources), unit="frame", disable=None)
         try:
             for frame, faces in progress:
                 output.write(frame, faces)

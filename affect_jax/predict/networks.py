@@ -94,7 +94,8 @@ class Detector:
     def __call__(self, images: Sequence[np.ndarray], enlarge: Sequence[float] = ()) -> list[dict[str, np.ndarray]]:
         """Return "boxes" float32 [D, 4] and "scores" float32 [D] of each image, highest score first.
 
-        Each image is searched at its factor of `enlarge` times its size, by default in its own size.
+        "full" is True if a search found as many faces as it can, so that others may be missing. Each image is searched
+        at its factor of `enlarge` times its size, by default in its own size.
         """
         by_size = defaultdict(list)
         for row, searches in enumerate(self.prepare(images, enlarge or [1.0] * len(images))):
@@ -105,13 +106,16 @@ class Detector:
             for searches in by_size.values()
             for batch in batched(searches, self._batch_size)
         ]
-        found = [[] for _ in images]
+        found, full = [[] for _ in images], [False for _ in images]
         for batch, detections in pending:
             detections = jax.device_get(detections)
             for index, (row, search) in enumerate(batch):
                 one = {name: values[index] for name, values in detections.items()}
                 found[row].append((search, *self._in_image(one, search, images[row].shape[:2])))
-        return [self._good_enough(*merge(searches)) for searches in found]
+                # the overview may be full of small faces, which it is not used for
+                full[row] |= bool(self._may_be_good(one).all()) and search.smallest == 0
+        merged = [self._good_enough(*merge(searches)) for searches in found]
+        return [{**faces, "full": is_full} for faces, is_full in zip(merged, full, strict=True)]
 
     def smallest_face(self, image_size: tuple[int, int]) -> float:
         """Return the side of the smallest face that is searched for, pixels of an image of (height, width)."""
@@ -137,13 +141,17 @@ class Detector:
         self, detections: dict[str, np.ndarray], search: Search, image_size: tuple[int, int]
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the boxes in pixels of the image and the scores of the detections that may be good enough."""
-        good = detections["valid"] & (detections["scores"] >= self._min_score_of_search)
+        good = self._may_be_good(detections)
         boxes, scores = detections["boxes"][good] / search.scale, detections["scores"][good]
         if search.mirrored:
             boxes = flip_boxes(boxes, image_size[1])
         boxes = clip_boxes(boxes, image_size)
         kept = (boxes[:, 2:] > boxes[:, :2]).all(1)
         return boxes[kept], scores[kept]
+
+    def _may_be_good(self, detections: dict[str, np.ndarray]) -> np.ndarray:
+        """Return True for the detections of a search that may be good enough, bool [D]."""
+        return detections["valid"] & (detections["scores"] >= self._min_score_of_search)
 
     def _good_enough(self, boxes: np.ndarray, scores: np.ndarray) -> dict[str, np.ndarray]:
         """Return the merged detections with a score of at least min_score."""
@@ -157,7 +165,7 @@ def image_detector(detector: str | Path, min_score: float, enlarge: float = ENLA
 
     def detect(image: np.ndarray) -> dict[str, np.ndarray]:
         (found,) = search([image], [enlarge])
-        return {**found, "label": np.zeros(len(found["boxes"]), np.int32)}
+        return {"boxes": found["boxes"], "scores": found["scores"], "label": np.zeros(len(found["boxes"]), np.int32)}
 
     return detect
 

@@ -4,7 +4,7 @@ Images are RGB uint8 [H, W, 3] of any size; boxes are [x1, y1, x2, y2] in pixels
 """
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from numbers import Integral, Real
 from pathlib import Path
 from typing import NamedTuple
@@ -25,6 +25,7 @@ WHOLE = "whole"
 """Given instead of a detector: every image is one face."""
 MARGIN, MIN_SCORE = 0.1, 0.65
 """Defaults of `load`."""
+FULL = "it has more faces than one search can find, some may be missing; cut the image into parts"
 RANGES = {
     "batch_size": (1, None),
     "margin": (0, None),
@@ -120,16 +121,27 @@ class FaceReader:
 
         Raises ValueError if an image is not RGB uint8 [H, W, 3].
         """
-        return self._read(images, [self.enlarge] * len(images))
+        return [faces for faces, _ in self._read(images, [self.enlarge] * len(images))]
 
-    def stream(self, frames: Iterable[Frame]) -> Iterator[tuple[Frame, list[Face]]]:
-        """Yield each frame with its faces, in order; at most one batch of frames is read ahead."""
+    def stream(
+        self, frames: Iterable[Frame], cut: Callable[[str, str], None] = lambda file, reason: None
+    ) -> Iterator[tuple[Frame, list[Face]]]:
+        """Yield each frame with its faces, in order; at most one batch of frames is read ahead.
+
+        `cut` is called with the file and the reason, once per file, if faces may be missing because there are too many.
+        """
+        full_file = None
         for batch in batched(frames, self.batch_size):
             enlarge = [self.enlarge if frame.time is None else 1.0 for frame in batch]
-            yield from zip(batch, self._read([frame.image for frame in batch], enlarge), strict=True)
+            read = self._read([frame.image for frame in batch], enlarge)
+            for frame, (faces, full) in zip(batch, read, strict=True):
+                if full and frame.file != full_file:
+                    full_file = frame.file
+                    cut(frame.file, FULL)
+                yield frame, faces
 
-    def _read(self, images: Sequence[np.ndarray], enlarge: Sequence[float]) -> list[list[Face]]:
-        """Return the faces of each image; each is searched at `enlarge` times its size."""
+    def _read(self, images: Sequence[np.ndarray], enlarge: Sequence[float]) -> list[tuple[list[Face], bool]]:
+        """Return the faces of each image, searched at `enlarge` times its size, and True if a search was full."""
         check_images(images)
         if self.detector:
             self.detector.prepare(images, enlarge)
@@ -144,10 +156,13 @@ class FaceReader:
             detections, crops = [whole_image(image) for image in images], images
         probabilities = iter(self.classifier(crops))
         return [
-            [
-                self._face(box, score, next(probabilities))
-                for box, score in zip(found["boxes"], found["scores"], strict=True)
-            ]
+            (
+                [
+                    self._face(box, score, next(probabilities))
+                    for box, score in zip(found["boxes"], found["scores"], strict=True)
+                ],
+                found["full"],
+            )
             for found in detections
         ]
 
@@ -191,4 +206,4 @@ def check_images(images: Sequence[np.ndarray]) -> None:
 def whole_image(image: np.ndarray) -> dict[str, np.ndarray]:
     """Return the whole image as a single detection."""
     height, width = image.shape[:2]
-    return {"boxes": np.array([[0, 0, width, height]], np.float32), "scores": np.ones(1, np.float32)}
+    return {"boxes": np.array([[0, 0, width, height]], np.float32), "scores": np.ones(1, np.float32), "full": False}

@@ -9,7 +9,7 @@ from affect_jax.data.faces import crop_box, fit, to_channels
 from affect_jax.data.windows import flip_boxes
 from affect_jax.predict.media import Frame
 from affect_jax.predict.networks import CANDIDATE_SCORE, Classifier, Detector, compiled_predict
-from affect_jax.predict.reader import RANGES, FaceReader, check_options, load
+from affect_jax.predict.reader import FULL, RANGES, FaceReader, check_options, load
 from affect_jax.predict.search import merge, plan_searches, smallest_face
 from affect_jax.tasks import build_task
 from affect_jax.train.mesh import data_mesh
@@ -38,7 +38,7 @@ class FixedDetector:
 
     def __call__(self, images, enlarge):
         found = [np.array(self.boxes[image.tobytes()[:99]], np.float32).reshape(-1, 4) for image in images]
-        return [{"boxes": boxes, "scores": np.linspace(0.9, 0.6, len(boxes))} for boxes in found]
+        return [{"boxes": boxes, "scores": np.linspace(0.9, 0.6, len(boxes)), "full": False} for boxes in found]
 
 
 def test_each_face_has_the_probabilities_of_its_crop_at_any_batch_size(classifier, images):
@@ -117,6 +117,20 @@ def test_detector_returns_the_detections_of_the_evaluation(
         np.testing.assert_allclose(found["boxes"], boxes[scores >= threshold], atol=0.01)
 
 
+def test_file_with_more_faces_than_a_search_can_find_is_named_once(classifier, detector, images):
+    frames = [Frame(file, number, None, image) for file in "ab" for number, image in enumerate(images)]
+
+    def files_cut(**limits):
+        detector.config.model.box.update(limits)
+        reader, cut = FaceReader(Classifier(classifier, 4), Detector(detector, 2, 0.0), 2, 0.1, 0.0, 1.5), []
+        read = list(reader.stream(frames, lambda file, reason: cut.append((file, reason))))
+        assert len(read) == len(frames) and all(faces for _, faces in read)
+        return cut
+
+    assert files_cut(detections_per_img=5) == [("a", FULL), ("b", FULL)]
+    assert files_cut(detections_per_img=1000) == []
+
+
 def test_flip_averages_the_probabilities_of_a_face_and_its_mirror_image(classifier, images):
     faces = [crop_box(image, [20, 20, 90, 90], 0.1) for image in images]
     plain, flip = Classifier(classifier, 4), Classifier(classifier, 4, tta="flip")
@@ -155,7 +169,7 @@ def test_images_are_enlarged_and_frames_of_videos_are_not(classifier):
 
     def detect(images, enlarge):
         given.append(list(enlarge))
-        return [{"boxes": np.zeros((0, 4)), "scores": np.zeros(0)}] * len(images)
+        return [{"boxes": np.zeros((0, 4)), "scores": np.zeros(0), "full": False}] * len(images)
 
     detect.prepare = lambda images, enlarge: None
     reader = FaceReader(Classifier(classifier, 2), detect, 2, 0.1, 0.0, 1.5)
