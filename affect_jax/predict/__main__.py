@@ -16,7 +16,6 @@ import functools
 import itertools
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import cv2
 import jax
@@ -27,7 +26,7 @@ from affect_jax.evaluate import tta
 from affect_jax.files import printable
 from affect_jax.predict import programs, reader, search
 from affect_jax.predict.media import Inputs, Report, Source, count_frames, find_sources, plural, read_frames
-from affect_jax.predict.output import DRAWN, Output, is_result
+from affect_jax.predict.output import DRAWN, Output, result_filter
 from affect_jax.process import prepare_process
 
 CLASSIFIER = flags.DEFINE_string(
@@ -116,6 +115,8 @@ def print_summary(inputs: Inputs, output: Output, num_faces: int, interrupted: b
         drawn = f" and {output.folder / DRAWN}/" if output.num_drawn else ""
         print(f"{faces} in {frames}: {output.folder / 'predictions.jsonl'}, predictions.csv{drawn}")
     print(output.report.summary())
+    if inputs.num_left_out:
+        print(f"{plural(inputs.num_left_out, 'file')} left out: results of an earlier call")
     if interrupted and output.num_frames:
         print("interrupted; the results so far are kept")
     skipped = output.report.skipped | output.report.others
@@ -139,7 +140,7 @@ def main(argv: Sequence[str]) -> None:
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # unreadable files are reported below
     logging.set_verbosity(logging.ERROR)
     prepare_process()
-    inputs = find_sources(argv[1:], left_out=lambda path: is_result(path, Path(OUT.value)))
+    inputs = find_sources(argv[1:], result_filter())
     if not inputs.sources:
         raise ValueError("; ".join(f"{printable(given)}: {reason}" for given, reason in inputs.problems.items()))
     read_faces = reader.load(

@@ -49,6 +49,8 @@ class Inputs(NamedTuple):
 
     sources: list[Source]
     problems: dict[str, str]
+    num_left_out: int
+    """Number of files that are results of earlier calls."""
 
 
 class Report:
@@ -117,12 +119,12 @@ def listed(files: list[str]) -> str:
     return f"{shown} and {plural(len(files) - 3, 'other file')}" if len(files) > 3 else shown
 
 
-def find_sources(inputs: Iterable[str], left_out: Callable[[Path], bool] = lambda path: False) -> Inputs:
+def find_sources(inputs: Iterable[str], is_result: Callable[[Path], bool] = lambda path: False) -> Inputs:
     """Return the sources that files, folders (searched recursively), globs and "camera:0" name, each once.
 
-    Hidden files are ignored (affect_jax.files.is_hidden). Files for which `left_out` is True are skipped.
+    Hidden files are ignored (affect_jax.files.is_hidden). Files for which `is_result` is True are left out.
     """
-    sources, problems = {}, {}
+    sources, problems, results = {}, {}, set()
     for given in inputs:
         if CAMERA.fullmatch(given):
             sources[given] = Source(given)
@@ -132,11 +134,13 @@ def find_sources(inputs: Iterable[str], left_out: Callable[[Path], bool] = lambd
         except ValueError as reason:
             problems[given] = str(reason)
             continue
-        kept = [source for source in found if not left_out(Path(source.file))]
+        given_results = {source.file for source in found if is_result(Path(source.file))}
+        results |= given_results
+        kept = [source for source in found if source.file not in given_results]
         if found and not kept:
-            problems[given] = "is in the folder of the results; choose another --out"
+            problems[given] = "only results of an earlier call; to read drawings, copy them to another folder"
         sources |= {source.file: source for source in kept if source.file not in sources}
-    return Inputs(list(sources.values()), problems)
+    return Inputs(list(sources.values()), problems, len(results))
 
 
 def expand(given: str, problems: dict[str, str]) -> list[Source]:

@@ -2,10 +2,11 @@
 
 import csv
 import errno
+import functools
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -229,8 +230,17 @@ def earlier_drawings(lines: Path) -> set[str]:
         return set()
 
 
-def is_result(path: Path, folder: Path) -> bool:
-    """Return True for a file that Output writes to a folder, also through links."""
-    folder, path = (Path(os.path.realpath(each)) for each in (folder, path))  # resolve() refuses links in a circle
-    names = {name + suffix for name in (*LINES, DRAWN) for suffix in ("", PARTIAL)}
-    return folder in path.parents and path.relative_to(folder).parts[0] in names
+def result_filter() -> Callable[[Path], bool]:
+    """Return a function that is True for a file that Output wrote, to any folder, also through links.
+
+    These are the files with lines and the drawings that they list; other files of a folder drawn/ are the user's.
+    """
+    drawings = functools.cache(earlier_drawings)  # of each folder of results
+
+    def is_result(path: Path) -> bool:
+        path = Path(os.path.realpath(path))  # resolve() refuses links in a circle
+        if path.name.removesuffix(PARTIAL) in LINES or path.parent.name == DRAWN + PARTIAL:
+            return True
+        return path.parent.name == DRAWN and path.name in drawings(path.parent.parent / LINES[0])
+
+    return is_result

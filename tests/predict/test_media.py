@@ -13,6 +13,7 @@ from written_video import gray_frames, noise_frames, write_video
 
 from affect_jax.predict import media
 from affect_jax.predict.media import Report, Source, find_sources, read_frames
+from affect_jax.predict.output import Output, result_filter
 
 
 def write_image(path, level=90):
@@ -146,12 +147,31 @@ def test_folders_links_globs_and_files_are_found_in_order_and_once(tmp_path):
     assert found(f"{tmp_path}/in/**/[yz].png") == ["in/deep/z.png", "in/dir.jpg/z.png", "in/link/y.png"]
     assert found(f"{tmp_path}/in/**") == everything
     assert found(f"{tmp_path}/in/d*") == ["in/deep/z.png", "in/dir.jpg/z.png"]
-    assert found(tmp_path / "in", left_out=lambda path: path.parent.name == "deep") == [
+    assert found(tmp_path / "in", is_result=lambda path: path.parent.name == "deep") == [
         e for e in everything if "deep" not in e
     ]
-    inputs = find_sources([str(tmp_path / "in" / "b.jpg")], left_out=lambda path: True)
-    assert "is in the folder of the results; choose another --out" in inputs.problems[str(tmp_path / "in" / "b.jpg")]
-    assert find_sources(["camera:0"]) == ([Source("camera:0")], {})
+    inputs = find_sources([str(tmp_path / "in" / "b.jpg")], is_result=lambda path: True)
+    assert (
+        "only results of an earlier call; to read its drawings, copy them"
+        in inputs.problems[str(tmp_path / "in" / "b.jpg")]
+    )
+    assert find_sources(["camera:0"]) == ([Source("camera:0")], {}, 0)
+
+
+@pytest.mark.parametrize("out", [".", "predictions"])
+def test_results_of_earlier_calls_are_left_out_and_files_of_the_user_beside_them_are_read(tmp_path, out):
+    out = tmp_path / out
+    (out / "drawn").mkdir(parents=True)
+    mine = [write_image(tmp_path / "a.png"), write_image(out / "drawn" / "b.png")]
+    for num_results in (0, 4, 4):
+        inputs = find_sources([str(tmp_path)], result_filter())
+        assert [source.file for source in inputs.sources] == mine and inputs.num_left_out == num_results
+        with Output(out, ("happy", "sad"), True, 0.5) as output:
+            for frame in read_frames(inputs.sources, output.report):
+                output.write(frame, [])
+    drawing = str(out / "drawn" / "a.jpg")
+    assert list(find_sources([drawing], result_filter()).problems) == [drawing]
+    assert result_filter()(out / "drawn.partial" / "a.jpg")
 
 
 @pytest.mark.parametrize("name", ["party [1].png", os.fsdecode(b"caf\xe9.png"), "two\nlines.png", "a:b.png"])

@@ -20,9 +20,9 @@ from written_video import gray_frames, write_video
 
 from affect_jax.predict import output as output_module
 from affect_jax.predict.drawing import COLORS, OTHER_COLOR, draw_faces
-from affect_jax.predict.media import Frame, Source, find_sources, read_frames
+from affect_jax.predict.media import Frame, Source, read_frames
 from affect_jax.predict.networks import Classifier
-from affect_jax.predict.output import Output, is_result
+from affect_jax.predict.output import Output
 from affect_jax.predict.reader import Face, FaceReader
 from affect_jax.predict.video import read_video
 from affect_jax.runs.model_file import save_trained
@@ -334,17 +334,6 @@ def test_second_call_at_the_same_time_is_an_error(tmp_path):
     assert len(lines(tmp_path)) == 1
     with Output(tmp_path, ("happy", "sad"), False, 0.5):
         pass
-
-
-def test_results_in_the_folder_of_the_inputs_are_no_inputs(tmp_path):
-    Image.new("RGB", (64, 48)).save(tmp_path / "a.png")
-    for _ in range(2):
-        sources = find_sources([str(tmp_path)], lambda path: is_result(path, tmp_path)).sources
-        assert sources == [Source(str(tmp_path / "a.png"), named=False)]
-        with Output(tmp_path, ("happy", "sad"), True, 0.5) as output:
-            for frame in read_frames(sources, output.report):
-                output.write(frame, [])
-    assert (tmp_path / "drawn" / "a.jpg").exists()
 
 
 def test_names_of_drawings_are_short_enough_and_text(tmp_path):
