@@ -150,11 +150,9 @@ def test_folders_links_globs_and_files_are_found_in_order_and_once(tmp_path):
     assert found(tmp_path / "in", is_result=lambda path: path.parent.name == "deep") == [
         e for e in everything if "deep" not in e
     ]
-    inputs = find_sources([str(tmp_path / "in" / "b.jpg")], is_result=lambda path: True)
-    assert (
-        "only results of an earlier call; to read its drawings, copy them"
-        in inputs.problems[str(tmp_path / "in" / "b.jpg")]
-    )
+    given = str(tmp_path / "in" / "b.jpg")
+    problem = "only results of an earlier call; to read drawings, copy them to another folder"
+    assert find_sources([given], is_result=lambda path: True) == ([], {given: problem}, 1)
     assert find_sources(["camera:0"]) == ([Source("camera:0")], {}, 0)
 
 

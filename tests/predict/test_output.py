@@ -105,8 +105,8 @@ INTERRUPTED = """
 import runpy, sys
 from affect_jax.predict.reader import FaceReader
 
-def stream(self, frames, original=FaceReader.stream, last=int(sys.argv.pop())):
-    for number, result in enumerate(original(self, frames)):
+def stream(self, *given, original=FaceReader.stream, last=int(sys.argv.pop())):
+    for number, result in enumerate(original(self, *given)):
         if number == last:
             raise KeyboardInterrupt
         yield result
