@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext, suppress
 from pathlib import Path
 
 import cv2
@@ -71,11 +71,14 @@ class Output:
         return self
 
     def __exit__(self, kind, error, traceback) -> None:
-        with self._opened:  # the lock is the last to be released
+        # on a full disk, the files fail again when they are closed, with an error that does not name them
+        closing = suppress(OSError) if kind else nullcontext()
+        with closing, self._opened:  # the lock is the last to be released
             self._end_video()
             if kind is None:
-                self._jsonl.close()
-                self._csv_file.close()
+                for file in (self._jsonl, self._csv_file):
+                    with errors_naming(file.name):
+                        file.close()
                 self.kept_earlier = not self.num_frames and (self.folder / LINES[0]).exists()
                 if self.kept_earlier:
                     self._discard()

@@ -213,6 +213,19 @@ def test_full_disk_ends_the_call_with_this_error(tmp_path, monkeypatch):
         output.write(Frame("x.png", 0, None, photo()), [])
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+@pytest.mark.parametrize(("num_frames", "named"), [(0, "predictions.csv.partial"), (1, "predictions.jsonl.partial")])
+def test_error_of_a_full_disk_names_the_file_with_lines(tmp_path, num_frames, named):
+    for name in ("jsonl", "csv"):
+        (tmp_path / f"predictions.{name}.partial").symlink_to("/dev/full")
+    with (
+        pytest.raises(OSError, match=f"No space left on device: '.*{named}'"),
+        Output(tmp_path, ("happy", "sad"), False, 0.5) as output,
+    ):
+        for number in range(num_frames):
+            output.write(Frame("x.png", number, None, None), [HAPPY])
+
+
 @pytest.mark.parametrize("draw", [True, False])
 def test_sound_that_is_lost_is_noted_where_a_video_is_drawn(tmp_path, draw):
     loud = write_video(tmp_path / "loud.mp4", gray_frames(range(0, 200, 40)), times=[0, 1, 2, 3, 4], sound=True)
