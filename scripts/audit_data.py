@@ -22,10 +22,12 @@ NUM_EXAMPLES = flags.DEFINE_integer(
 def main(argv):
     from affect_jax.data import DATASETS, open_splits
     from affect_jax.data.audit import audit
-    from affect_jax.files import write_atomically
+    from affect_jax.files import check_output, write_atomically
 
     if len(argv) != 2:
         raise app.UsageError(f"give one data set of {', '.join(DATASETS)}")
+    if OUT.value:
+        check_output("out", OUT.value)  # before the audit, which takes long
     logging.set_verbosity(logging.ERROR)
     options = {"num_examples": NUM_EXAMPLES.value} if NUM_EXAMPLES.value else {}
     found = audit(open_splits(argv[1], DATA_DIR.value, **options))

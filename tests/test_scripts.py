@@ -119,7 +119,11 @@ def open_wider_lists(file: Path):
             "fer2013 has no option --identity; its options are: none",
         ),
         ("report", ("/nowhere",), "/nowhere is not the folder of a run: it has neither config.json nor metrics.jsonl"),
-        ("audit_data", ("drawn_faces", "--num_examples=9", "--out=/nowhere/a.json"), "No such file or directory"),
+        (
+            "audit_data",
+            ("drawn_faces", "--num_examples=9", "--out=/nowhere/a.json"),
+            "--out=/nowhere/a.json: /nowhere is not a folder where you may write",
+        ),
         ("show_anchors", ("--config=configs/widerface_rcnn.py", "--config.data.data_dir=/nowhere"), "prepare_data.py"),
         ("show_augmentations", (DEMO, "--config.data.name=ferr"), "unknown data set 'ferr'; known are"),
         ("sweep", ("--run=a = nowhere.py", "--seeds=zero", "--workdir=/nowhere"), "--seeds=zero; give whole numbers"),

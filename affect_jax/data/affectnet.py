@@ -7,7 +7,7 @@ Two layouts of the publishers are accepted: `train_set|val_set/images/ID.jpg` wi
 
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -147,7 +147,7 @@ class Affectnet(FacesBuilder):
                 except ValueError as reason:
                     self.bad_rows.report(path, None, str(reason))
                     continue
-                image = partial(read_face, path, None, 0.0, self.size)
+                image = partial(read_face, path, None, 0.0, self.size, self.note)
                 origin = {"split": split, "file": path.relative_to(source).as_posix(), "row": 0}
                 yield label, {**origin, "image": image, "valence_arousal": valence_arousal}
 
@@ -168,7 +168,7 @@ class Affectnet(FacesBuilder):
                 if label < len(labels.AFFECTNET) and box is None:
                     self.bad_rows.report(file, row, "no face box")
                     continue
-                image = partial(read_face, root / path, box, self.margin, self.size)
+                image = partial(read_face, root / path, box, self.margin, self.size, self.note)
                 origin = {"split": split, "file": file.relative_to(source).as_posix(), "row": row}
                 yield label, {**origin, "image": image, "valence_arousal": valence_arousal}
 
@@ -239,10 +239,19 @@ def _read_number(path: Path) -> str:
     return values[0]
 
 
-def read_face(path: Path, box: tuple[float, float, float, float] | None, margin: float, size: int) -> np.ndarray:
-    """Read the face in `box`, or the whole image, as RGB [size, size, 3]; ValueError if it cannot be read."""
+def read_face(
+    path: Path,
+    box: tuple[float, float, float, float] | None,
+    margin: float,
+    size: int,
+    note: Callable[[Path, str], None],
+) -> np.ndarray:
+    """Read the face in `box`, or the whole image, as RGB [size, size, 3]; ValueError if it cannot be read.
+
+    `note` is called with the path and a remark on an unusual file.
+    """
     try:
-        image = read_image(path)
+        image = read_image(path, partial(note, path))
     except ValueError as reason:
         raise ValueError(f"{path}: {reason}") from None
     return fit(image if box is None else crop_box(image, box, margin), (size, size))

@@ -5,7 +5,7 @@ The layout is `DIR/<split>/<class>/*` with splits train, val and test, or `DIR/<
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -129,7 +129,7 @@ class Folder(FacesBuilder):
             self.splits_of_person[person].add(split)
             yield {
                 "split": split,
-                "image": partial(read_face, path, self.size, self.channels),
+                "image": partial(read_face, path, self.size, self.channels, self.note),
                 "label": label,
                 "file": path.relative_to(self.source).as_posix(),
                 "row": 0,
@@ -221,6 +221,9 @@ def find_classes(source: Path) -> tuple[dict[Path, str | None], tuple[str, ...]]
     return parents, tuple(names)
 
 
-def read_face(path: Path, size: int, channels: int) -> np.ndarray:
-    """Read an image as a square of `size` pixels, [H, W] or RGB [H, W, 3]; ValueError if it cannot be read."""
-    return to_channels(fit(read_image(path), (size, size)), channels)
+def read_face(path: Path, size: int, channels: int, note: Callable[[Path, str], None]) -> np.ndarray:
+    """Read an image as a square of `size` pixels, [H, W] or RGB [H, W, 3]; ValueError if it cannot be read.
+
+    `note` is called with the path and a remark on an unusual file.
+    """
+    return to_channels(fit(read_image(path, partial(note, path)), (size, size)), channels)

@@ -5,8 +5,9 @@ import json
 import os
 import platform
 import shutil
+import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
@@ -75,6 +76,7 @@ class SourceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     ):
         self.source, self.allow_other_counts = source, allow_other_counts
         self.bad_rows = BadRows(on_bad_row)
+        self.unusual: dict[str, tuple[int, Path]] = {}
         self.fingerprints = defaultdict(Fingerprint)
         super().__init__(**kwargs)
 
@@ -129,6 +131,18 @@ class SourceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def write_extra_files(self, directory: Path) -> None:
         """Write files in addition to the records, if the data set has any."""
 
+    def note(self, path: Path, remark: str) -> None:
+        """Take a remark on an image file, for `describe_unusual`."""
+        count, first = self.unusual.get(remark, (0, path))
+        self.unusual[remark] = count + 1, first
+
+    def describe_unusual(self) -> list[str]:
+        """Return each remark on image files with their number and the first of them."""
+        return [
+            f"remark on {count:,} images: {remark}; the first: {printable(first)}"
+            for remark, (count, first) in self.unusual.items()
+        ]
+
     def read(self) -> None:
         """Read and check the source: set `examples` and `counts`, both by split, and `remarks`.
 
@@ -142,8 +156,7 @@ class SourceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             raise BadInput(self.source, None, f"no {self.UNIT} for {', '.join(empty)}", "this split must not be empty")
         if not any(examples.values()):
             raise BadInput(self.source, None, f"no {self.UNIT}", "at least one split must not be empty")
-        if len({name.strip() for name in self.class_names}) < len(self.class_names):
-            raise BadInput(self.source, None, "two class names differ only by blanks", "rename one of them")
+        check_names(self.class_names, self.source)
         self.examples = examples
         self._check()
 
@@ -232,7 +245,7 @@ class SourceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                         file_format="array_record",
                     )
                 builder._check()  # again: unreadable images are no longer among the examples
-                remarks = [*builder.remarks, *builder.missing_classes()]
+                remarks = [*builder.remarks, *builder.missing_classes(), *builder.describe_unusual()]
             written = cls.directory(temporary)
             builder.write_extra_files(written)
             fingerprints = {split: fingerprint.text() for split, fingerprint in builder.fingerprints.items()}
@@ -250,6 +263,21 @@ class SourceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def prepare_command(cls, data_dir: str | Path) -> str:
         """Return the command that prepares this data set."""
         return f"python scripts/prepare_data.py {cls.name} --source=PATH --data_dir={data_dir}"
+
+
+def check_names(class_names: Sequence[str], source: str | Path) -> None:
+    """Raise BadInput for a blank class name and for two that look the same, as with "é" in one and in two code points.
+
+    Blanks at the ends do not count, because tfds drops them.
+    """
+    seen = {}
+    for name in class_names:
+        shown = unicodedata.normalize("NFC", printable(name)).strip()
+        if not shown:
+            raise BadInput(source, None, f"the class name {name!r} is blank", "rename the class")
+        if shown in seen:
+            raise BadInput(source, None, f"the class names {seen[shown]!a} and {name!a} look the same", "rename one")
+        seen[shown] = name
 
 
 def is_other_process(pid: int) -> bool:

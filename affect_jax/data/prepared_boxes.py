@@ -6,13 +6,13 @@ upright image, half-open.
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
-from absl import logging
 
 from affect_jax.data.images import decode_image, read_encoded, read_image_size
 from affect_jax.data.prepared import SourceBuilder
@@ -140,7 +140,7 @@ class BoxesBuilder(SourceBuilder, skip_registration=True):
         """Return the bytes of the image file, after checking that they can be decoded to the size in the header."""
         path = Path(self.source) / example["file"]
         encoded = read_encoded(path)
-        height, width = decode_image(encoded, lambda remark: logging.warning("%s: %s", path, remark)).shape[:2]
+        height, width = decode_image(encoded, partial(self.note, path)).shape[:2]
         if (height, width) != tuple(example["size"]):
             found = "x".join(map(str, example["size"][::-1]))
             raise ValueError(f"the header announces {found} pixels, the image has {width}x{height}")

@@ -25,7 +25,13 @@ class VGGFER(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Return the logits of x; `train` uses the batch's BatchNorm statistics and needs the rng "dropout"."""
+        """Return the logits of x; `train` uses the batch's BatchNorm statistics and needs the rng "dropout".
+
+        ValueError if nothing is left of x after the last pooling.
+        """
+        least = 2 ** len(self.widths)
+        if min(x.shape[1:3]) < least:
+            raise ValueError(f"images of {x.shape[1]}x{x.shape[2]} pixels are too small: {least} are needed")
         for block, width in enumerate(self.widths, start=1):
             for conv in range(1, self.convs_per_block + 1):
                 name = f"block{block}_conv{conv}"

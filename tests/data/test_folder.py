@@ -5,6 +5,7 @@ import tempfile
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 from run_script import fork
 
 from affect_jax.data import open_split, open_splits
@@ -145,10 +146,31 @@ def test_a_data_set_that_is_prepared_in_its_source_is_no_class(tmp_path, folder,
     assert len(list(source.glob("*/*.png"))) == PERSONS * EACH * 2
 
 
-def test_classes_whose_names_differ_only_by_blanks_are_refused(tmp_path, folder):
-    shutil.copytree(folder / "calm", folder / "calm ")
-    with pytest.raises(ValueError, match="two class names differ only by blanks"):
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["calm "], "the class names 'calm' and 'calm ' look the same"),
+        (["f\u00e2ch\u00e9", "fa\u0302che\u0301"], "look the same"),
+        ([" "], "the class name ' ' is blank"),
+    ],
+    ids=["blank at the end", "composed and decomposed", "only a blank"],
+)
+def test_class_names_that_are_blank_or_look_the_same_are_refused(tmp_path, folder, names, message):
+    for name in names:
+        shutil.copytree(folder / "calm", folder / name)
+    with pytest.raises(ValueError, match=message):
         Folder.prepare(tmp_path / "data", source=folder)
+
+
+def test_images_of_which_only_a_part_is_used_are_counted(tmp_path, folder):
+    for name in ("one", "two"):
+        frames = [Image.new("L", (48, 48), gray) for gray in (0, 99)]
+        frames[0].save(folder / "calm" / f"{name}.gif", save_all=True, append_images=frames[1:])
+    done = Folder.prepare(tmp_path / "data", source=folder)
+    assert sum(counts["calm"] for counts in done.counts.values()) == PERSONS * EACH + 2
+    (remark,) = [remark for remark in done.remarks if "several images" in remark]
+    assert remark.startswith("remark on 2 images: it has several images; the first is used; the first: ")
+    assert remark.endswith(".gif")
 
 
 def test_links_to_the_source_are_not_followed(tmp_path, folder):

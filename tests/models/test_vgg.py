@@ -55,3 +55,10 @@ def test_bfloat16_compute_keeps_float32_parameters_statistics_and_logits(small):
     assert {leaf.dtype for leaf in jax.tree.leaves(updates)} == {jnp.dtype(jnp.float32)}
     exact = small[0].apply(variables, FACES, False)
     np.testing.assert_allclose(model.apply(variables, FACES, False), exact, rtol=0.1, atol=0.05)
+
+
+def test_images_that_are_too_small_for_the_poolings_are_refused(small):
+    model, variables = small
+    least = 2 ** len(SMALL["widths"])
+    with pytest.raises(ValueError, match=f"images of {least - 1}x48 pixels are too small: {least} are needed"):
+        model.apply(variables, FACES[:, : least - 1], False)
