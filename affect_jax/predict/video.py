@@ -168,19 +168,22 @@ def read_packets(container: av.container.InputContainer, damage: "Damage") -> It
 class Clock:
     """Callable that returns the time of each frame in seconds from the first frame; it never decreases.
 
-    Times that jump back, as in joined videos, continue after the last frame.
+    Times that jump back by more than a second or to those of the first frame, as in joined videos, continue after the
+    last frame.
     """
 
     def __init__(self, interval: float):
-        self._interval, self._offset, self._last = interval, None, -interval
+        self._interval, self._start, self._offset, self._last = interval, 0.0, None, -interval
 
     def __call__(self, frame: av.VideoFrame) -> float:
         """Return the time of the next frame."""
         stamp = frame.dts if frame.pts is None else frame.pts
         next_time = self._last + self._interval
         found = next_time - (self._offset or 0) if stamp is None else float(stamp * frame.time_base)
-        if self._offset is None or found + self._offset < self._last - 1:
-            self._offset = next_time - found
+        back = self._last - found - (self._offset or 0)
+        to_start = found < self._start + self._interval / 2 and back > self._interval / 2
+        if self._offset is None or back > 1 or to_start:
+            self._start, self._offset = found, next_time - found
         self._last = max(found + self._offset, self._last)
         return self._last
 
