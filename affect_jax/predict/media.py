@@ -120,9 +120,10 @@ def listed(files: list[str]) -> str:
 
 
 def find_sources(inputs: Iterable[str], is_result: Callable[[Path], bool] = lambda path: False) -> Inputs:
-    """Return the sources that files, folders (searched recursively), globs and "camera:0" name, each once.
+    """Return the sources that files, folders (searched recursively), globs and "camera:0" name.
 
-    Hidden files are ignored (affect_jax.files.is_hidden). Files for which `is_result` is True are left out.
+    A file that is named in several ways, also through links, is one source, with its first name. Hidden files are
+    ignored (affect_jax.files.is_hidden). Files are left out if `is_result` is True for their path without links.
     """
     sources, problems, results = {}, {}, set()
     for given in inputs:
@@ -134,12 +135,13 @@ def find_sources(inputs: Iterable[str], is_result: Callable[[Path], bool] = lamb
         except ValueError as reason:
             problems[given] = str(reason)
             continue
-        given_results = {source.file for source in found if is_result(Path(source.file))}
-        results |= given_results
-        kept = [source for source in found if source.file not in given_results]
-        if found and not kept:
+        paths = [os.path.realpath(source.file) for source in found]  # resolve() refuses links in a circle
+        results.update(path for path in paths if is_result(Path(path)))
+        if found and results.issuperset(paths):
             problems[given] = "only results of an earlier call; to read drawings, copy them to another folder"
-        sources |= {source.file: source for source in kept if source.file not in sources}
+        for path, source in zip(paths, found, strict=True):
+            if path not in results:
+                sources.setdefault(path, source)
     return Inputs(list(sources.values()), problems, len(results))
 
 

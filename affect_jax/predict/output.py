@@ -4,7 +4,6 @@ import csv
 import errno
 import functools
 import json
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext, suppress
@@ -234,14 +233,13 @@ def earlier_drawings(lines: Path) -> set[str]:
 
 
 def result_filter() -> Callable[[Path], bool]:
-    """Return a function that is True for a file that Output wrote, to any folder, also through links.
+    """Return a function that is True for the path, without links, of a file that Output wrote to any folder.
 
     These are the files with lines and the drawings that they list; other files of a folder drawn/ are the user's.
     """
     drawings = functools.cache(earlier_drawings)  # of each folder of results
 
     def is_result(path: Path) -> bool:
-        path = Path(os.path.realpath(path))  # resolve() refuses links in a circle
         if path.name.removesuffix(PARTIAL) in LINES or path.parent.name == DRAWN + PARTIAL:
             return True
         return path.parent.name == DRAWN and path.name in drawings(path.parent.parent / LINES[0])

@@ -156,6 +156,15 @@ def test_folders_links_globs_and_files_are_found_in_order_and_once(tmp_path):
     assert find_sources(["camera:0"]) == ([Source("camera:0")], {}, 0)
 
 
+def test_file_that_is_named_in_several_ways_is_read_once_under_its_first_name(tmp_path, monkeypatch):
+    path = write_image(tmp_path / "a.png")
+    (tmp_path / "b.png").symlink_to(path)
+    monkeypatch.chdir(tmp_path)
+    for given in ([".", "a.png"], [".", path], ["a.png", "b.png", f"../{tmp_path.name}"]):
+        assert [source.file for source in find_sources(given).sources] == ["a.png"]
+    assert [source.file for source in find_sources(["b.png", "."]).sources] == ["b.png"]
+
+
 @pytest.mark.parametrize("out", [".", "predictions"])
 def test_results_of_earlier_calls_are_left_out_and_files_of_the_user_beside_them_are_read(tmp_path, out):
     out = tmp_path / out
