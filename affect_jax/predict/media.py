@@ -161,7 +161,7 @@ def expand(given: str, problems: dict[str, str]) -> list[Source]:
             continue
         found = files_below(path, lambda error: problems.update({str(error.filename): error.strerror}))
         sources += [Source(str(file), named=False) for file in found]
-    if not sources and given not in problems:
+    if not sources and not any(str(path) in problems for path in paths):
         raise ValueError("no file in this folder")
     return sources
 

@@ -28,7 +28,7 @@ MARGIN, MIN_SCORE = 0.1, 0.65
 FULL = "it has more faces than one search can find, some may be missing; cut the image into parts"
 RANGES = {
     "batch_size": (1, None),
-    "margin": (0, None),
+    "margin": (0, 5),
     "min_score": (0, 1),
     "min_confidence": (0, 1),
     "most_pixels": (SIDES[0] ** 2, None),

@@ -213,6 +213,8 @@ def test_folder_without_files_or_permission_is_named(tmp_path, monkeypatch):
         str(tmp_path / "locked"): "Permission denied",
         str(tmp_path / "empty"): "no file in this folder",
     }
+    for given in (f"{tmp_path}/locked/", f"{tmp_path}/lock*"):
+        assert find_sources([given]).problems == {str(tmp_path / "locked"): "Permission denied"}
 
 
 def use_camera(monkeypatch, num_frames: int) -> None:
