@@ -69,6 +69,16 @@ def handling(number: int, handler: Callable | signal.Handlers) -> Iterator[None]
 
 
 @contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Raise the KeyboardInterrupt of a Ctrl-C in the block at its end, so that what is written there is complete."""
+    received = []
+    with handling(signal.SIGINT, lambda number, frame: received.append(number)):
+        yield
+    if received:
+        raise KeyboardInterrupt
+
+
+@contextmanager
 def one_line_errors() -> Iterator[None]:
     """End the process with one line and no traceback on an error that a user can cause.
 

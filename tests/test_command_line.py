@@ -79,6 +79,17 @@ def test_an_interruptible_block_cleans_up_after_a_signal(tmp_path, name, status,
     assert (done.returncode, done.stdout, done.stderr) == (status, "cleaned up\n", f"{line}\n")
 
 
+def test_an_interrupt_in_an_uninterrupted_block_is_raised_at_its_end():
+    done = []
+    with command_line.handling(signal.SIGINT, signal.default_int_handler):
+        with pytest.raises(KeyboardInterrupt), command_line.uninterrupted():
+            signal.raise_signal(signal.SIGINT)
+            done.append("all of the block")
+        with command_line.uninterrupted():
+            done.append("without an interrupt")
+    assert done == ["all of the block", "without an interrupt"]
+
+
 def test_workers_ignore_interrupts(tmp_path):
     done = run(
         tmp_path,

@@ -81,10 +81,11 @@ def write_predictions(inputs: Inputs, read_faces: reader.FaceReader) -> Report:
         progress = tqdm(read, total=expected_frames(inputs.sources), unit="frame", disable=None)
         try:
             for frame, faces in progress:
-                output.write(frame, faces)
+                with command_line.uninterrupted():  # without its first packet, a video cannot be decoded
+                    output.write(frame, faces)
+                    num_faces += len(faces)
                 if remark := read_faces.remark(frame.image.shape[:2]):
                     output.report.note(frame.file, remark)
-                num_faces += len(faces)
         except KeyboardInterrupt:
             interrupted = True
             output.report.read = len(output.files | output.report.incomplete.keys())  # others were only read ahead
