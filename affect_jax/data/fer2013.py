@@ -5,7 +5,8 @@ the header), also compressed (.gz, .zip, .tar.gz) or in a folder, or folders `tr
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -86,8 +87,13 @@ def _parse_face(emotion: str, pixels: str, usage: str, file: str, row: int) -> F
     return Face(np.frombuffer(image, np.uint8).reshape(IMAGE_SIZE), _LABELS[emotion], USAGES[usage], file, row)
 
 
-def read_folder(source: Path, bad_rows: BadRows, others: dict[Path, str]) -> Iterator[Face]:
-    """Read the faces of a folder in the order of its sorted names; add files that are not images to `others`."""
+def read_folder(
+    source: Path, bad_rows: BadRows, others: dict[Path, str], note: Callable[[Path, str], None]
+) -> Iterator[Face]:
+    """Read the faces of a folder in the order of its sorted names; add files that are not images to `others`.
+
+    `note` is called with the path and a remark on an unusual file.
+    """
     absent = [name for name in FOLDERS if not (source / name).is_dir()]
     if absent:
         raise BadInput(
@@ -106,7 +112,7 @@ def read_folder(source: Path, bad_rows: BadRows, others: dict[Path, str]) -> Ite
             others.update(listing.others)
             for path in listing.images:
                 try:
-                    image = to_channels(read_image(path), 1)
+                    image = to_channels(read_image(path, partial(note, path)), 1)
                     if image.shape != IMAGE_SIZE:
                         raise ValueError(f"{image.shape[0]}x{image.shape[1]} pixels instead of 48x48")
                 except ValueError as reason:
@@ -128,7 +134,7 @@ class Fer2013(FacesBuilder):
         """Read every face: a CSV file in its order, or a folder in the order of its sorted names."""
         source, self.others = find_faces(self.source), {}
         if source.is_dir():
-            faces = read_folder(source, self.bad_rows, self.others)
+            faces = read_folder(source, self.bad_rows, self.others, self.note)
         else:
             faces = filter(None, read_csv(source, self.bad_rows))
         for face in faces:

@@ -251,16 +251,17 @@ def is_preview(image: Image.Image) -> bool:
 def _decode_first(file: BinaryIO, note: Note) -> np.ndarray:
     """Decode the first image of a file; a JPEG may lack its end marker."""
     with open_image(file) as image:
-        if has_more(image):
-            note("it has several images; the first is used")
+        remark = "it has several images; the first is used" if has_more(image) else ""
         try:
-            return to_rgb(image)
+            decoded = to_rgb(image)
         except ValueError:
-            whole = _decode_without_end_marker(file) if image.format in ("JPEG", "MPO") else None
-            if whole is None:
+            decoded = _decode_without_end_marker(file) if image.format in ("JPEG", "MPO") else None
+            if decoded is None:
                 raise
-            note("its end marker is missing, its pixels are complete")
-            return whole
+            remark = "its end marker is missing, its pixels are complete"
+    if remark:
+        note(remark)
+    return decoded
 
 
 def _decode_without_end_marker(file: BinaryIO) -> np.ndarray | None:

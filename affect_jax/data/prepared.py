@@ -137,9 +137,9 @@ class SourceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         self.unusual[remark] = count + 1, first
 
     def describe_unusual(self) -> list[str]:
-        """Return each remark on image files with their number and the first of them."""
+        """Return each remark on image files with their number and one of them."""
         return [
-            f"remark on {count:,} images: {remark}; the first: {printable(first)}"
+            f"remark on {count:,} images, for example {printable(first)}: {remark}"
             for remark, (count, first) in self.unusual.items()
         ]
 

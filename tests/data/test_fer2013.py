@@ -8,6 +8,7 @@ from collections import Counter
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 from prepared_sheet import USAGES, assert_is_sheet, prepare, read_all
 
 from affect_jax import labels
@@ -163,6 +164,15 @@ def test_hidden_and_system_files_of_a_folder_are_ignored_and_other_files_are_nam
     done = prepare(root, tmp_path / "data")
     assert sum(sum(counts.values()) for counts in done.counts.values()) == len(sheet.images)
     assert any("files left out: 1 (train/angry/list.txt" in remark for remark in done.remarks)
+
+
+def test_images_of_a_folder_of_which_only_a_part_is_used_are_counted(sheet, tmp_path):
+    root = folder_source(tmp_path / "faces", sheet)
+    frames = [Image.new("L", (48, 48), gray) for gray in (0, 99)]
+    for name in ("one", "two"):
+        frames[0].save(root / "train" / "angry" / f"{name}.gif", save_all=True, append_images=frames[1:])
+    remark = f"remark on 2 images, for example {root}/train/angry/one.gif: it has several images; the first is used"
+    assert remark in prepare(root, tmp_path / "data").remarks
 
 
 def merge_val_and_test(root):

@@ -169,8 +169,8 @@ def test_images_of_which_only_a_part_is_used_are_counted(tmp_path, folder):
     done = Folder.prepare(tmp_path / "data", source=folder)
     assert sum(counts["calm"] for counts in done.counts.values()) == PERSONS * EACH + 2
     (remark,) = [remark for remark in done.remarks if "several images" in remark]
-    assert remark.startswith("remark on 2 images: it has several images; the first is used; the first: ")
-    assert remark.endswith(".gif")
+    assert remark.startswith(f"remark on 2 images, for example {folder}/calm/")
+    assert remark.endswith(".gif: it has several images; the first is used")
 
 
 def test_links_to_the_source_are_not_followed(tmp_path, folder):

@@ -278,6 +278,15 @@ def test_pages_of_a_tiff_are_read_without_previews(tmp_path):
     assert [(time, image.shape[0], image.mean()) for time, image in read] == [(None, 40, 10), (None, 30, 200)]
 
 
+def test_a_file_that_is_not_read_gets_no_note(tmp_path):
+    pages = [Image.fromarray(np.zeros((8, 8), np.float32)) for _ in range(2)]
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+    notes = []
+    with pytest.raises(ValueError, match="pixels are float32"):
+        read_image(tmp_path / "a.tif", notes.append)
+    assert notes == []
+
+
 def test_camera_raw_files_are_named_and_not_read_as_their_preview(tmp_path):
     Image.new("RGB", (16, 12)).save(tmp_path / "a.dng", "TIFF", tiffinfo={254: 1, 50706: b"\1\4\0\0"})
     with pytest.raises(ValueError, match="a camera's raw file; convert it"):
