@@ -78,6 +78,7 @@ class SourceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         self.bad_rows = BadRows(on_bad_row)
         self.unusual: dict[str, tuple[int, Path]] = {}
         self.fingerprints = defaultdict(Fingerprint)
+        check_names(self.class_names, source)  # the error of tfds for equal names does not name them
         super().__init__(**kwargs)
 
     @property
@@ -156,7 +157,6 @@ class SourceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             raise BadInput(self.source, None, f"no {self.UNIT} for {', '.join(empty)}", "this split must not be empty")
         if not any(examples.values()):
             raise BadInput(self.source, None, f"no {self.UNIT}", "at least one split must not be empty")
-        check_names(self.class_names, self.source)
         self.examples = examples
         self._check()
 

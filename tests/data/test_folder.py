@@ -152,8 +152,9 @@ def test_a_data_set_that_is_prepared_in_its_source_is_no_class(tmp_path, folder,
         (["calm "], "the class names 'calm' and 'calm ' look the same"),
         (["f\u00e2ch\u00e9", "fa\u0302che\u0301"], "look the same"),
         ([" "], "the class name ' ' is blank"),
+        (["caf\\xe9", os.fsdecode(b"caf\xe9")], r"the class names 'caf\\\\xe9' and 'caf\\\\xe9' look the same"),
     ],
-    ids=["blank at the end", "composed and decomposed", "only a blank"],
+    ids=["blank at the end", "composed and decomposed", "only a blank", "bytes and their escaped form"],
 )
 def test_class_names_that_are_blank_or_look_the_same_are_refused(tmp_path, folder, names, message):
     for name in names:
