@@ -3,6 +3,7 @@
 The layout is `DIR/<split>/<class>/*` with splits train, val and test, or `DIR/<class>/*`, which is split by person.
 """
 
+import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
@@ -180,8 +181,15 @@ class Folder(FacesBuilder):
         return drawn
 
     def review(self, examples: dict[str, list[dict]], counts: dict[str, Counter]) -> list[str]:
-        """Return remarks on files that are not images, a missing test split and images of one person in two splits."""
+        """Return remarks on files that are not images, linked files, a missing test split and persons in two splits."""
         remarks = describe_others(Path(self.source), self.others)
+        images = (Path(self.source) / example["file"] for some in examples.values() for example in some)
+        files = Counter(map(os.path.realpath, images))
+        if repeated := [file for file, number in files.items() if number > 1]:
+            remarks.append(
+                f"files that are two or more images, through links: {len(repeated):,}, for example"
+                f" {printable(repeated[0])}; results will be too high if they are in two splits"
+            )
         if not counts["test"]:
             remarks.append("no test split: no folder has this name")
         if not self.identity:

@@ -181,6 +181,18 @@ def test_links_to_the_source_are_not_followed(tmp_path, folder):
     assert done.counts["train"] == {"calm": 42, "excited": 42}
 
 
+def test_files_that_are_two_images_through_links_are_counted(tmp_path, folder):
+    image = folder / "calm" / "person00_0.png"
+    image.rename(tmp_path / "elsewhere.png")
+    image.symlink_to(tmp_path / "elsewhere.png")
+    assert not any("links" in remark for remark in Folder.prepare(tmp_path / "one", source=folder).remarks)
+    (folder / "calm" / "again.png").symlink_to(image)
+    (folder / "happy").symlink_to("excited")
+    remarks = Folder.prepare(tmp_path / "two", source=folder).remarks
+    number = 1 + PERSONS * EACH
+    assert any(f"two or more images, through links: {number}, for example {tmp_path}" in remark for remark in remarks)
+
+
 def test_persons_in_two_named_splits_are_reported(tmp_path, folder):
     named = tmp_path / "named"
     for split, persons in (("train", (0, 1, 2)), ("val", (2, 3)), ("test", (4,))):
