@@ -70,14 +70,8 @@ def detector_measurements(config: ConfigDict, compare_torch: bool, rounds: int) 
         name = "forward_backward" if backward else "forward"
         works = {"affect_jax": roi_align_work(config, *maps_and_rois, backward)}
         if compare_torch:
-            box = config.model.box
-            align = (
-                *maps_and_rois,
-                ROI_STRIDES[config.model.neck][0],
-                box.canonical_size,
-                box.canonical_level,
-                backward,
-            )
+            box, finest_stride = config.model.box, ROI_STRIDES[config.model.neck][0]
+            align = (*maps_and_rois, finest_stride, box.canonical_size, box.canonical_level, backward)
             works["torchvision"] = torch_twin.start("RoIAlign", torch_twin.roi_align_work, *align)
         return interleaved_rows(f"roi_align_{name}", works, 1, 0.0, rounds)
 

@@ -31,7 +31,7 @@ from affect_jax.runs.workdir import Workdir, locked
 from affect_jax.train import checkpoint, loop
 from affect_jax.train.checkpoint import step_folders
 from affect_jax.train.checksums import find_damage
-from affect_jax.train.signals import Interrupted, stop_request
+from affect_jax.train.signals import Interrupted
 from affect_jax.train.writers import JsonlWriter
 
 ARGUMENTS = [
@@ -270,18 +270,6 @@ def test_second_signal_ends_the_run_at_once(config, tmp_path, monkeypatch):
         train_and_evaluate(config, tmp_path)
     assert list(step_folders(tmp_path / "checkpoints")) == [6]
     assert find_damage(tmp_path / "checkpoints" / "6") is None
-
-
-def test_a_signal_that_the_process_ignores_stays_ignored():
-    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        with stop_request() as request:
-            signal.raise_signal(signal.SIGINT)
-            assert not request.is_due_after(1)
-            signal.raise_signal(signal.SIGTERM)
-            assert request.is_due_after(1)
-    finally:
-        signal.signal(signal.SIGINT, previous)
 
 
 def send_after(monkeypatch, module, function: str, calls: int, numbers) -> None:

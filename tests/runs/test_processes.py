@@ -214,6 +214,18 @@ def test_cpu_programs_run_in_the_calling_thread_unless_the_user_chose_otherwise(
     assert output.strip() == str(chosen is not None)
 
 
+def test_a_signal_that_the_process_ignores_stays_ignored():
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with signals.stop_request() as request:
+            signal.raise_signal(signal.SIGINT)
+            assert not request.is_due_after(1)
+            signal.raise_signal(signal.SIGTERM)
+            assert request.is_due_after(1)
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
 def test_incomplete_flags_of_a_plain_cluster_are_refused():
     with pytest.raises(ValueError, match="give all three or none"):
         join_processes(num_processes=2, process_id=0)
