@@ -164,7 +164,7 @@ def use_huge_pages() -> None:
     """Let Linux map the arrays that the main thread allocates with huge pages, if they are not switched off.
 
     The heap is extended by HUGE_HEAP bytes, which glibc keeps because of `keep_freed_memory`; unused bytes take no
-    memory. Without enough address space nothing changes. Training steps are 1.03 to 1.04 times as fast.
+    memory. Without enough address space nothing changes. Training steps are up to 1.04 times as fast.
     """
     libc = ctypes.CDLL(None)
     libc.malloc.restype = ctypes.c_void_p

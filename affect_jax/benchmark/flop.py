@@ -50,8 +50,9 @@ def count_flop(jaxpr) -> float:
             total += 2 * equation.outvars[0].aval.size * np.prod(contracted)
         elif name == "scan":
             total += params["length"] * count_flop(params["jaxpr"].jaxpr)
-        elif name == "cond":  # a convolution by platform; the last branch is XLA's own
-            total += count_flop(params["branches"][-1].jaxpr)
+        elif name == "cond":  # a convolution by platform; the last branch with products has XLA's own
+            counts = [count_flop(branch.jaxpr) for branch in params["branches"]]
+            total += next(filter(None, reversed(counts)), 0.0)
         else:
             inner = params.get("jaxpr", params.get("call_jaxpr"))
             total += count_flop(getattr(inner, "jaxpr", inner)) if inner is not None else 0.0

@@ -30,6 +30,12 @@ def random_network(task: Task, data: DataFacts) -> tuple[Network, dict]:
     return model, init_variables(model, jax.random.key(0), task.network_inputs(data))
 
 
+def refuse_teachers(config: ConfigDict) -> None:
+    """Raise ValueError for a config with teachers, which are not part of the measured step."""
+    if "distillation" in config and config.distillation.teachers:
+        raise ValueError("the teachers of a distillation are not measured: set --config.distillation.teachers='()'")
+
+
 def step_work(
     config: ConfigDict, batch: Batch, num_steps: int, augmented: bool = False
 ) -> tuple[Work, dict[str, float]]:
@@ -38,6 +44,7 @@ def step_work(
     Without `augmented` the step has no augmentation and no mixup.
     The costs are "compile_seconds", "state_bytes" (with the batch) and "temporary_bytes".
     """
+    refuse_teachers(config)
     config = ConfigDict(config.to_dict())
     if "augment" in config and not augmented:
         config.augment, config.mixup_alpha = {}, 0.0
@@ -105,6 +112,7 @@ def loop_work(config: ConfigDict, calls: int, num_steps: int, data_input: str | 
 
     `data_input` replaces config.data.input: "resident" or "stream".
     """
+    refuse_teachers(config)
     config = loop_config(config, calls, num_steps, data_input)
     with closing(Trainer(config, build_task(config))) as trainer:
         log = RunLog(trainer.plan.total_steps, trainer.plan.steps_per_epoch, {}, say=lambda line: None)

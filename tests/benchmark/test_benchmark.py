@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from run_script import ROOT, fork
@@ -11,13 +12,14 @@ from run_script import ROOT, fork
 from affect_jax.benchmark import detector as detector_benchmark
 from affect_jax.benchmark import scaling, timing, torch_twin
 from affect_jax.benchmark.classifier import noise_batch
-from affect_jax.benchmark.flop import forward_flop
+from affect_jax.benchmark.flop import count_flop, forward_flop
 from affect_jax.benchmark.profile import format_profile, profile_rows
 from affect_jax.benchmark.timing import format_row
 from affect_jax.benchmark.training import benchmark
 from affect_jax.config import detection_config
 from affect_jax.data.drawn_faces import DrawnFaces
 from affect_jax.models import build_model
+from affect_jax.models.layers import Conv
 from affect_jax.ops.nms import nms
 from affect_jax.predict.networks import Classifier, Detector
 from affect_jax.predict.reader import FaceReader
@@ -31,6 +33,19 @@ def test_flop_of_vgg_equal_the_sum_over_its_layers(tiny_config):
     convolutions = 9 * (48 * 48 * (1 * 4 + 4 * 4) + 24 * 24 * (4 * 8 + 8 * 8))
     dense = 12 * 12 * 8 * 16 + 16 * 7
     assert forward_flop(tiny_config) == 2 * (convolutions + dense)
+
+
+def test_flop_of_a_depthwise_convolution_are_those_of_its_products():
+    layer = Conv(64, groups=64, use_bias=False)
+    x = jnp.zeros((2, 48, 48, 64))
+    variables = jax.eval_shape(layer.init, jax.random.key(0), x)
+    assert count_flop(jax.make_jaxpr(layer.apply)(variables, x).jaxpr) == 2 * 9 * x.size
+
+
+def test_a_config_with_teachers_is_not_measured_without_them(tiny_config):
+    tiny_config.distillation.teachers = ("runs/teacher",)
+    with pytest.raises(ValueError, match=r"set --config.distillation.teachers='\(\)'"):
+        next(benchmark(tiny_config, False, 1, ["step"]))
 
 
 @pytest.mark.parametrize(
