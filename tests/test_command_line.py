@@ -1,6 +1,7 @@
 """The start and the end of scripts: Ctrl-C, closed pipes, --help, missing and wrong flags; progress bars."""
 
 import ast
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 from run_script import ROOT, fork
 
 from affect_jax import command_line
+from affect_jax.data import DATASETS, find_dataset
 
 SCRIPTS = sorted(path.stem for path in (ROOT / "scripts").glob("*.py"))
 # A test run in the background of a shell ignores SIGINT, and its children inherit that.
@@ -212,3 +214,9 @@ def test_too_small_memory_is_one_line():
 def test_other_errors_keep_their_traceback():
     with pytest.raises(ZeroDivisionError), command_line.one_line_errors():
         _ = 1 / 0
+
+
+def test_the_help_of_prepare_data_names_every_data_set_that_needs_preparation():
+    text = (ROOT / "scripts" / "prepare_data.py").read_text().partition("options")[0]
+    names = {name for name in DATASETS if hasattr(find_dataset(name), "prepare")}
+    assert set(re.findall(r"[a-z0-9_]+", text)) >= names
