@@ -190,10 +190,7 @@ class Affectnet(FacesBuilder):
             for name in self.names
         )
         problem = f"training and validation counts differ from the published counts: {found}"
-        if not self.allow_other_counts:
-            remedy = "use the complete data set, or accept other counts with --allow_other_counts"
-            raise BadInput(self.source, None, problem, remedy)
-        return [*remarks, problem]
+        return [*remarks, *self.accept_counts([problem])]
 
 
 def parse_target(expression: str, valence: str, arousal: str) -> tuple[int, np.ndarray]:

@@ -142,21 +142,16 @@ class Fer2013(FacesBuilder):
 
     def review(self, examples: dict[str, list[dict]], counts: dict[str, Counter]) -> list[str]:
         """Compare with the published counts."""
-        skipped = len(self.bad_rows.skipped)
-        differences = check_counts(self.source, counts, CLASS_COUNTS, skipped, self.allow_other_counts)
-        return [*differences, *describe_others(Path(self.source), self.others)]
+        differences = count_differences(self.source, counts, CLASS_COUNTS, skipped=len(self.bad_rows.skipped))
+        return [*self.accept_counts(differences), *describe_others(Path(self.source), self.others)]
 
 
-def check_counts(
-    file: str | Path,
-    counts: Mapping[str, Counter],
-    published: Mapping[str, Mapping[str, int]],
-    skipped: int = 0,
-    allow_other_counts: bool = False,
+def count_differences(
+    file: str | Path, counts: Mapping[str, Counter], published: Mapping[str, Mapping[str, int]], skipped: int = 0
 ) -> list[str]:
-    """Compare counts by split and class with the published counts; return the differences if they are allowed.
+    """Return the differences of counts by split and class from the published counts.
 
-    As many examples may be missing as rows were skipped; none may be surplus. Swapped val and test are always an error,
+    As many examples may be missing as rows were skipped; none may be surplus. BadInput if val and test are swapped,
     because a model would be selected on the split that is reported.
     """
     halves = {half: Counter(published[half]) for half in ("val", "test")}
@@ -176,7 +171,7 @@ def check_counts(
     shortfalls = [count for classes in missing.values() for count in classes.values()]
     if min(shortfalls) >= 0 and sum(shortfalls) <= skipped:
         return []
-    differences = [
+    return [
         f"{split} has {sum(counts[split].values()):,} faces, the published set has {sum(published[split].values()):,} ("
         + ", ".join(
             f"{name} {counts[split][name]:,} instead of {published[split][name]:,}" for name in classes if classes[name]
@@ -185,7 +180,3 @@ def check_counts(
         for split, classes in missing.items()
         if any(classes.values())
     ]
-    if allow_other_counts:
-        return differences
-    remedy = "use the complete file of the publishers, or accept other counts with --allow_other_counts"
-    raise BadInput(file, None, "; ".join(differences), remedy)

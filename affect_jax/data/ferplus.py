@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from affect_jax import labels
-from affect_jax.data.fer2013 import USAGES, Face, check_counts, read_csv
+from affect_jax.data.fer2013 import USAGES, Face, count_differences, read_csv
 from affect_jax.data.prepared import Option
 from affect_jax.data.prepared_faces import FacesBuilder
 from affect_jax.data.source import BadInput, BadRows
@@ -145,9 +145,9 @@ class Ferplus(FacesBuilder):
 
     def review(self, examples: dict[str, list[dict]], counts: dict[str, Counter]) -> list[str]:
         """Compare with the counts after the rule; always report how many faces the rule dropped."""
-        skipped = len(self.bad_rows.skipped)
-        differences = check_counts(self.source, counts, CLASS_COUNTS, skipped, self.allow_other_counts)
-        return [f"{self.num_dropped:,} faces without a majority class are dropped by the FER+ rule", *differences]
+        differences = count_differences(self.source, counts, CLASS_COUNTS, skipped=len(self.bad_rows.skipped))
+        dropped = f"{self.num_dropped:,} faces without a majority class are dropped by the FER+ rule"
+        return [dropped, *self.accept_counts(differences)]
 
     @classmethod
     def prepare_command(cls, data_dir: str | Path) -> str:

@@ -113,6 +113,13 @@ class SourceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def check_classes(self) -> None:
         """Raise BadInput if the counts lack a class that the data set needs; by default it needs none."""
 
+    def accept_counts(self, problems: list[str], remedy: str = "use the complete published data set") -> list[str]:
+        """Return problems of the counts as remarks; BadInput if there are any, unless other counts are allowed."""
+        if problems and not self.allow_other_counts:
+            remedy = f"{remedy}, or accept other counts with --allow_other_counts"
+            raise BadInput(self.source, None, "; ".join(problems), remedy)
+        return problems
+
     def missing_classes(self) -> list[str]:
         """Return a remark for each split that lacks a class."""
         return [

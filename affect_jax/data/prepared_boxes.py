@@ -126,9 +126,8 @@ class BoxesBuilder(SourceBuilder, skip_registration=True):
         for split, published in self.published().items():
             found = len(examples[split])
             problem = f"{split} has {found:,} images, the published set has {published:,}"
-            if found > published and not self.allow_other_counts:
-                remedy = "use the published data set, or accept other counts with --allow_other_counts"
-                raise BadInput(self.source, None, problem, remedy)
+            if found > published:
+                self.accept_counts([problem])
             if found != published:
                 remarks.append(problem)
         if clipped := [at for split in examples for one in examples[split] for at in self.clipped[split, one["file"]]]:

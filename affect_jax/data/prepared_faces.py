@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from affect_jax.data.prepared import SourceBuilder
 from affect_jax.data.records import Records
-from affect_jax.data.source import BadInput, place
+from affect_jax.data.source import place
 
 # array_record compresses as well, and better: compressed PNG would take more space in it and longer to read.
 STORED = (cv2.IMWRITE_PNG_COMPRESSION, 0)
@@ -68,9 +68,8 @@ class FacesBuilder(SourceBuilder, skip_registration=True):
     def check_classes(self) -> None:
         """Raise BadInput if a class has no images in any split, unless other counts are allowed."""
         empty = [name for name in self.class_names if not any(counts[name] for counts in self.counts.values())]
-        if empty and not self.allow_other_counts:
-            remedy = "add images, remove the class, or accept other counts with --allow_other_counts"
-            raise BadInput(self.source, None, f"no readable image of class {', '.join(empty)}", remedy)
+        if empty:
+            self.accept_counts([f"no readable image of class {', '.join(empty)}"], "add images, remove the class")
 
     def load(self, example: dict) -> dict:
         """Read the image, if it is not read yet."""
