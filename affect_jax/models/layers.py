@@ -10,7 +10,8 @@ from affect_jax.ops.conv import Padding, conv2d
 from affect_jax.ops.norm import Activation, batch_norm
 from affect_jax.ops.pool import max_pool_2x2
 
-he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+he_normal_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+"""He et al. 2015 (arXiv:1502.01852), as in torchvision; he_normal of flax takes the fan-in."""
 
 
 class Conv(nn.Module):
@@ -26,7 +27,7 @@ class Conv(nn.Module):
     groups: int = 1
     use_bias: bool = True
     dtype: jnp.dtype = jnp.float32
-    kernel_init: Callable = he_normal
+    kernel_init: Callable = he_normal_fan_out
     bias_init: Callable = nn.initializers.zeros
 
     @nn.compact
