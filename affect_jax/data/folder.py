@@ -7,6 +7,7 @@ import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -183,9 +184,12 @@ class Folder(FacesBuilder):
     def review(self, examples: dict[str, list[dict]], counts: dict[str, Counter]) -> list[str]:
         """Return remarks on files that are not images, linked files, a missing test split and persons in two splits."""
         remarks = describe_others(Path(self.source), self.others)
-        images = (Path(self.source) / example["file"] for some in examples.values() for example in some)
-        files = Counter(map(os.path.realpath, images))
-        if repeated := [file for file, number in files.items() if number > 1]:
+        names = defaultdict(list)
+        for file in (example["file"] for some in examples.values() for example in some):
+            with suppress(OSError):  # reading the image will report it
+                status = os.stat(os.path.join(self.source, file))
+                names[status.st_dev, status.st_ino].append(file)
+        if repeated := [" and ".join(files) for files in names.values() if len(files) > 1]:
             remarks.append(
                 f"files that are two or more images, through links: {len(repeated):,}, for example"
                 f" {printable(repeated[0])}; results will be too high if they are in two splits"

@@ -187,10 +187,13 @@ def test_files_that_are_two_images_through_links_are_counted(tmp_path, folder):
     image.symlink_to(tmp_path / "elsewhere.png")
     assert not any("links" in remark for remark in Folder.prepare(tmp_path / "one", source=folder).remarks)
     (folder / "calm" / "again.png").symlink_to(image)
+    (folder / "calm" / "once_more.png").hardlink_to(tmp_path / "elsewhere.png")
     (folder / "happy").symlink_to("excited")
-    remarks = Folder.prepare(tmp_path / "two", source=folder).remarks
-    number = 1 + PERSONS * EACH
-    assert any(f"two or more images, through links: {number}, for example {tmp_path}" in remark for remark in remarks)
+    (remark,) = [one for one in Folder.prepare(tmp_path / "two", source=folder).remarks if "links" in one]
+    start = f"files that are two or more images, through links: {1 + PERSONS * EACH}, for example "
+    assert remark.startswith(start)
+    named = remark.removeprefix(start).partition(";")[0].split(" and ")
+    assert len(named) > 1 and len({(folder / name).stat().st_ino for name in named}) == 1
 
 
 def test_persons_in_two_named_splits_are_reported(tmp_path, folder):
