@@ -15,6 +15,7 @@ from affect_jax.config import epochs_to_steps
 from affect_jax.config_checks import validate
 from affect_jax.data import open_split
 from affect_jax.data.drawn_scenes import DrawnScenes
+from affect_jax.data.split import FacesSplit
 from affect_jax.models import MODELS
 from affect_jax.models.pretrained import named_weights
 from affect_jax.names import selects
@@ -93,7 +94,7 @@ def cut_to_few_steps(config: ConfigDict) -> None:
     config.model.update(widths=(4, 8), convs_per_block=1, dense=(16,))
 
 
-class StandInFaces:
+class StandInFaces(FacesSplit):
     """Random images with the classes, image size and targets of a published data set, which need not be there."""
 
     OF: typing.ClassVar = {

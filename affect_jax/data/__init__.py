@@ -6,6 +6,7 @@ from inspect import signature
 from pathlib import Path
 
 from affect_jax.data.source import MissingSplit
+from affect_jax.data.split import BoxesSplit, FacesSplit
 
 # A module is imported when its data set is used. An entry is a builder, prepared once by scripts/prepare_data.py, or a
 # class `attribute(split, **options)` whose examples are generated.
@@ -32,23 +33,11 @@ def find_dataset(name: str) -> type:
     return getattr(importlib.import_module(module), attribute)
 
 
-def open_split(name: str, split: str, data_dir: str | Path = "data", **options):
+def open_split(name: str, split: str, data_dir: str | Path = "data", **options) -> FacesSplit | BoxesSplit:
     """Return the split "train", "val" or "test" of the data set `name`.
 
-    A split for classification has `class_names`, `image_shape` (H, W, C), `len`, `labels()` int32 [N], and
-    `read(indices)` -> dict of arrays: image uint8 [B, H, W, C] (RGB), label int32 [B]; some data sets add votes
-    float32 [B, K] (sum 1) or valence_arousal float32 [B, 2].
-
-    A split of P images with boxes has `class_names`, `len`, `sizes()` int32 [P, 2] (height, width), `box_counts()`
-    int32 [P], `image_names(indices)` -> list of str, `boxes(index)` float32 [N, 4], `annotations(index)` -> dict of
-    boxes, label int32 [N] (positions in class_names) and ignore bool [N] (evaluation counts such a box neither as found
-    nor as missed), and `read_image(index)` -> the same and image uint8 [H, W, 3] (RGB, original size). It can be
-    pickled.
-
-    Both may have `fingerprint`, a hash of all images and labels. A split of generated images may have `cache_name`,
-    under which InMemorySplit stores them in the cache folder. An option may be a mapping from split to value.
-    ValueError on an unknown name, MissingSplit if the data set or an option lacks the split; FileNotFoundError, with
-    the command to run, if the data set is not prepared.
+    An option may be a mapping from split to value. ValueError on an unknown name, MissingSplit if the data set or an
+    option lacks the split; FileNotFoundError, with the command to run, if the data set is not prepared.
     """
     dataset = find_dataset(name)
     if split not in SPLITS:
@@ -67,7 +56,7 @@ def open_split(name: str, split: str, data_dir: str | Path = "data", **options):
     return dataset.open_split(split, data_dir, **options) if is_prepared else dataset(split, **options)
 
 
-def open_splits(name: str, data_dir: str | Path = "data", **options) -> dict:
+def open_splits(name: str, data_dir: str | Path = "data", **options) -> dict[str, FacesSplit | BoxesSplit]:
     """Return all splits of the data set `name` that exist, by name; errors and options as in open_split."""
     splits = {}
     for split in SPLITS:

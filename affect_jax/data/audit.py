@@ -13,6 +13,8 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from affect_jax.data.split import BoxesSplit, FacesSplit
+
 THUMBNAIL = 48
 READ_BATCH = 2048
 COMPARED_AT_ONCE = 1 << 22
@@ -34,7 +36,7 @@ class Fingerprints(NamedTuple):
     constant: np.ndarray  # bool [N]
 
 
-def audit(splits: Mapping[str, object]) -> dict:
+def audit(splits: Mapping[str, FacesSplit | BoxesSplit]) -> dict:
     """Find copies, conflicting labels and constant images in the splits of a data set; return a dict for JSON.
 
     Images are identical if all pixels are equal. Images of different splits are nearly identical if their 64-bit
@@ -42,7 +44,7 @@ def audit(splits: Mapping[str, object]) -> dict:
     MIN_CORRELATION. An image is constant if its standard deviation is below one gray level; constant images do not
     count as copies. ValueError for images with boxes.
     """
-    if any(not hasattr(split, "read") for split in splits.values()):
+    if any(isinstance(split, BoxesSplit) for split in splits.values()):
         raise ValueError("only data sets of images with one label each can be audited, not images with boxes")
     prints = {name: fingerprints(split, name) for name, split in splits.items()}
     exact = exact_groups(prints)
@@ -51,11 +53,10 @@ def audit(splits: Mapping[str, object]) -> dict:
 
     def image(split: str, index: int) -> dict:
         """Describe one image."""
-        image_names = getattr(splits[split], "image_names", None)
         return {
             "split": split,
             "index": int(index),
-            "source": image_names(np.array([index]))[0] if image_names else f"{split}[{index}]",
+            "source": splits[split].image_names(np.array([index]))[0],
             "label": class_names[prints[split].labels[index]],
         }
 
@@ -78,7 +79,7 @@ def audit(splits: Mapping[str, object]) -> dict:
     }
 
 
-def fingerprints(split, name: str) -> Fingerprints:
+def fingerprints(split: FacesSplit, name: str) -> Fingerprints:
     """Compute the fingerprints of a split in one pass."""
     digests, hashes, thumbnails, labels, constant = [], [], [], [], []
     for start in tqdm(range(0, len(split), READ_BATCH), f"reading {name}", delay=2, leave=False, disable=None):

@@ -7,17 +7,18 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from affect_jax.data.split import BoxesSplit
 from affect_jax.data.windows import crop, crop_boxes
 
 
-class BoxCrops:
-    """A split whose image i is the square around a box of another split; see affect_jax.data.open_split.
+class BoxCrops(BoxesSplit):
+    """A split whose image i is the square around a box of another split.
 
     `chosen` has pairs (image, box) of positions in `split`. The side of a square is `margin` times the longer side of
     its box; it is cut off at the border of the image. All other boxes are ignored.
     """
 
-    def __init__(self, split, chosen: Sequence[tuple[int, int]], margin: float):
+    def __init__(self, split: BoxesSplit, chosen: Sequence[tuple[int, int]], margin: float):
         self.split, self.chosen, self.class_names = split, list(chosen), split.class_names
         self._windows = [
             square_window(split.boxes(image)[box], tuple(split.sizes()[image]), margin) for image, box in self.chosen
@@ -39,10 +40,6 @@ class BoxCrops:
         chosen = [self.chosen[int(index)] for index in indices]
         names = self.split.image_names(np.array([image for image, _ in chosen], int))
         return [f"{name}, box {box}" for name, (_, box) in zip(names, chosen, strict=True)]
-
-    def boxes(self, index: int) -> np.ndarray:
-        """Return the boxes of a crop, float32 [N, 4], without reading the image."""
-        return self.annotations(index)["boxes"]
 
     def annotations(self, index: int) -> dict[str, np.ndarray]:
         """Return boxes float32 [N, 4], label int32 [N] and ignore bool [N]."""

@@ -14,6 +14,7 @@ import numpy as np
 
 from affect_jax import labels
 from affect_jax.data import SPLITS
+from affect_jax.data.split import FacesSplit
 
 SUPERSAMPLING = 3
 SUBPIXEL_BITS = 4
@@ -401,7 +402,7 @@ def draw_hair_and_glasses(canvas: Canvas, identity: Identity) -> None:
         canvas.line(canvas.on_face([(-0.12, -0.12), (0.12, -0.12)]), 0.03, 25)
 
 
-class DrawnFaces:
+class DrawnFaces(FacesSplit):
     """A split of drawn faces. Example i of a split and seed is always the same image; splits have no common images."""
 
     class_names = labels.FER2013

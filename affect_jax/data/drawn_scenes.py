@@ -13,6 +13,7 @@ import numpy as np
 from affect_jax.data import SPLITS
 from affect_jax.data.drawn_faces import EXPRESSIONS, face_parameters, head_mask, render_face
 from affect_jax.data.low_light import low_light, random_low_light
+from affect_jax.data.split import BoxesSplit
 from affect_jax.data.transforms import gaussian_blur
 
 MIN_HEIGHT, MAX_HEIGHT = 8, 128
@@ -33,7 +34,7 @@ class Place(NamedTuple):
     size: int
 
 
-class DrawnScenes:
+class DrawnScenes(BoxesSplit):
     """A split of drawn scenes. Example i of a split and seed is always the same image; splits have no common images.
 
     With `dark`, the same scenes are shown in low light.
@@ -71,10 +72,6 @@ class DrawnScenes:
     def image_names(self, indices: np.ndarray) -> list[str]:
         """Return the name of each scene."""
         return [f"drawn_scenes, {self.split} {index}" for index in indices]
-
-    def boxes(self, index: int) -> np.ndarray:
-        """Return the boxes of the heads, float32 [N, 4], without drawing the scene."""
-        return self.annotations(index)["boxes"]
 
     def annotations(self, index: int) -> dict[str, np.ndarray]:
         """Return boxes float32 [N, 4], label int32 [N] and ignore bool [N]."""

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from affect_jax.data.split import Split
+
 
 class SplitIdentity(NamedTuple):
     """Class names, size and fingerprint of a split, to tell whether two splits are the same."""
@@ -18,9 +20,9 @@ class SplitIdentity(NamedTuple):
     """Hash of all images and labels; "" if unknown, and for generated images."""
 
 
-def identify(split) -> SplitIdentity:
-    """Return the identity of a split as affect_jax.data.open_split returns it."""
-    return SplitIdentity(tuple(split.class_names), len(split), getattr(split, "fingerprint", ""))
+def identify(split: Split) -> SplitIdentity:
+    """Return the identity of a split."""
+    return SplitIdentity(tuple(split.class_names), len(split), split.fingerprint)
 
 
 def difference(first: SplitIdentity, second: SplitIdentity) -> str:

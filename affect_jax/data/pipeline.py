@@ -17,6 +17,7 @@ from zipfile import BadZipFile
 import numpy as np
 from tqdm import tqdm
 
+from affect_jax.data.split import FacesSplit
 from affect_jax.files import cache_folder, whole_file
 
 HostBatch = dict[str, np.ndarray]
@@ -113,7 +114,7 @@ class TakeRows:
 class ReadExamples:
     """Callable that adds the examples of `split` at a batch's indices."""
 
-    def __init__(self, split):
+    def __init__(self, split: FacesSplit):
         self.split = split
 
     def __call__(self, batch: HostBatch) -> HostBatch:
@@ -130,7 +131,7 @@ def index_iterator(source: BatchIndices, process_index: int = 0, process_count: 
 
 
 def stream_iterator(
-    source: BatchIndices, split, num_workers: int, process_index: int = 0, process_count: int = 1
+    source: BatchIndices, split: FacesSplit, num_workers: int, process_index: int = 0, process_count: int = 1
 ) -> BatchIterator:
     """Return an iterator over this process's rows of the batches, in the order of `index_iterator`.
 
@@ -168,14 +169,13 @@ def end_with_parent(worker: int, num_workers: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-class InMemorySplit:
+class InMemorySplit(FacesSplit):
     """A split in memory; `arrays` has all of its examples."""
 
-    def __init__(self, split, name: str):
+    def __init__(self, split: FacesSplit, name: str):
         self._split = split
         self.class_names, self.image_shape = split.class_names, split.image_shape
-        self.fingerprint = getattr(split, "fingerprint", "")
-        cached = getattr(split, "cache_name", "")
+        self.fingerprint, cached = split.fingerprint, split.cache_name
         self.arrays = read_once(split, name, cache_folder() / f"{cached}.npz") if cached else read_all(split, name)
 
     def __len__(self) -> int:
@@ -186,17 +186,15 @@ class InMemorySplit:
         return self.arrays["label"]
 
     def image_names(self, indices: np.ndarray) -> list[str]:
-        """Return the names of the images in the source of the data, or their numbers if it has none."""
-        if hasattr(self._split, "image_names"):
-            return self._split.image_names(indices)
-        return [f"image {index}" for index in indices]
+        """Return the names of the images in the source."""
+        return self._split.image_names(indices)
 
     def read(self, indices: np.ndarray) -> HostBatch:
         """Return the examples at `indices`."""
         return {key: array[indices] for key, array in self.arrays.items()}
 
 
-def read_once(split, name: str, file: Path) -> HostBatch:
+def read_once(split: FacesSplit, name: str, file: Path) -> HostBatch:
     """Return all examples of a split, from `file` if it is there and intact; otherwise write it, for the next run."""
     with suppress(OSError, EOFError, ValueError, BadZipFile), np.load(file) as stored:
         return dict(stored)
@@ -208,7 +206,7 @@ def read_once(split, name: str, file: Path) -> HostBatch:
     return arrays
 
 
-def read_all(split, name: str) -> HostBatch:
+def read_all(split: FacesSplit, name: str) -> HostBatch:
     """Return all examples of a split, with a progress bar on a terminal."""
     pieces = np.array_split(np.arange(len(split)), max(1, len(split) // 2048))
     batches = [split.read(piece) for piece in tqdm(pieces, f"reading {name}", delay=2, leave=False, disable=None)]
@@ -223,12 +221,12 @@ def spread_indices(length: int, count: int) -> np.ndarray:
     return np.linspace(0, length - 1, min(count, length)).astype(int)
 
 
-def size_in_bytes(split) -> int:
+def size_in_bytes(split: FacesSplit) -> int:
     """Return the size of the split's images in memory, in bytes."""
     return len(split) * int(np.prod(split.image_shape))
 
 
-def padded_batches(split, batch_size: int) -> Iterator[HostBatch]:
+def padded_batches(split: FacesSplit, batch_size: int) -> Iterator[HostBatch]:
     """Yield every example once, in order, in batches of one size.
 
     The last batch repeats its first row where `mask` float32 [B] is 0.

@@ -18,6 +18,7 @@ from affect_jax.data.images import decode_image, read_encoded, read_image_size
 from affect_jax.data.prepared import SourceBuilder
 from affect_jax.data.records import Records
 from affect_jax.data.source import BadInput, place
+from affect_jax.data.split import BoxesSplit
 from affect_jax.files import explained, printable
 
 
@@ -188,11 +189,8 @@ def describe(split: str, examples: Sequence[dict]) -> list[str]:
     return remarks
 
 
-class PreparedBoxesSplit:
-    """A prepared split of images with boxes; it can be pickled, and then opens its files again.
-
-    It has `class_names`, `fingerprint` and `len`.
-    """
+class PreparedBoxesSplit(BoxesSplit):
+    """A prepared split of images with boxes; it can be pickled, and then opens its files again."""
 
     def __init__(self, directory: str | Path, split: str):
         self._records = Records(directory, split)
@@ -218,10 +216,6 @@ class PreparedBoxesSplit:
     def image_names(self, indices: np.ndarray) -> list[str]:
         """Return the path of each image in the source."""
         return self._index["files"][np.asarray(indices, int)].tolist()
-
-    def boxes(self, index: int) -> np.ndarray:
-        """Return the boxes of an image, float32 [N, 4], without reading the image."""
-        return self.annotations(index)["boxes"]
 
     def annotations(self, index: int) -> dict[str, np.ndarray]:
         """Return boxes float32 [N, 4], label int32 [N] (positions in class_names) and ignore bool [N]."""

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from affect_jax.data.prepared import SourceBuilder
 from affect_jax.data.records import Records
 from affect_jax.data.source import place
+from affect_jax.data.split import FacesSplit
 
 # array_record compresses as well, and better: compressed PNG would take more space in it and longer to read.
 STORED = (cv2.IMWRITE_PNG_COMPRESSION, 0)
@@ -103,11 +104,8 @@ def labels_file(directory: Path, split: str) -> Path:
     return directory / f"labels_{split}.npy"
 
 
-class PreparedFacesSplit:
-    """A prepared split for classification, read in batches; it can be pickled, and then opens its files again.
-
-    It has `class_names`, `image_shape` (H, W, C), `fingerprint`, and `len`.
-    """
+class PreparedFacesSplit(FacesSplit):
+    """A prepared split for classification, read in batches; it can be pickled, and then opens its files again."""
 
     def __init__(self, directory: str | Path, split: str):
         self._records = Records(directory, split)

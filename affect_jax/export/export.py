@@ -21,6 +21,7 @@ from affect_jax.data import find_dataset, open_split
 from affect_jax.data.boxes_pipeline import padded_box_batches
 from affect_jax.data.faces import face_input
 from affect_jax.data.pipeline import spread_indices
+from affect_jax.data.split import BoxesSplit
 from affect_jax.export.readme import describe
 from affect_jax.ops.boxes import box_iou
 from affect_jax.packages import require
@@ -274,7 +275,7 @@ def faces_to_check(trained: Trained) -> tuple[str, np.ndarray]:
     return f"{NUM_FACES} drawn faces", np.stack([face_input(face.repeat(3, axis=-1), shape) for face in drawn])
 
 
-def scenes_to_check(trained: Trained) -> tuple[str, object]:
+def scenes_to_check(trained: Trained) -> tuple[str, BoxesSplit]:
     """Return a description and a split: the run's val split, or drawn scenes if it is not available."""
     try:
         split, name = build_task(trained.config).open_split("val"), f"images of {trained.config.data.name}, val"

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from affect_jax.data import pipeline
 from affect_jax.data.identity import identify, to_text
+from affect_jax.data.split import FacesSplit
 from affect_jax.evaluate.classification import classification_metrics, paired_test, valence_arousal_metrics
 from affect_jax.evaluate.tta import views
 from affect_jax.files import whole_file
@@ -59,11 +60,11 @@ class Classification(Task):
     presentation = classification_report.PRESENTATION
     progress_metrics: Mapping[str, str] = MappingProxyType({"accuracy": "accuracy", "macro_f1": "macro-F1"})
 
-    def data_facts(self, split) -> DataFacts:
+    def data_facts(self, split: FacesSplit) -> DataFacts:
         """Return the class names and the image shape."""
         return DataFacts(split.class_names, tuple(split.image_shape))
 
-    def describe(self, train_split, validation: Evaluation) -> list[str]:
+    def describe(self, train_split: FacesSplit, validation: Evaluation) -> list[str]:
         """Return lines about the data for the start of a run."""
         place = "resident on the device" if is_resident(self.config, train_split) else "streamed"
         if is_resident(self.config, train_split) and self.config.data.num_workers:
@@ -84,12 +85,12 @@ class Classification(Task):
         """Return the shape of a batch of one image."""
         return jax.ShapeDtypeStruct((1, *data.image_shape), jnp.float32)
 
-    def normalized_images(self, split, count: int) -> jax.Array:
+    def normalized_images(self, split: FacesSplit, count: int) -> jax.Array:
         """Return `count` images from all parts of the split as the network's inputs [B, H, W, C]."""
         images = split.read(pipeline.spread_indices(len(split), count))["image"]
         return normalize(jnp.asarray(images), self.config.preprocess.mean, self.config.preprocess.std)
 
-    def steps_per_dispatch(self, split) -> int:
+    def steps_per_dispatch(self, split: FacesSplit) -> int:
         """Return the config's number.
 
         The default is one on CPU, where the body of a loop runs on one core, and for streamed images, which are large.
@@ -97,7 +98,9 @@ class Classification(Task):
         several = jax.default_backend() != "cpu" and is_resident(self.config, split)
         return self.config.steps_per_dispatch or (STEPS_PER_DISPATCH if several else 1)
 
-    def training_data(self, split, total_steps: int, process_index: int, process_count: int) -> TrainingData:
+    def training_data(
+        self, split: FacesSplit, total_steps: int, process_index: int, process_count: int
+    ) -> TrainingData:
         """Return the batches of a run; ValueError if the split lacks the targets of the loss."""
         config = self.config
         check_targets(config, split)
@@ -211,7 +214,7 @@ class Classification(Task):
             raise ValueError("the images are not the same: their labels differ")
         return paired_test(*correct)
 
-    def augmented_samples(self, split, count: int, draws: int) -> np.ndarray:
+    def augmented_samples(self, split: FacesSplit, count: int, draws: int) -> np.ndarray:
         """Return `count` images from all parts of the split, each followed by `draws` augmented versions."""
         images = split.read(pipeline.spread_indices(len(split), count))["image"]
         return augmented_images(images, draws, self.config.augment.to_dict(), self.config.seed)
@@ -230,7 +233,7 @@ class Classification(Task):
         return classification_report.sections(evaluations, evaluation.name, split, predictions["probs"], samples)
 
 
-def check_targets(config: ConfigDict, split) -> None:
+def check_targets(config: ConfigDict, split: FacesSplit) -> None:
     """Raise ValueError if the split lacks the targets of the loss."""
     targets = [config.data.targets] + (["valence_arousal"] if config.valence_arousal_weight > 0 else [])
     if missing := [name for name in targets if name not in split.read(np.arange(1))]:
@@ -247,7 +250,7 @@ def check_teachers(teachers: Sequence[Teacher], data: DataFacts) -> None:
             )
 
 
-def is_resident(config: ConfigDict, split) -> bool:
+def is_resident(config: ConfigDict, split: FacesSplit) -> bool:
     """Return True if the split is kept on the device: if the config says so or, with "auto", if it is small enough."""
     fits = pipeline.size_in_bytes(split) <= config.data.resident_limit_gib * 2**30
     return config.data.input == "resident" or (config.data.input == "auto" and fits)

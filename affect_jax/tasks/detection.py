@@ -21,6 +21,7 @@ from affect_jax.data.box_crops import BoxCrops
 from affect_jax.data.boxes_pipeline import Size
 from affect_jax.data.identity import identify, to_text
 from affect_jax.data.pipeline import HostBatch, spread_indices
+from affect_jax.data.split import BoxesSplit
 from affect_jax.data.transforms import BRIGHTENINGS, transform
 from affect_jax.data.windows import fitting_scale
 from affect_jax.evaluate.anchor_coverage import best_anchor_iou, coverage_by_height
@@ -62,11 +63,11 @@ class Detection(Task):
         {"ap50": "AP50", "recall": "recall", "precision": "precision"}
     )
 
-    def data_facts(self, split) -> DataFacts:
+    def data_facts(self, split: BoxesSplit) -> DataFacts:
         """Return the class names; a detector takes images of any size."""
         return DataFacts(split.class_names, ())
 
-    def describe(self, train_split, validation: Evaluation) -> list[str]:
+    def describe(self, train_split: BoxesSplit, validation: Evaluation) -> list[str]:
         """Return lines about the data for the start of a run."""
         sizes = " or ".join(f"[{self.config.batch_size}, {h}, {w}, 3]" for h, w in self.config.data.buckets)
         boxes = [int(split.box_counts().sum()) for split in (train_split, validation.split)]
@@ -88,7 +89,7 @@ class Detection(Task):
         image = jax.ShapeDtypeStruct((1, *self.config.data.buckets[0], 3), jnp.float32)
         return {"image": image, "image_size": jax.ShapeDtypeStruct((1, 2), jnp.int32)}
 
-    def normalized_images(self, split, count: int) -> dict[str, jax.Array]:
+    def normalized_images(self, split: BoxesSplit, count: int) -> dict[str, jax.Array]:
         """Return images from all parts of the split, resized to the first bucket, as the network's inputs.
 
         There are `count` or, if the memory of their feature maps would be large, as many as have MAX_PIXELS.
@@ -101,21 +102,23 @@ class Detection(Task):
         images = {name: jnp.asarray(batch[name]) for name in ("image", "image_size")}
         return prepare_batch(images, self.config.preprocess.mean, self.config.preprocess.std)
 
-    def examples_per_epoch(self, split) -> int:
+    def examples_per_epoch(self, split: BoxesSplit) -> int:
         """Return the number of images that an epoch visits."""
         limits = self.epoch_limits(split)
         return len(split) - sum(max(0, len(images) - number) for images, number in limits)
 
-    def epoch_limits(self, split) -> boxes_pipeline.Limits:
+    def epoch_limits(self, split: BoxesSplit) -> boxes_pipeline.Limits:
         """Return the images of each limit of the config."""
         limits = self.config.data.epoch_limits
         return boxes_pipeline.find_limited(split.image_names(np.arange(len(split))), limits) if limits else ()
 
-    def steps_per_dispatch(self, split) -> int:
+    def steps_per_dispatch(self, split: BoxesSplit) -> int:
         """Return 1: batches differ in size."""
         return 1
 
-    def training_data(self, split, total_steps: int, process_index: int, process_count: int) -> TrainingData:
+    def training_data(
+        self, split: BoxesSplit, total_steps: int, process_index: int, process_count: int
+    ) -> TrainingData:
         """Return the batches of a run."""
         data = self.config.data
         source = boxes_pipeline.BucketBatches(
@@ -295,7 +298,7 @@ class Detection(Task):
             raise ValueError("the images are not the same: their true boxes differ")
         return paired_bootstrap(truths, found_a, found_b)
 
-    def augmented_samples(self, split, count: int, draws: int) -> np.ndarray:
+    def augmented_samples(self, split: BoxesSplit, count: int, draws: int) -> np.ndarray:
         """Return `count` images from all parts of the split in the first bucket, each followed by `draws` versions.
 
         Boxes are drawn, those that training ignores in yellow.
@@ -343,7 +346,7 @@ def parse_size(text: str) -> Size:
     return size
 
 
-def ground_truth(split) -> list[dict[str, np.ndarray]]:
+def ground_truth(split: BoxesSplit) -> list[dict[str, np.ndarray]]:
     """Return boxes, label and ignore of every image of a split."""
     return [split.annotations(image) for image in range(len(split))]
 
@@ -404,7 +407,7 @@ def make_predict_fn(apply: Apply, mean: Sequence[float], std: Sequence[float]) -
     return predict
 
 
-def anchor_coverage(config: ConfigDict, split) -> dict[str, dict[str, float]]:
+def anchor_coverage(config: ConfigDict, split: BoxesSplit) -> dict[str, dict[str, float]]:
     """Return coverage_by_height of the split's boxes by the config's anchors, in images resized as for evaluation."""
     buckets, model = evaluation_buckets(config), config.model
     chosen = boxes_pipeline.choose_buckets(split.sizes(), buckets)

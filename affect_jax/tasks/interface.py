@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from affect_jax.data import open_split, open_splits
 from affect_jax.data.identity import SplitIdentity, difference, from_text, identify
 from affect_jax.data.pipeline import BatchIterator, HostBatch
+from affect_jax.data.split import BoxesSplit, Split
 from affect_jax.tasks.sections import Metrics, Presentation, Section, Table
 
 Batch = Mapping[str, jax.Array]
@@ -69,7 +70,7 @@ class Evaluation(NamedTuple):
     """Name for files and for metrics.json, such as "test_tta_flip"."""
     about: dict[str, str]
     """Description that is stored with the metrics: "split" and, for classifiers, "tta"."""
-    split: Any
+    split: Split
     options: Mapping[str, Any]
     identity: SplitIdentity | None = None
     """Identity of the whole split if it is of the run's own data set."""
@@ -90,7 +91,7 @@ def check_same_split(path_a: Path, path_b: Path) -> None:
 class Task(ABC):
     """All that differs between the kinds of run.
 
-    `data` is a DataFacts, `evaluation` an Evaluation, `split` a split as affect_jax.data.open_split returns it.
+    `data` is a DataFacts, `evaluation` an Evaluation.
     """
 
     presentation: Presentation
@@ -101,14 +102,14 @@ class Task(ABC):
     def __init__(self, config: ConfigDict, teachers: Sequence[Teacher] = ()):
         self.config, self.teachers = config, tuple(teachers)
 
-    def open_split(self, name: str, data_dir: str | Path = "") -> Any:
+    def open_split(self, name: str, data_dir: str | Path = "") -> Split:
         """Open the split "train", "val" or "test" of the config's data set, which `data_dir` may have instead.
 
         ValueError if the data set is of the other task.
         """
         data, task = self.config.data, self.config.task
         split = open_split(data.name, name, data_dir or data.data_dir, **data.options.to_dict())
-        has_boxes = hasattr(split, "box_counts")
+        has_boxes = isinstance(split, BoxesSplit)
         if has_boxes != (task == "detection"):
             raise ValueError(
                 f"data.name is {data.name}, which has {'boxes' if has_boxes else 'no boxes'}, but the config is for"
@@ -123,11 +124,11 @@ class Task(ABC):
         return {name: identify(split) for name, split in splits.items()}
 
     @abstractmethod
-    def data_facts(self, split: Any) -> DataFacts:
+    def data_facts(self, split: Split) -> DataFacts:
         """Return the properties of the data that the network depends on."""
 
     @abstractmethod
-    def describe(self, train_split: Any, validation: Evaluation) -> list[str]:
+    def describe(self, train_split: Split, validation: Evaluation) -> list[str]:
         """Return lines about the data for the start of a run."""
 
     @abstractmethod
@@ -139,19 +140,19 @@ class Task(ABC):
         """Return the shapes of the network's inputs for a batch of one."""
 
     @abstractmethod
-    def normalized_images(self, split: Any, count: int) -> jax.Array:
+    def normalized_images(self, split: Split, count: int) -> jax.Array:
         """Return `count` images from all parts of the split as the network's inputs, for BatchNorm's statistics."""
 
-    def examples_per_epoch(self, split: Any) -> int:
+    def examples_per_epoch(self, split: Split) -> int:
         """Return the number of examples of an epoch of training on `split`."""
         return len(split)
 
     @abstractmethod
-    def steps_per_dispatch(self, split: Any) -> int:
+    def steps_per_dispatch(self, split: Split) -> int:
         """Return the number of training steps on `split` per call to the device."""
 
     @abstractmethod
-    def training_data(self, split: Any, total_steps: int, process_index: int, process_count: int) -> TrainingData:
+    def training_data(self, split: Split, total_steps: int, process_index: int, process_count: int) -> TrainingData:
         """Return the batches of a run, the rows of one process; ValueError if the split lacks the loss's targets."""
 
     @abstractmethod
@@ -204,7 +205,7 @@ class Task(ABC):
         """Compare two files of write_predictions on the same images; ValueError if the images differ."""
 
     @abstractmethod
-    def augmented_samples(self, split: Any, count: int, draws: int) -> np.ndarray:
+    def augmented_samples(self, split: Split, count: int, draws: int) -> np.ndarray:
         """Return `count` images from all parts of the split, each followed by `draws` augmented versions.
 
         uint8 [count, 1 + draws, H, W, C]; a detector's images have their boxes drawn.

@@ -12,6 +12,7 @@ from run_script import fork
 from affect_jax import labels
 from affect_jax.data.audit import audit, correlation, exact_groups, fingerprints
 from affect_jax.data.folder import Folder
+from affect_jax.data.split import FacesSplit
 
 ROOT = Path(__file__).parents[2]
 
@@ -23,7 +24,7 @@ def smooth_faces(count, seed):
     return np.clip(128 + 50 * large, 0, 255).astype(np.uint8)[..., None]
 
 
-class Faces:
+class Faces(FacesSplit):
     class_names, image_shape = labels.FER2013, (48, 48, 1)
 
     def __init__(self, images, label):

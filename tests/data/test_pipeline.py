@@ -11,9 +11,10 @@ from affect_jax.data.pipeline import (
     size_in_bytes,
     stream_iterator,
 )
+from affect_jax.data.split import FacesSplit
 
 
-class Numbers:
+class Numbers(FacesSplit):
     """A split whose example i is an image of the value i."""
 
     class_names, image_shape = ("even", "odd"), (2, 3, 1)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from affect_jax.config import classification_config, detection_config
+from affect_jax.data.split import BoxesSplit
 from affect_jax.runs.comparison import compare_runs, differing, short_names, write_runs
 from affect_jax.tasks import build_task
 from affect_jax.tasks.interface import Evaluation
@@ -62,7 +63,7 @@ class Labels:
         return len(self.arrays["label"])
 
 
-class Boxes:
+class Boxes(BoxesSplit):
     """A split of a detector: its ground truth."""
 
     class_names = ("face",)
