@@ -14,9 +14,8 @@ reading an epoch with the set, and prediction of the bundled networks with the f
 at the rate of a large matrix product, or its arrays at the bandwidth of the memory.
 
 "ms/call" is the time of one timed call, which has several steps or predictions for fast works. FLOP are those of plain
-convolutions and matrix products; a step counts as three forward passes, also if some of its parameters are frozen. "of
-peak" is the fraction of the rate of a large matrix product in the config's dtype; on NVIDIA GPUs float32 means TF32,
-here and in PyTorch.
+convolutions and matrix products, in a step without those of gradients that are not needed. "of peak" is the fraction of
+the rate of a large matrix product in the config's dtype; on NVIDIA GPUs float32 means TF32, here and in PyTorch.
 """
 
 from affect_jax import command_line

@@ -9,7 +9,6 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from affect_jax.benchmark import torch_twin
-from affect_jax.benchmark.flop import forward_flop
 from affect_jax.benchmark.steps import evaluate_work, loop_work, predict_work, step_work
 from affect_jax.benchmark.timing import (
     Work,
@@ -34,8 +33,7 @@ def classifier_measurements(
     config: ConfigDict, compare_torch: bool, rounds: int
 ) -> dict[str, Callable[[], list[dict]]]:
     """Return the measurements of a classifier by name; see benchmark.training."""
-    flop, batch_size = forward_flop(config), config.batch_size
-    on_cpu = jax.default_backend() == "cpu"
+    batch_size, on_cpu = config.batch_size, jax.default_backend() == "cpu"
     num_steps, window = (1, LOOP_WINDOW) if on_cpu else (50, 500)  # so that dispatch and clock do not matter
     split = build_task(config).open_split("train")
     num_classes = len(split.class_names)
@@ -52,28 +50,30 @@ def classifier_measurements(
         batch = noise_batch(batch_size, split.image_shape, num_classes)
         ours, costs = step_work(config, batch, num_steps)
         works = implementations(ours, torch_twin.step_work, torch_twin.optimizer_of(config), batch, num_steps)
-        rows = interleaved_rows("step", works, num_steps * batch_size, 3 * flop, rounds)
+        rows = interleaved_rows("step", works, num_steps * batch_size, costs["flop_per_image"], rounds)
         rows[0] |= costs | {"peak_bytes": peak_memory()}
         return rows
 
     def predict(size: int) -> list[dict]:
         images, calls = images_of(size), PREDICTED[size]
-        works = implementations(predict_work(config, images, calls), torch_twin.predict_work, images, calls)
+        ours, flop = predict_work(config, images, calls)
+        works = implementations(ours, torch_twin.predict_work, images, calls)
         return interleaved_rows(f"predict_{size}", works, calls * size, flop, rounds)
 
     def evaluate() -> list[dict]:
         ours, images = evaluate_work(config, EVALUATION_BATCHES)
         calls = -(-images // 64)
-        works = {"affect_jax": ours, "predict_64": predict_work(config, images_of(64), calls)}
+        alone, flop = predict_work(config, images_of(64), calls)
+        works = {"affect_jax": ours, "predict_64": alone}
         counts = {"affect_jax": images, "predict_64": calls * 64}
         seconds = interleaved_seconds(works, rounds)
         return [result_row("evaluate", name, counts[name], seconds[name], flop) for name in works]
 
     def loop(data_input: str) -> list[dict]:
-        alone, _ = step_work(config, noise_batch(batch_size, split.image_shape, num_classes), window)
+        alone, costs = step_work(config, noise_batch(batch_size, split.image_shape, num_classes), window)
         with loop_work(config, rounds + 1, window, data_input) as ours:
             seconds = seconds_one_by_one({"affect_jax": ours, "step": alone}, rounds)
-        return rows_of(f"loop_{data_input}", window * batch_size, 3 * flop, seconds)
+        return rows_of(f"loop_{data_input}", window * batch_size, costs["flop_per_image"], seconds)
 
     return {
         "step": step,

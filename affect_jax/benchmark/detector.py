@@ -14,7 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from affect_jax.benchmark import torch_twin
-from affect_jax.benchmark.flop import forward_flop, training_flop
+from affect_jax.benchmark.flop import program_flop
 from affect_jax.benchmark.steps import loop_work, random_network, step_work
 from affect_jax.benchmark.timing import Work, interleaved_rows, peak_memory, rows_of, seconds_one_by_one
 from affect_jax.config import detection_config, differing_fields, evaluation_buckets
@@ -36,9 +36,7 @@ ROIS = 512
 
 def detector_measurements(config: ConfigDict, compare_torch: bool, rounds: int) -> dict[str, Callable[[], list[dict]]]:
     """Return the measurements of a detector by name; see benchmark.training."""
-    batch, flop, images = first_batch(config), forward_flop(config), config.batch_size
-    step_flop = 3 * training_flop(config, batch)
-    maps_and_rois = roi_align_inputs(config)
+    batch, images, maps_and_rois = first_batch(config), config.batch_size, roi_align_inputs(config)
     if compare_torch:
         check_comparable(config)
 
@@ -47,21 +45,22 @@ def detector_measurements(config: ConfigDict, compare_torch: bool, rounds: int) 
         works = {"affect_jax": ours}
         if compare_torch:
             works["torch_eager"] = torchvision_detector(config, batch, train=True)
-        rows = interleaved_rows("step", works, images, step_flop, rounds)
+        rows = interleaved_rows("step", works, images, costs["flop_per_image"], rounds)
         rows[0] |= costs | {"peak_bytes": peak_memory()}
         return rows
 
     def forward() -> list[dict]:
-        works = {"affect_jax": forward_work(config, batch)}
+        ours, flop = forward_work(config, batch)
+        works = {"affect_jax": ours}
         if compare_torch:
             works["torch_eager"] = torchvision_detector(config, batch, train=False)
         return interleaved_rows("forward", works, images, flop, rounds)
 
     def loop() -> list[dict]:
-        alone, _ = step_work(config, batch, LOOP_WINDOW)
+        alone, costs = step_work(config, batch, LOOP_WINDOW)
         with loop_work(config, rounds + 1, LOOP_WINDOW) as ours:
             seconds = seconds_one_by_one({"affect_jax": ours, "step": alone}, rounds)
-        return rows_of("loop_stream", LOOP_WINDOW * images, step_flop, seconds)
+        return rows_of("loop_stream", LOOP_WINDOW * images, costs["flop_per_image"], seconds)
 
     def part_of_step(name: str) -> list[dict]:
         return interleaved_rows(f"{name}_of_step", {"affect_jax": PARTS_OF_STEP[name](config)}, images, 0.0, rounds)
@@ -112,8 +111,11 @@ def first_batch(config: ConfigDict) -> dict[str, np.ndarray]:
     return next(task.training_data(task.open_split("train"), 1, process_index=0, process_count=1).batches)
 
 
-def forward_work(config: ConfigDict, batch: dict[str, np.ndarray]) -> Work:
-    """Return a function that detects in the images of a batch on the devices with random weights."""
+def forward_work(config: ConfigDict, batch: dict[str, np.ndarray]) -> tuple[Work, float]:
+    """Return a function that detects in the images of a batch on the devices, and the operations for an image.
+
+    The weights are random.
+    """
     mesh, task = data_mesh(), build_task(config)
     data = task.data_facts(task.open_split("train"))
     model, variables = random_network(task, data)
@@ -121,7 +123,8 @@ def forward_work(config: ConfigDict, batch: dict[str, np.ndarray]) -> Work:
     detect = compile_predict(task.predict_fn(make_apply(model), data), mesh)
     images = {name: batch[name] for name in ("image", "image_size")}  # with boxes it would compute the losses, too
     images = to_devices(images, split_over_devices(mesh))
-    return lambda: jax.block_until_ready(detect(variables, images))
+    flop = program_flop(detect, variables, images) / config.batch_size
+    return lambda: jax.block_until_ready(detect(variables, images)), flop
 
 
 def clustered_boxes(count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from affect_jax.benchmark.classifier import noise_batch
 from affect_jax.benchmark.detector import PARTS_OF_STEP, first_batch
-from affect_jax.benchmark.flop import count_flop
+from affect_jax.benchmark.flop import program_flop
 from affect_jax.benchmark.steps import random_network, step_work
 from affect_jax.benchmark.timing import interleaved_seconds, matmul_peak
 from affect_jax.models.inspection import LayerCall, layer_calls
@@ -86,7 +86,7 @@ def layer_rows(loss_fn: LossFn, variables: dict, batch: Batch, peak: Peak, round
     for name, count in Counter(map(label, calls)).items():
         forward, both, arguments = layer_programs(examples[name])
         alone, together = median_ms(rounds, partial(forward, *arguments[:2]), partial(both, *arguments))
-        flop = count_flop(jax.make_jaxpr(examples[name].apply)(*arguments[:2]).jaxpr)
+        flop = program_flop(examples[name].apply, *arguments[:2])
         own, x, gradient = arguments
         least = peak.floor_ms(flop, own, x, gradient) + peak.floor_ms(2 * flop, own, x, x, gradient)
         rows.append(part_row(name, count, count * together, count * alone, count * least))

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from affect_jax.benchmark.flop import program_flop
 from affect_jax.benchmark.timing import Work
 from affect_jax.config_checks import validate
 from affect_jax.tasks import build_task
@@ -42,7 +43,7 @@ def step_work(
     """Return a function that runs `num_steps` training steps on a batch, and the step's costs.
 
     Without `augmented` the step has no augmentation and no mixup.
-    The costs are "compile_seconds", "state_bytes" (with the batch) and "temporary_bytes".
+    The costs are "compile_seconds", "state_bytes" (with the batch), "temporary_bytes" and "flop_per_image".
     """
     refuse_teachers(config)
     config = ConfigDict(config.to_dict())
@@ -55,10 +56,10 @@ def step_work(
     tx = builders.build_optimizer(config, builders.build_schedule(config, len(split)))
     state = jax.device_put(create_state(variables, tx, config.ema_decay > 0), replicated(mesh))
     frozen = builders.build_frozen(config)
-    train_step, key = builders.build_train_step(config, task, model, data, tx, frozen), jax.random.key(1)
-    batch = to_devices(batch, split_over_devices(mesh))
+    train_step = jax.jit(builders.build_train_step(config, task, model, data, tx, frozen), donate_argnums=0)
+    batch, key = to_devices(batch, split_over_devices(mesh)), jax.random.key(1)
     start = time.perf_counter()
-    compiled = jax.jit(train_step, donate_argnums=0).lower(state, batch, key).compile()
+    compiled = train_step.lower(state, batch, key).compile()
     compile_seconds = time.perf_counter() - start
     memory = compiled.memory_analysis()
 
@@ -72,6 +73,7 @@ def step_work(
         "compile_seconds": compile_seconds,
         "state_bytes": memory.argument_size_in_bytes,
         "temporary_bytes": memory.temp_size_in_bytes,
+        "flop_per_image": program_flop(train_step, state, batch, key) / config.batch_size,
     }
 
 
@@ -92,8 +94,11 @@ def evaluate_work(config: ConfigDict, batches: int) -> tuple[Work, int]:
     return work, len(split)
 
 
-def predict_work(config: ConfigDict, images: np.ndarray, calls: int) -> Work:
-    """Return a function that predicts `calls` times, from images uint8 [B, H, W, C] to probabilities on the host."""
+def predict_work(config: ConfigDict, images: np.ndarray, calls: int) -> tuple[Work, float]:
+    """Return a function that predicts `calls` times, and the operations for an image.
+
+    Each call is from images uint8 [B, H, W, C] to probabilities on the host.
+    """
     task = build_task(config)
     data = DataFacts(task.open_split("val").class_names, images.shape[1:])
     model, variables = random_network(task, data)
@@ -103,7 +108,7 @@ def predict_work(config: ConfigDict, images: np.ndarray, calls: int) -> Work:
         for _ in range(calls):
             np.asarray(predict(variables, {"image": images})["probs"])
 
-    return work
+    return work, program_flop(predict, variables, {"image": images}) / len(images)
 
 
 @contextmanager

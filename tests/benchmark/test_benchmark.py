@@ -12,8 +12,9 @@ from run_script import ROOT, fork
 from affect_jax.benchmark import detector as detector_benchmark
 from affect_jax.benchmark import scaling, timing, torch_twin
 from affect_jax.benchmark.classifier import noise_batch
-from affect_jax.benchmark.flop import count_flop, forward_flop
+from affect_jax.benchmark.flop import program_flop
 from affect_jax.benchmark.profile import format_profile, profile_rows
+from affect_jax.benchmark.steps import predict_work, step_work
 from affect_jax.benchmark.timing import format_row
 from affect_jax.benchmark.training import benchmark
 from affect_jax.config import detection_config
@@ -28,18 +29,30 @@ from affect_jax.tasks.interface import DataFacts
 from affect_jax.train.state import variable_shapes
 
 
-def test_flop_of_vgg_equal_the_sum_over_its_layers(tiny_config):
+@pytest.mark.parametrize(("freeze", "first_trained"), [(".*_bn/.*", 0), ("block1.*|.*_bn/.*", 2), ("block.*", 4)])
+def test_flop_of_a_step_are_those_of_the_products_it_needs(tiny_config, plain_convolutions, freeze, first_trained):
+    """Trained layers have a gradient by the kernel, and all of these but the first one by the input."""
     tiny_config.model = {"name": "vgg_fer", "widths": (4, 8), "convs_per_block": 2, "dense": (16,), "dropout": 0.5}
-    convolutions = 9 * (48 * 48 * (1 * 4 + 4 * 4) + 24 * 24 * (4 * 8 + 8 * 8))
-    dense = 12 * 12 * 8 * 16 + 16 * 7
-    assert forward_flop(tiny_config) == 2 * (convolutions + dense)
+    tiny_config.optim.freeze, tiny_config.accumulate_steps = (freeze,), 2
+    convolutions = [9 * 48 * 48 * 1 * 4, 9 * 48 * 48 * 4 * 4, 9 * 24 * 24 * 4 * 8, 9 * 24 * 24 * 8 * 8]
+    products = [*convolutions, 12 * 12 * 8 * 16, 16 * 7]
+    batch = noise_batch(tiny_config.batch_size, (48, 48, 1), 7)
+    _, costs = step_work(tiny_config, batch, 1)
+    gradients = products[first_trained:] + products[first_trained + 1 :]
+    assert costs["flop_per_image"] == 2 * sum(products + gradients)
+    assert predict_work(tiny_config, batch["image"], 1)[1] == 2 * sum(products)
 
 
-def test_flop_of_a_depthwise_convolution_are_those_of_its_products():
-    layer = Conv(64, groups=64, use_bias=False)
+@pytest.mark.parametrize(("groups", "stride"), [(1, 1), (1, 2), (64, 1), (64, 2)])
+def test_flop_of_a_convolution_and_of_each_gradient_are_those_of_its_products(groups, stride):
+    layer = Conv(64, groups=groups, strides=(stride, stride), use_bias=False)
     x = jnp.zeros((2, 48, 48, 64))
-    variables = jax.eval_shape(layer.init, jax.random.key(0), x)
-    assert count_flop(jax.make_jaxpr(layer.apply)(variables, x).jaxpr) == 2 * 9 * x.size
+    variables = layer.init(jax.random.key(0), x)
+    products = 9 * x.size * (64 // groups) / stride**2
+    assert program_flop(layer.apply, variables, x) == 2 * products
+    for argument in (0, 1):
+        gradient = jax.grad(lambda variables, x: jnp.sum(layer.apply(variables, x) ** 2), argument)
+        assert program_flop(gradient, variables, x) == 2 * (2 * products)
 
 
 def test_a_config_with_teachers_is_not_measured_without_them(tiny_config):
@@ -188,11 +201,15 @@ def test_comparison_without_a_counterpart_in_pytorch_is_an_error(tiny_config, mo
         next(benchmark(tiny_config, compare_torch=True, rounds=1))
 
 
-def test_flop_of_a_detector_grow_with_the_image_and_not_with_the_regions(tiny_detector_config):
-    config = tiny_detector_config.copy_and_resolve_references()
-    flop = forward_flop(config)
-    config.data.buckets = ((192, 128),)
-    assert 1.5 * flop < forward_flop(config) < 2 * flop
+def test_flop_of_a_detector_are_those_of_the_timed_batch(tiny_detector_config, plain_convolutions):
+    """With twice the pixels they are less than twice as many, because the regions are as many."""
+
+    def flop(height):
+        images = np.zeros((2, height, 128, 3), np.uint8)
+        batch = {"image": images, "image_size": np.full((2, 2), (height, 128), np.int32)}
+        return detector_benchmark.forward_work(tiny_detector_config, batch)[1]
+
+    assert 1.5 * flop(96) < flop(192) < 2 * flop(96)
 
 
 def test_benchmark_of_a_detector_has_a_row_for_each_work(tiny_detector_config, plain_convolutions):
