@@ -10,7 +10,7 @@ import pytest
 from run_script import ROOT, fork
 
 from affect_jax.benchmark import detector as detector_benchmark
-from affect_jax.benchmark import scaling, timing, torch_twin
+from affect_jax.benchmark import scaling, timing, torch_twin, training
 from affect_jax.benchmark.classifier import noise_batch
 from affect_jax.benchmark.flop import program_flop
 from affect_jax.benchmark.profile import format_profile, profile_rows
@@ -59,6 +59,22 @@ def test_a_config_with_teachers_is_not_measured_without_them(tiny_config):
     tiny_config.distillation.teachers = ("runs/teacher",)
     with pytest.raises(ValueError, match=r"set --config.distillation.teachers='\(\)'"):
         next(benchmark(tiny_config, False, 1, ["step"]))
+
+
+def test_rates_of_a_work_worked_by_hand(tiny_config, monkeypatch):
+    row = timing.result_row("step", "affect_jax", images=64, seconds=[0.25, 2.0, 0.5], flop=3e9)
+    rates = {"images_per_second": 128, "images_per_second_best": 256, "ms": 500, "flop_per_second": 384e9}
+    assert row == {"work": "step", "implementation": "affect_jax", **rates}
+    assert format_row(row | {"share_of_peak": 0.25}).split()[2:] == ["128.0", "256.0", "500.0", "384", "25.0%"]
+    # a product of two matrices of side n has n^3 multiplications and as many additions
+    monkeypatch.setattr(timing, "interleaved_seconds", lambda works, rounds: {"product": [0.5, 0.25]})
+    assert timing.matmul_peak(jnp.float32) == 2 * 2048**3 / 0.25
+    # a step uses all devices, a prediction one
+    works = {name: lambda: [row] for name in ("step", "predict_64")}
+    monkeypatch.setitem(training.MEASUREMENTS, "classification", lambda *arguments: works)
+    monkeypatch.setattr(training, "matmul_peak", lambda dtype: 192e9)
+    monkeypatch.setattr(training.jax, "device_count", lambda: 4)
+    assert [row["share_of_peak"] for row in benchmark(tiny_config, False, 1)] == [0.5, 2.0]
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,12 @@ def test_our_detector_and_reader_are_timed_on_a_video(classifier, detector, tmp_
     ]
 
 
+def test_frames_per_second_worked_by_hand(monkeypatch):
+    monkeypatch.setattr(prediction, "interleaved_seconds", lambda works, rounds: {("read", "ours"): [0.25, 2.0, 0.5]})
+    (row,) = prediction.speed_rows({}, 32, rounds=3)
+    assert (row["frames_per_second"], row["frames_per_second_best"]) == (64, 128)
+
+
 def test_yunet_passes_over_a_video_for_each_line(shared_data, tmp_path):
     file = shared_data / "weights" / "yunet_n_wider_face.onnx"
     if not file.is_file():

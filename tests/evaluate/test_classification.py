@@ -55,6 +55,11 @@ def test_metrics_equal_those_of_scikit_learn(case):
     assert json.loads(json.dumps(found)) == found
 
 
+def test_nll_of_a_class_with_probability_0_is_that_of_the_smallest_normal_float32():
+    probs = np.array([[0.0, 1.0], [1.0, 0.0]])
+    assert classification_metrics(probs, np.array([0, 0]), ("a", "b"))["nll"] == pytest.approx(126 * np.log(2) / 2)
+
+
 def test_calibration_error_equals_a_loop_over_the_bins():
     probs, labels = random_predictions()
     confidence, correct = probs.max(1), probs.argmax(1) == labels

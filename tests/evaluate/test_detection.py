@@ -9,6 +9,7 @@ from affect_jax.evaluate.detection import (
     coco_metrics,
     detection_metrics,
     match_detections,
+    paired_bootstrap,
     precision_recall,
     recall_at_precision,
     tool_average_precision,
@@ -195,12 +196,18 @@ def test_interval_contains_the_score_and_narrows_with_more_images():
     assert 1.5 < width(20) / width(180) < 6  # nine times the images: about a third of the width
 
 
-def test_interval_of_a_share_of_found_boxes_is_that_of_the_normal_distribution():
+def test_intervals_of_shares_of_found_boxes_are_those_of_the_normal_distribution():
+    """The first detector finds the box of every second image, the other of every fourth, never more."""
     box = [[0, 0, 10, 10]]
-    detections = [found(box, [0.9]) if image % 2 else found([], []) for image in range(400)]
-    interval = bootstrap_interval(match_detections([truth(box)] * 400, detections, 0), 2000)
-    half = 1.96 * np.sqrt(0.25 / 400)
-    np.testing.assert_allclose(interval, [0.5 - half, 0.5 + half], atol=0.005)
+    truths = [truth(box)] * 400
+    one, other = ([found([], []) if n % period else found(box, [0.9]) for n in range(400)] for period in (2, 4))
+    half = 1.96 * np.sqrt(0.5 * 0.5 / 400)
+    interval = bootstrap_interval(match_detections(truths, one, 0), 2000)
+    np.testing.assert_allclose(interval, [0.5 - half, 0.5 + half], atol=0.004)
+    compared = paired_bootstrap(truths, one, other, 2000)
+    half = 1.96 * np.sqrt(0.25 * 0.75 / 400)  # of the share of images in which only the first finds the box
+    assert compared["difference"] == pytest.approx(0.25)
+    np.testing.assert_allclose(compared["difference_ci95"], [0.25 - half, 0.25 + half], atol=0.004)
 
 
 def test_iou_of_touching_zero_area_and_equal_boxes():
