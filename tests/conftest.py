@@ -48,6 +48,14 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: (item.path not in slow, item.path.parent != Path(__file__).parent))
 
 
+@pytest.fixture(autouse=True)
+def unchanged_interrupts():
+    """Restore the handler of Ctrl-C after each test: a script that a test imports ends the process on it."""
+    handler = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, handler)
+
+
 @pytest.fixture
 def plain_convolutions(monkeypatch):
     """Compute convolutions with XLA's operation: the forms for CPU, which test_conv.py tests, compile slowly."""
