@@ -94,11 +94,11 @@ def main(argv):
     metrics = evaluate_network(options)
     if jax.process_index() > 0:
         return
-    task = TASKS[config.task]
-    print(describe_evaluation(metrics, task))
+    presentation = TASKS[config.task].presentation
+    print(describe_evaluation(metrics, presentation))
     if peers or AS_PREDICTED.value:
         title = "this run" if WORKDIR.value else "this model"
-        print(compare_evaluations({title: metrics, **evaluate_others(config, options, peers)}, task))
+        print(compare_evaluations({title: metrics, **evaluate_others(config, options, peers)}, presentation))
     if WORKDIR.value:
         print(f"report: {Workdir(WORKDIR.value).report}")
 

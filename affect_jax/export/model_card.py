@@ -6,6 +6,7 @@ are generated from the file NAME. `python -m affect_jax.export.model_card` updat
 
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from affect_jax.config import evaluation_buckets
@@ -13,6 +14,8 @@ from affect_jax.files import write_atomically
 from affect_jax.models.pretrained import named_weights
 from affect_jax.runs.model_file import Trained, load_trained
 from affect_jax.runs.text import markdown_table
+from affect_jax.tasks import TASKS
+from affect_jax.tasks.sections import Metrics, Note, Presentation, Table, columns_note, filled_columns, metrics_table
 
 BLOCK = re.compile(r"(<!-- figures of (\S+) -->\n).*?(<!-- end of figures -->)", re.DOTALL)
 
@@ -30,7 +33,8 @@ def with_figures(text: str, folder: Path) -> str:
 
 def figures(trained: Trained) -> str:
     """Return a description and the evaluations of a model in Markdown."""
-    return "\n\n".join([origin(trained), *TABLES[trained.config.task](trained.about["evaluations"])])
+    presentation = TASKS[trained.config.task].presentation
+    return "\n\n".join([origin(trained), *tables(trained.about["evaluations"], presentation)])
 
 
 def origin(trained: Trained) -> str:
@@ -52,83 +56,22 @@ def origin(trained: Trained) -> str:
     return "\n".join(f"- {name}: {fact}" for name, fact in facts.items())
 
 
-def classifier_tables(evaluations: dict[str, dict]) -> list[str]:
-    """Return tables of accuracy and calibration, of recall and precision per class, and of confidence thresholds.
+def tables(evaluations: Mapping[str, Metrics], presentation: Presentation) -> list[str]:
+    """Return tables of evaluations in Markdown, with their notes: all metrics, then each metric of their parts.
 
-    The last two are of evaluations without test-time augmentation. Metrics of older versions have no thresholds.
+    A table of a metric of parts, such as the recall of classes, has a row per evaluation and a column per part.
     """
-    plain = {name: metrics for name, metrics in evaluations.items() if metrics["tta"] == "none"}
-    covered = {name: metrics["coverage"] for name, metrics in plain.items() if "coverage" in metrics}
-    tables = [
-        markdown_table(
-            ("evaluation", "faces", "accuracy (95 % interval)", "macro-F1", "calibration error (ECE)"),
-            (
-                (name, m["num_examples"], share_with_interval(m, "accuracy"), share(m["macro_f1"]), f"{m['ece']:.3f}")
-                for name, m in evaluations.items()
-            ),
-        )
-    ]
-    if plain:
-        heads = [f"{name}, {what}" for name in plain for what in ("recall", "precision")]
-        classes = next(iter(plain.values()))["per_class"]
-        rows = (
-            (name, *(share(m["per_class"][name][what]) for m in plain.values() for what in ("recall", "precision")))
-            for name in classes
-        )
-        tables.append(markdown_table(("expression", *heads), rows))
-    if covered:
-        heads = [f"{name}, {what}" for name in covered for what in ("with expression", "accuracy of these")]
-        thresholds = next(iter(covered.values()))["confidence"]
-        rows = (
-            (threshold, *(share(one[what][row]) for one in covered.values() for what in ("coverage", "accuracy")))
-            for row, threshold in enumerate(thresholds)
-        )
-        tables.append(markdown_table(("`--min_confidence`", *heads), rows))
-    return tables
+    columns = presentation.columns
+    blocks = [metrics_table("Evaluation", evaluations, columns), columns_note(columns, list(evaluations.values()))]
+    for one in presentation.breakdowns:
+        found = {name: one.parts(metrics) for name, metrics in evaluations.items()}
+        parts = list(dict.fromkeys(part for parts in found.values() for part in parts))
+        blocks += [Note(one.note)] if parts and one.note else []
+        for column in filled_columns(one.columns, [metrics for parts in found.values() for metrics in parts.values()]):
+            rows = [[name, *(column.text(of.get(part, {})) or "–" for part in parts)] for name, of in found.items()]
+            blocks.append(Table([column.title, *parts], rows))
+    return [block.text if isinstance(block, Note) else markdown_table(block.heads, block.rows) for block in blocks]
 
-
-def detector_tables(evaluations: dict[str, dict]) -> list[str]:
-    """Return tables of average precision and of recall by the height of boxes."""
-    heights = list(dict.fromkeys(height for m in evaluations.values() for height in m["recall_by_height"]))
-    return [
-        markdown_table(
-            ("evaluation", "boxes", "AP50 (95 % interval)", "COCO AP", "recall at score 0.5", "precision at score 0.5"),
-            (
-                (
-                    m["split"],
-                    m["num_boxes"],
-                    share_with_interval(m, "ap50"),
-                    *(share(m[name]) for name in ("coco_ap", "recall", "precision")),
-                )
-                for m in evaluations.values()
-            ),
-        ),
-        markdown_table(
-            ("height, recall at score 0.5", *(m["split"] for m in evaluations.values())),
-            ((height, *(recall_of(m["recall_by_height"], height) for m in evaluations.values())) for height in heights),
-        ),
-    ]
-
-
-def recall_of(groups: dict[str, dict], height: str) -> str:
-    """Return recall and number of the boxes of a height; empty if there are none."""
-    group = groups.get(height)
-    return f"{share(group['recall_at_score_50'])} of {group['boxes']}" if group else ""
-
-
-def share_with_interval(metrics: dict, name: str) -> str:
-    """Return a fraction in percent, with its 95 % interval if the metrics have one."""
-    low, high = metrics.get(f"{name}_ci95") or (None, None)
-    return share(metrics[name]) + (f" ({100 * low:.1f} to {100 * high:.1f})" if low is not None else "")
-
-
-def share(value: float) -> str:
-    """Return a fraction in percent."""
-    return f"{100 * value:.1f} %"
-
-
-TABLES = {"classification": classifier_tables, "detection": detector_tables}
-"""Functions that return the tables of a model, by task."""
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:

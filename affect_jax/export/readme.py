@@ -2,8 +2,9 @@
 
 from typing import NamedTuple
 
-from affect_jax.export.model_card import TABLES
+from affect_jax.export.model_card import tables
 from affect_jax.runs.text import markdown_table
+from affect_jax.tasks import TASKS
 
 
 class TaskText(NamedTuple):
@@ -15,7 +16,7 @@ class TaskText(NamedTuple):
     """Name of the output that the example programs print."""
 
 
-TASKS = {
+TEXTS = {
     "classification": TaskText(
         "Classifies the expression of faces",
         "Crop a face as a square, with a tenth of the side of its box added on each side, and scale it to the size"
@@ -42,7 +43,7 @@ EXPOSURE = (
 
 def describe(record: dict) -> str:
     """Return the README.md of an exported folder: its contents, the measured differences, and how to call each file."""
-    task = TASKS[record["task"]]
+    task, presentation = TEXTS[record["task"]], TASKS[record["task"]].presentation
     start, evaluations = record["started_from"], record["about"].get("evaluations", {})
     lines = [
         f"# {record['about']['source']}",
@@ -51,7 +52,7 @@ def describe(record: dict) -> str:
         f"Licence of the training data: {record['licence']}.",
         *([f"Training started from {start}, whose data has a licence of its own."] if start else []),
         "",
-        *(table + "\n" for table in (TABLES[record["task"]](evaluations) if evaluations else [])),
+        *(block + "\n" for block in (tables(evaluations, presentation) if evaluations else [])),
         markdown_table(("file", "MB", "largest difference from the network"), file_rows(record)),
         "",
         f"Compared on {record['checked_on']}. export.json holds all of this and a description of the run.",

@@ -3,21 +3,21 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from affect_jax.tasks.interface import Task
-from affect_jax.tasks.sections import Metrics, Table, metrics_table
+from affect_jax.tasks.sections import Metrics, Presentation, Table, breakdown_blocks, metrics_table
 
 
-def describe_evaluation(metrics: Metrics, task: type[Task]) -> str:
+def describe_evaluation(metrics: Metrics, presentation: Presentation) -> str:
     """Return the images, all metrics and the tables of one evaluation."""
-    images, _ = task.presentation.images(metrics)
-    values = ((column.title, column.text(metrics)) for column in task.presentation.columns)
+    images, _ = presentation.images(metrics)
+    values = ((column.title, column.text(metrics)) for column in presentation.columns)
     lines = [images, *(f"  {title:16} {text}" for title, text in values if text)]
-    return "\n".join([*lines, *map(format_table, task.tables(metrics))])
+    tables = [block for block in breakdown_blocks(metrics, presentation.breakdowns) if isinstance(block, Table)]
+    return "\n".join([*lines, *map(format_table, tables)])
 
 
-def compare_evaluations(evaluations: Mapping[str, Metrics], task: type[Task]) -> str:
+def compare_evaluations(evaluations: Mapping[str, Metrics], presentation: Presentation) -> str:
     """Return a table of evaluations of the same images, one row each."""
-    return format_table(metrics_table("", evaluations, task.presentation.columns))
+    return format_table(metrics_table("", evaluations, presentation.columns))
 
 
 def format_table(table: Table) -> str:

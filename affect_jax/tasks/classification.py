@@ -43,7 +43,7 @@ from affect_jax.tasks.interface import (
     TrainingData,
     check_same_split,
 )
-from affect_jax.tasks.sections import Metrics, Section, Table, metrics_table
+from affect_jax.tasks.sections import Metrics, Section, Table
 
 VAL_METRICS = ("accuracy", "macro_f1", "ece", "ccc_valence", "ccc_arousal", "rmse_valence", "rmse_arousal")
 SAMPLES_SHOWN, DRAWS_SHOWN = 4, 7
@@ -218,11 +218,6 @@ class Classification(Task):
         """Return `count` images from all parts of the split, each followed by `draws` augmented versions."""
         images = split.read(pipeline.spread_indices(len(split), count))["image"]
         return augmented_images(images, draws, self.config.augment.to_dict(), self.config.seed)
-
-    @staticmethod
-    def tables(metrics: Metrics) -> list[Table]:
-        """Return recall, precision and F1 by class."""
-        return [metrics_table("Class", metrics["per_class"], classification_report.CLASS_COLUMNS)]
 
     def sections(
         self, evaluations: Mapping[str, Metrics], evaluation: Evaluation, predictions: Mapping[str, np.ndarray]

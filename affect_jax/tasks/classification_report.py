@@ -3,7 +3,7 @@
 N images, K classes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from affect_jax.data.pipeline import InMemorySplit
 from affect_jax.evaluate import figures
 from affect_jax.evaluate.classification import most_confident_mistakes
 from affect_jax.tasks.sections import (
+    Breakdown,
     Column,
     Figure,
     Image,
@@ -19,9 +20,8 @@ from affect_jax.tasks.sections import (
     Note,
     Presentation,
     Section,
-    Table,
+    breakdown_blocks,
     interval_column,
-    metrics_table,
     number_column,
 )
 
@@ -29,10 +29,6 @@ MISTAKES_SHOWN = 24
 CONFUSION_NOTE = (
     "Rows of the matrix are true classes, and colors show shares of a row. Where a bar of the calibration plot is above"
     " the dashed line, the network is more often correct than its confidence says; where it is below, less often."
-)
-COVERAGE_NOTE = (
-    "Predictions whose confidence (their largest probability) reaches a threshold: their share of all images"
-    " (coverage), and the accuracy on these images."
 )
 SAMPLES_NOTE = "Left: the original image. Right: the same image as augmented by the training step."
 
@@ -46,6 +42,16 @@ def evaluated_images(metrics: Metrics) -> tuple[str, tuple]:
 def absent_classes(metrics: Metrics) -> str:
     """Return the names of the classes that macro-F1 leaves out."""
     return ", ".join(metrics.get("absent_classes", []))
+
+
+def confidence_thresholds(metrics: Metrics) -> dict[str, Metrics]:
+    """Return coverage and accuracy by confidence threshold, from coverage_accuracy; metrics of older runs have none."""
+    found = metrics.get("coverage", {"confidence": [], "coverage": [], "accuracy": []})
+    rows = zip(found["coverage"], found["accuracy"], strict=True)
+    return {
+        f"{confidence:.0%}": {"coverage": coverage, "accuracy": accuracy}
+        for confidence, (coverage, accuracy) in zip(found["confidence"], rows, strict=True)
+    }
 
 
 PRESENTATION = Presentation(
@@ -64,6 +70,25 @@ PRESENTATION = Presentation(
         number_column("TTA", "tta", "s", "test-time augmentation"),
         number_column("Checkpoint", "checkpoint_step", ",d", "training step of the checkpoint"),
     ),
+    breakdowns=(
+        Breakdown(
+            "Class",
+            lambda metrics: metrics["per_class"],
+            (
+                number_column("Recall", "recall", ".1%"),
+                number_column("Precision", "precision", ".1%"),
+                number_column("F1", "f1", ".1%"),
+                number_column("Images", "support", ",d"),
+            ),
+        ),
+        Breakdown(
+            "Confidence threshold",
+            confidence_thresholds,
+            (number_column("Coverage", "coverage", ".1%"), number_column("Accuracy", "accuracy", ".1%")),
+            "Predictions whose confidence (their largest probability) reaches a threshold: their share of all images"
+            " (coverage), and the accuracy on these images.",
+        ),
+    ),
     curves_note="train: means over the steps since the previous point, with augmentation and dropout; the loss is the"
     " one that is minimized. val: the whole split, without augmentation; the loss is the mean negative"
     " log-likelihood.",
@@ -76,12 +101,6 @@ PRESENTATION = Presentation(
     paired_note="The p-value is that of McNemar's exact test, on the images that only one of the two runs classifies"
     " correctly. It is not corrected for the number of runs.",
     images=evaluated_images,
-)
-CLASS_COLUMNS = (
-    number_column("Recall", "recall", ".1%"),
-    number_column("Precision", "precision", ".1%"),
-    number_column("F1", "f1", ".1%"),
-    number_column("Images", "support", ",d"),
 )
 
 
@@ -112,21 +131,9 @@ def evaluation_section(name: str, metrics: Metrics) -> Section:
         Note(CONFUSION_NOTE),
         Figure(matrix, "confusion_matrix"),
         Figure(calibration, "calibration"),
-        metrics_table("Class", metrics["per_class"], CLASS_COLUMNS),
+        *breakdown_blocks(metrics, PRESENTATION.breakdowns),
     ]
-    if "coverage" in metrics:  # metrics of older runs have none
-        blocks += [Note(COVERAGE_NOTE), coverage_table(metrics["coverage"])]
     return Section("Confusion and calibration", blocks, name)
-
-
-def coverage_table(coverage: Mapping[str, Sequence[float]]) -> Table:
-    """Return coverage and accuracy by confidence threshold, from coverage_accuracy."""
-    names = ("confidence", "coverage", "accuracy")
-    rows = [
-        [f"{confidence:.0%}", f"{share:.1%}", f"{accuracy:.1%}"]
-        for confidence, share, accuracy in zip(*(coverage[name] for name in names), strict=True)
-    ]
-    return Table(["Confidence threshold", "Coverage", "Accuracy"], rows)
 
 
 def mistakes_sections(shown: str, split: InMemorySplit, probs: np.ndarray) -> list[Section]:

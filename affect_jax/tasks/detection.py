@@ -44,7 +44,7 @@ from affect_jax.tasks.interface import (
     TrainingData,
     check_same_split,
 )
-from affect_jax.tasks.sections import Metrics, Section, Table, metrics_table
+from affect_jax.tasks.sections import Metrics, Section, Table
 
 NETWORK_INPUTS = ("image", "image_size", "boxes", "label", "box_mask", "ignore")
 MAX_PIXELS = 2**22
@@ -315,11 +315,6 @@ class Detection(Task):
                 boxes, ignore = seen["boxes"], seen["ignore"]
                 rows[-1].append(draw_boxes(seen["image"], right=boxes[~ignore], wrong=boxes[:0], missed=boxes[ignore]))
         return np.array(rows)
-
-    @staticmethod
-    def tables(metrics: Metrics) -> list[Table]:
-        """Return recall by the height of the boxes."""
-        return [metrics_table("Height", metrics["recall_by_height"], detection_report.HEIGHT_COLUMNS)]
 
     def sections(
         self, evaluations: Mapping[str, Metrics], evaluation: Evaluation, predictions: Mapping[str, Any]

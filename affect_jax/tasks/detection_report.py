@@ -9,6 +9,7 @@ from affect_jax.evaluate import figures
 from affect_jax.evaluate.boxes import Detections, Truths
 from affect_jax.evaluate.detection import mistakes_of, worst_images
 from affect_jax.tasks.sections import (
+    Breakdown,
     Column,
     Figure,
     Image,
@@ -17,8 +18,8 @@ from affect_jax.tasks.sections import (
     Note,
     Presentation,
     Section,
+    breakdown_blocks,
     interval_column,
-    metrics_table,
     number_column,
 )
 
@@ -41,6 +42,12 @@ def repeated_text(metrics: Metrics) -> str:
     """Return the number of repeated boxes, or "" for metrics of an older version."""
     repeated = metrics.get("repeated")
     return f"{repeated['repeated']} of {repeated['boxes']}" if repeated else ""
+
+
+def several_classes(metrics: Metrics) -> dict[str, Metrics]:
+    """Return the AP50 of each class; nothing for a single class."""
+    classes = metrics["per_class"]
+    return {name: {"ap50": ap50} for name, ap50 in classes.items()} if len(classes) > 1 else {}
 
 
 REPEATED_COLUMN = Column(
@@ -68,6 +75,18 @@ PRESENTATION = Presentation(
         number_column("Images", "num_pictures", ",d"),
         number_column("Checkpoint", "checkpoint_step", ",d", "training step of the checkpoint"),
     ),
+    breakdowns=(
+        Breakdown(
+            "Height",
+            lambda metrics: metrics["recall_by_height"],
+            (
+                number_column("Boxes", "boxes", ",d"),
+                number_column("Recall", "recall", ".1%"),
+                number_column("Recall at score 0.5", "recall_at_score_50", ".1%"),
+            ),
+        ),
+        Breakdown("Class", several_classes, (number_column("AP50", "ap50", ".1%"),)),
+    ),
     curves_note="train: means over the steps since the previous point, with augmentation. val: the whole split, without"
     " augmentation. The loss is the sum of the network's losses.",
     score_titles={"ap50": "AP50, %", "coco_ap": "COCO AP, %"},
@@ -76,12 +95,6 @@ PRESENTATION = Presentation(
     " 0, the two runs differ.",
     images=evaluated_images,
 )
-HEIGHT_COLUMNS = (
-    number_column("Boxes", "boxes", ",d"),
-    number_column("Recall", "recall", ".1%"),
-    number_column("Recall at score 0.5", "recall_at_score_50", ".1%"),
-)
-AP_COLUMN = Column("AP50", lambda ap: f"{ap:.1%}")
 
 
 def sections(
@@ -99,10 +112,7 @@ def sections(
     curves = figures.precision_recall_curves(evaluations)
     found = [Section("Precision and recall", [Figure(curves, "precision_recall")])]
     for name, metrics in evaluations.items():
-        blocks = [metrics_table("Height", metrics["recall_by_height"], HEIGHT_COLUMNS)]
-        if len(metrics["per_class"]) > 1:
-            blocks.append(metrics_table("Class", metrics["per_class"], [AP_COLUMN]))
-        found.append(Section("Recall by height", blocks, name))
+        found.append(Section("Recall by height", breakdown_blocks(metrics, PRESENTATION.breakdowns), name))
     return found + mistakes_sections(shown, truths, detections, read_image)
 
 

@@ -95,7 +95,7 @@ class Task(ABC):
     """
 
     presentation: Presentation
-    """The way metrics are shown on report pages."""
+    """The way metrics are shown."""
     progress_metrics: Mapping[str, str]
     """Metrics of the progress lines, with their labels."""
 
@@ -210,11 +210,6 @@ class Task(ABC):
 
         uint8 [count, 1 + draws, H, W, C]; a detector's images have their boxes drawn.
         """
-
-    @staticmethod
-    @abstractmethod
-    def tables(metrics: Metrics) -> list[Table]:
-        """Return the tables of an evaluation for the terminal."""
 
     @abstractmethod
     def sections(self, evaluations: Mapping[str, Metrics], evaluation: Evaluation, predictions: Any) -> list[Section]:

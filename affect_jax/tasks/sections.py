@@ -91,11 +91,24 @@ class Column(NamedTuple):
     """Meaning of the column, if the title is not enough."""
 
 
+class Breakdown(NamedTuple):
+    """A table of the parts of an evaluation, such as its classes."""
+
+    heading: str
+    """Title of the column of the parts' names."""
+    parts: Callable[[Metrics], Mapping[str, Metrics]]
+    """Return the metrics of each part by its name: none if an evaluation has no such parts."""
+    columns: Sequence[Column]
+    note: str = ""
+
+
 class Presentation(NamedTuple):
-    """The way a task's metrics are shown on the pages of its runs."""
+    """The way a task's metrics are shown: on the pages of its runs, in a terminal and on model cards."""
 
     columns: Sequence[Column]
     """Columns of a table of evaluations. The first two are the score and its 95 % interval."""
+    breakdowns: Sequence[Breakdown]
+    """Tables of the parts of one evaluation."""
     curves_note: str
     """Explanation of the learning curves of one run."""
     score_titles: Mapping[str, str]
@@ -135,6 +148,16 @@ def metrics_table(
     columns = filled_columns(columns, list(evaluations.values()))
     rows = [[name, *(column.text(metrics) or "–" for column in columns)] for name, metrics in evaluations.items()]
     return Table([heading, *(column.title for column in columns)], rows, marks=marks)
+
+
+def breakdown_blocks(metrics: Metrics, breakdowns: Sequence[Breakdown]) -> list[Note | Table]:
+    """Return the tables of the parts of an evaluation, each after its note."""
+    blocks = []
+    for one in breakdowns:
+        if parts := one.parts(metrics):
+            blocks += [Note(one.note)] if one.note else []
+            blocks.append(metrics_table(one.heading, parts, one.columns))
+    return blocks
 
 
 def columns_note(columns: Sequence[Column], evaluations: Sequence[Metrics]) -> Note:

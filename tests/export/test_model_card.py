@@ -3,9 +3,10 @@ import pytest
 
 from affect_jax.evaluate.classification import classification_metrics
 from affect_jax.evaluate.detection import detection_metrics
-from affect_jax.export.model_card import BLOCK, classifier_tables, figures, update_card, with_figures
+from affect_jax.export.model_card import BLOCK, figures, tables, update_card, with_figures
 from affect_jax.predict import reader
 from affect_jax.runs.model_file import Trained, load_trained, save_trained, summary
+from affect_jax.tasks import TASKS
 from affect_jax.tasks.interface import DataFacts
 
 ENVIRONMENT = {"command": "python scripts/train.py --config=x", "commit": "abc123", "devices": "1 x cpu"}
@@ -30,10 +31,11 @@ def evaluations(classifier):
     }
 
 
-def row_of(text, start):
-    """Return the cells of the only table row that starts with `start`."""
-    (row,) = (line for line in text.splitlines() if line.startswith(f"| {start} |"))
-    return [cell.strip() for cell in row.split("|")[1:-1]]
+def table_of(text, heading):
+    """Return the rows of the only table whose first heading is `heading`, its headings first, by their first cell."""
+    (table,) = (block for block in text.split("\n\n") if block.startswith(f"| {heading} |"))
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
+    return {name: cells for name, *cells in rows if name != "---"}
 
 
 def test_card_of_a_classifier_has_the_figures_of_its_file(classifier, evaluations, tmp_path):
@@ -41,16 +43,18 @@ def test_card_of_a_classifier_has_the_figures_of_its_file(classifier, evaluation
     found = figures(load_trained(tmp_path / "model.safetensors"))
     assert "for research" in found and "of a_run on" in found and "- Commit: abc123" in found and "step 12" not in found
     test = evaluations["test"]
-    low, high = (100 * side for side in test["accuracy_ci95"])
-    accuracy = f"{100 * test['accuracy']:.1f} % ({low:.1f} to {high:.1f})"
-    assert row_of(found, "test")[:3] == ["test", "200", accuracy]
-    assert row_of(found, "test")[-1] == f"{test['ece']:.3f}"
-    assert row_of(found, "test_tta_flip")
-    happy = [evaluations[split]["per_class"]["happy"] for split in ("val", "test")]
-    expected = [f"{100 * metrics[what]:.1f} %" for metrics in happy for what in ("recall", "precision")]
-    assert row_of(found, "happy")[1:] == expected
+    low, high = (f"{side:.2%}" for side in test["accuracy_ci95"])
+    rows = table_of(found, "Evaluation")
+    assert list(rows) == ["Evaluation", "val", "test", "test_tta_flip"]
+    assert rows["test"][:2] == [f"{test['accuracy']:.2%}", f"{low} to {high}"]
+    assert rows["test"][rows["Evaluation"].index("ECE")] == f"{test['ece']:.4f}" and "ECE: expected" in found
+    of_classes = test["per_class"].values()
+    assert table_of(found, "Recall")["test"] == [f"{metrics['recall']:.1%}" for metrics in of_classes]
+    assert table_of(found, "Images")["test"] == [str(metrics["support"]) for metrics in of_classes]
     row = test["coverage"]["confidence"].index(0.7)
-    assert row_of(found, "0.7")[3:] == [f"{100 * test['coverage'][w][row]:.1f} %" for w in ("coverage", "accuracy")]
+    for name in ("coverage", "accuracy"):
+        rows = table_of(found, name.capitalize())
+        assert rows["test"][rows[name.capitalize()].index("70%")] == f"{test['coverage'][name][row]:.1%}"
 
 
 def test_card_of_a_detector_has_the_figures_of_its_file(tiny_detector_config):
@@ -62,9 +66,11 @@ def test_card_of_a_detector_has_the_figures_of_its_file(tiny_detector_config):
     trained = Trained(tiny_detector_config, DataFacts(("face",), ()), variables, {"licence": "for research"})
     text = figures(with_about(trained, {"val": metrics}))
     assert "1,500 values" in text and "input size 96x128\n- Classes: face\n" in text
-    assert row_of(text, "widerface, val")[1] == "6" and row_of(text, "widerface, val")[-2:] == ["50.0 %", "100.0 %"]
-    heights = {row_of(text, group)[1] for group in metrics["recall_by_height"]}
-    assert heights == {"100.0 % of 3", "0.0 % of 3"}
+    rows = table_of(text, "Evaluation")
+    found = dict(zip(rows["Evaluation"], rows["val"], strict=True))
+    assert (found["Boxes"], found["Recall"], found["Precision"]) == ("6", "50.00%", "100.00%")
+    assert table_of(text, "Boxes") == {"Boxes": ["8 to 16 px", "64 to 128 px"], "val": ["3", "3"]}
+    assert table_of(text, "Recall at score 0.5")["val"] == ["100.0%", "0.0%"]
 
 
 def test_card_is_filled_from_the_files_in_its_folder_and_corrects_a_changed_number(classifier, evaluations, tmp_path):
@@ -92,9 +98,11 @@ def test_card_of_the_bundled_weights_is_up_to_date():
     assert {reader.CLASSIFIER, reader.DETECTOR} < set(BUNDLED)
 
 
-def test_tables_of_evaluations_without_thresholds_or_only_with_augmentation_leave_out_what_is_absent():
-    metrics = {"tta": "none", "num_examples": 9, "accuracy": 0.5, "macro_f1": 0.4, "ece": 0.1}
-    metrics["per_class"] = {"happy": {"recall": 0.5, "precision": 0.25}}
-    assert [table.count("| happy |") for table in classifier_tables({"val": metrics})] == [0, 1]
-    (only,) = classifier_tables({"test_tta_flip": {**metrics, "tta": "flip"}})
-    assert "| test_tta_flip | 9 | 50.0 % |" in only
+def test_tables_leave_out_metrics_and_parts_that_no_evaluation_has_and_mark_those_that_one_lacks():
+    new = {"accuracy": 0.5, "per_class": {"happy": {"recall": 0.5}, "sad": {"recall": 0.25}}}
+    old = {"accuracy": 0.75, "per_class": {"happy": {"recall": 1.0}}}
+    presentation = TASKS["classification"].presentation
+    assert [block for block in tables({"val": new, "test": old}, presentation) if block] == [
+        "| Evaluation | Accuracy |\n| --- | --- |\n| val | 50.00% |\n| test | 75.00% |",
+        "| Recall | happy | sad |\n| --- | --- | --- |\n| val | 50.0% | 25.0% |\n| test | 100.0% | – |",
+    ]
