@@ -48,7 +48,7 @@ def from_text(text: str) -> SplitIdentity:
 
 
 class Fingerprint:
-    """Hash of the examples of a split in their order."""
+    """Hash of arrays by name, such as the examples of a split in their order."""
 
     def __init__(self):
         self._hash = hashlib.blake2b(digest_size=8)

@@ -10,6 +10,7 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from affect_jax.config_checks import validate
+from affect_jax.data.identity import Fingerprint
 from affect_jax.files import find_bundled
 from affect_jax.models.pretrained import Pretrained, load_pretrained, named_weights, trained_with
 from affect_jax.runs import workdir
@@ -44,7 +45,8 @@ def train_and_evaluate(config: ConfigDict, path: str | Path) -> dict[str, float]
         resources.callback(trainer.close)
         # Nothing has been written up to here: a config that cannot run leaves no folder.
         resources.enter_context(workdir.locked(run))
-        workdir.claim(run, config, trainer.data, trainer.task.identify_data())
+        teachers = {teacher.source: teacher.fingerprint for teacher in trainer.task.teachers}
+        workdir.claim(run, config, trainer.data, trainer.task.identify_data(), teachers)
         for line in set_aside_damaged(run.checkpoints):
             say(line)
         checkpoints = build_checkpoints(config, run.checkpoints)
@@ -96,7 +98,13 @@ def load_teacher(reference: str, dtype: str) -> Teacher:
     trained.config.dtype = dtype
     task = build_task(trained.config)
     predict = task.predict_fn(make_apply(task.build_network(trained.data)), trained.data)
-    return Teacher(reference, trained.data, lambda images: predict(trained.variables, {"image": images})["probs"])
+    fingerprint = Fingerprint()
+    fingerprint.add(named_weights(trained.variables))
+
+    def probabilities(images: jax.Array) -> jax.Array:
+        return predict(trained.variables, {"image": images})["probs"]
+
+    return Teacher(reference, fingerprint.text(), trained.data, probabilities)
 
 
 def open_log(run: Workdir, trainer: Trainer, say) -> RunLog:

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 import jax
 from jax.experimental import multihost_utils
@@ -70,10 +71,17 @@ def check_place(path: Path) -> None:
         raise ValueError(f"{nearest} is not writable; choose another folder for the run")
 
 
-def claim(workdir: Workdir, config: ConfigDict, data: DataFacts, splits: Mapping[str, SplitIdentity]) -> None:
+def claim(
+    workdir: Workdir,
+    config: ConfigDict,
+    data: DataFacts,
+    splits: Mapping[str, SplitIdentity],
+    teachers: Mapping[str, str] = MappingProxyType({}),
+) -> None:
     """Write config.json, or raise ValueError if the folder has the config of another run or a run on other data.
 
-    Process 0 writes and all processes compare: they must share one folder and run one config.
+    `teachers` has the fingerprint of each teacher's weights; those of the run must be the same. Process 0 writes and
+    all processes compare: they must share one folder and run one config.
     """
     wanted = json.loads(config.to_json())
     if jax.process_index() == 0 and not workdir.config.exists():
@@ -82,6 +90,7 @@ def claim(workdir: Workdir, config: ConfigDict, data: DataFacts, splits: Mapping
             "config": wanted,
             "data": data._asdict(),
             "splits": {name: split._asdict() for name, split in splits.items()},
+            "teachers": dict(teachers),
             "environment": environment(),
         }
         files.write_atomically(workdir.config, json.dumps(record, indent=2))
@@ -98,6 +107,7 @@ def claim(workdir: Workdir, config: ConfigDict, data: DataFacts, splits: Mapping
             + "\n".join(f"  {name}: {old} in the folder, {new} now" for name, old, new in differences)
         )
     check_data(workdir, splits)
+    check_teachers(workdir, teachers)
 
 
 def check_data(workdir: Workdir, found: Mapping[str, SplitIdentity]) -> None:
@@ -111,6 +121,22 @@ def check_data(workdir: Workdir, found: Mapping[str, SplitIdentity]) -> None:
         recorded = dict.fromkeys(found, SplitIdentity(load_data_facts(workdir).class_names, 0, ""))
     data = load_config(workdir).data
     check_splits(str(workdir.path), data.name, data.data_dir, recorded, found)
+
+
+def check_teachers(workdir: Workdir, found: Mapping[str, str]) -> None:
+    """Raise ValueError, naming it, if a teacher has other weights than when the run was started.
+
+    Runs of older versions have not recorded them.
+    """
+    record = _read_record(workdir)
+    with files.explained(workdir.config):
+        recorded = dict(record.get("teachers", {}))
+    for teacher, fingerprint in found.items():
+        if recorded.get(teacher, fingerprint) != fingerprint:
+            raise ValueError(
+                f"{workdir.path} learns from the teacher {teacher}, whose weights have changed since the run was"
+                " started (another file, or another best checkpoint); restore them, or use another --workdir"
+            )
 
 
 def check_splits(

@@ -47,6 +47,8 @@ class Teacher(NamedTuple):
     """A trained classifier whose predictions another network learns."""
 
     source: str
+    fingerprint: str
+    """Hash of the weights."""
     data: DataFacts
     probabilities: Callable[[jax.Array], jax.Array]
     """Images [B, H, W, C] with values from 0 to 255 -> probabilities [B, K]."""

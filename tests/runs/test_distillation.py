@@ -1,5 +1,7 @@
 """A trained network as the teacher of others, and its model file evaluated."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,9 +10,10 @@ from linear_model import get_config
 
 from affect_jax.losses import concordance_loss, focal_loss
 from affect_jax.predict.reader import DETECTOR
-from affect_jax.runs import model_file
+from affect_jax.runs import model_file, training
 from affect_jax.runs.evaluation import evaluate_model, evaluate_run
 from affect_jax.runs.training import load_teacher, train_and_evaluate
+from affect_jax.runs.workdir import Workdir, load_history
 from affect_jax.tasks.classification import make_loss_fn
 
 
@@ -98,6 +101,37 @@ def test_run_learns_the_predictions_of_a_run_and_of_its_model_file(teacher, tmp_
     probs = {run: np.load(run / "predictions" / "val.npz")["probs"] for run in (teacher, tmp_path / "student")}
     taught, learned = probs.values()
     assert np.abs(learned - taught).mean() < 0.25 * np.abs(taught - taught.mean(0)).mean()
+
+
+def test_run_resumes_only_with_the_weights_of_its_teacher(teacher, tmp_path, monkeypatch):
+    file, run, config = tmp_path / "teacher.safetensors", tmp_path / "run", get_config()
+    trained = model_file.load_trained(teacher)
+    config.distillation.teachers = (str(file),)
+
+    def stop(*arguments):
+        raise KeyboardInterrupt
+
+    model_file.save_trained(trained, file, "drawn")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(training, "write_best", stop)
+        train_and_evaluate(config, run)
+    first = file.read_bytes()
+    other = jax.tree.map(lambda x: x * 1.5, trained.variables)
+    model_file.save_trained(trained._replace(variables=other), file, "drawn")
+    with pytest.raises(
+        ValueError, match=r"run learns from the teacher .*teacher.safetensors, whose weights have changed"
+    ):
+        train_and_evaluate(config, run)
+    record = json.loads((run / "config.json").read_text())
+    assert list(record["teachers"]) == [str(file)]
+
+    file.write_bytes(first)
+    train_and_evaluate(config, run)
+    assert load_history(Workdir(run))[-1]["step"] == 12
+    del record["teachers"]  # as in runs of older versions, which resume with any weights
+    (run / "config.json").write_text(json.dumps(record))
+    model_file.save_trained(trained._replace(variables=other), file, "drawn")
+    train_and_evaluate(config, run)
 
 
 def test_teacher_of_other_images_and_a_detector_are_refused_before_anything_is_written(teacher, tmp_path):
