@@ -78,7 +78,7 @@ def detection_config() -> ConfigDict:
     config.model = {
         "name": "faster_rcnn",
         "backbone_name": "resnet50",  # or "resnet18", "resnet34", "mobilenet_v2", "yunet_n"
-        "neck": "fpn",  # or "fpn_c4", whose backbone ends at C4, or "c4", or "yunet" of yunet_n
+        "neck": "fpn",  # or "fpn_c4", whose backbone ends at C4, or "yunet" of yunet_n
         "stride_in_1x1": False,
         "bn_epsilon": 1e-5,
         "fpn_channels": 256,

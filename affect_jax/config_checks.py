@@ -94,21 +94,13 @@ COMMON_CHECKS = {
     "eval_batch_size": at_least(1),
     "keep_checkpoints": at_least(1),
 }
-NECK_LEVELS = {"fpn": 5, "fpn_c4": 4, "c4": 1, "yunet": 3}
+NECK_LEVELS = {"fpn": 5, "fpn_c4": 4, "yunet": 3}
 """Feature levels of each neck of Faster R-CNN."""
 BASIC_RESNETS = ("resnet18", "resnet34")
 """Networks of residual blocks without a 1x1 convolution that could have the stride."""
 NOT_READ = (
     ("backbone_name", (*BASIC_RESNETS, "mobilenet_v2", "yunet_n"), "has no ResNet bottlenecks", ("stride_in_1x1",)),
-    ("neck", ("c4",), "has no pyramid", ("fpn_channels",)),
     ("neck", ("yunet",), "has its own pyramid", ("fpn_channels",)),
-    ("neck", ("c4",), "pools from one map", ("box.canonical_size", "box.canonical_level")),
-    (
-        "neck",
-        ("c4",),
-        "has the last stage of the ResNet as box head",
-        ("box.pooled_side", "box.representation_size", "box.layers", "box.units"),
-    ),
     (
         "rpn.assigner",
         ("atss", "simota"),

@@ -1,4 +1,4 @@
-"""Faster R-CNN (Ren et al. 2015, arXiv:1506.01497) on a ResNet or MobileNetV2, with a pyramid or on C4, or on YuNet.
+"""Faster R-CNN (Ren et al. 2015, arXiv:1506.01497) on a ResNet or MobileNetV2 with a pyramid, or on YuNet.
 
 B batch, H W height, width, N ground-truth boxes (padded). The parts are torchvision's, and so are the names of fields.
 """
@@ -12,7 +12,7 @@ from flax import linen as nn
 from affect_jax.models.fpn import FeaturePyramid
 from affect_jax.models.mobilenet import MobileNetV2Backbone
 from affect_jax.models.resnet import ResNetBackbone
-from affect_jax.models.roi_heads import RES5_SIDE, BoxPredictor, MLPHead, Res5Head, RoIHeads
+from affect_jax.models.roi_heads import BoxPredictor, MLPHead, RoIHeads
 from affect_jax.models.rpn import Proposals, RegionProposalNetwork, RPNHead
 from affect_jax.models.yunet import YuNetBackbone, YuNetPyramid, YuNetRPNHead
 from affect_jax.ops.matching import GroundTruth
@@ -21,9 +21,9 @@ FINEST_TAP = "C2"
 """Feature map of the backbone that the finest map of a pyramid is made from."""
 BACKBONES = {"mobilenet_v2": None, "resnet18": 18, "resnet34": 34, "resnet50": 50, "yunet_n": None}
 """Depth of a ResNet by name of the backbone; None for another network."""
-ANCHOR_STRIDES = {"fpn": (4, 8, 16, 32, 64), "fpn_c4": (4, 8, 16, 32), "c4": (16,), "yunet": (8, 16, 32)}
+ANCHOR_STRIDES = {"fpn": (4, 8, 16, 32, 64), "fpn_c4": (4, 8, 16, 32), "yunet": (8, 16, 32)}
 """Pixels between the cells of the maps that anchors are on, finest first, by neck."""
-ROI_STRIDES = {"fpn": (4, 8, 16, 32), "fpn_c4": (4, 8, 16), "c4": (16,), "yunet": (4, 8, 16, 32)}
+ROI_STRIDES = {"fpn": (4, 8, 16, 32), "fpn_c4": (4, 8, 16), "yunet": (4, 8, 16, 32)}
 """Pixels between the cells of the maps that RoIs are pooled from, finest first, by neck."""
 
 
@@ -31,11 +31,11 @@ class FasterRCNN(nn.Module):
     """Detector of `num_classes` classes: images and, if present, their ground-truth boxes -> detections and losses.
 
     Defaults are in affect_jax.config.detection_config. `backbone_name` is a key of BACKBONES; stride_in_1x1 is for a
-    ResNet, see ResidualBlock. `neck` is "fpn", "fpn_c4" (a pyramid without C5), "c4" (no pyramid; a ResNet's last
-    stage is the box head) or "yunet" (the pyramid of "yunet_n", and its head as that of the RPN). fpn_channels are
-    those of "fpn" and "fpn_c4". anchor_sizes holds the sizes of each level, pixels: five levels of "fpn" (P2 to P5 and
-    "pool"), four of "fpn_c4", one of "c4", three of "yunet" (P3 to P5). `rpn` holds the fields of
-    RegionProposalNetwork; `box` those of RoIHeads, and representation_size, layers and units of MLPHead.
+    ResNet, see ResidualBlock. `neck` is "fpn", "fpn_c4" (a pyramid without C5) or "yunet" (the pyramid of "yunet_n",
+    and its head as that of the RPN). fpn_channels are those of "fpn" and "fpn_c4". anchor_sizes holds the sizes of each
+    level, pixels: five levels of "fpn" (P2 to P5 and "pool"), four of "fpn_c4", three of "yunet" (P3 to P5). `rpn`
+    holds the fields of RegionProposalNetwork; `box` those of RoIHeads, and representation_size, layers and units of
+    MLPHead.
     """
 
     num_classes: int
@@ -60,17 +60,12 @@ class FasterRCNN(nn.Module):
             self.fpn = YuNetPyramid(**shared)
             self.rpn_head = YuNetRPNHead(**shared)
         else:
-            if self.neck != "c4":
-                self.fpn = FeaturePyramid(self.fpn_channels, self.dtype)
+            self.fpn = FeaturePyramid(self.fpn_channels, self.dtype)
             self.rpn_head = RPNHead(len(self.anchor_sizes[0]) * len(self.aspect_ratios), self.dtype)
         self.proposal_network = RegionProposalNetwork(self.rpn_head, self.anchor_sizes, self.aspect_ratios, **self.rpn)
         fields = dict(self.box)
         of_head = [fields.pop(name) for name in ("representation_size", "layers", "units")]
-        if self.neck == "c4":
-            fields["pooled_side"] = RES5_SIDE
-            self.box_head = Res5Head(BACKBONES[self.backbone_name], self.stride_in_1x1, **shared)
-        else:
-            self.box_head = MLPHead(*of_head, **shared)
+        self.box_head = MLPHead(*of_head, **shared)
         self.box_predictor = BoxPredictor(self.num_classes)
         self.roi_heads = RoIHeads(self.box_head, self.box_predictor, ROI_STRIDES[self.neck], **fields)
 
@@ -104,8 +99,6 @@ class FasterRCNN(nn.Module):
 
     def _anchor_maps(self, maps: Mapping[str, jax.Array], train: bool) -> list[jax.Array]:
         """Return the maps that anchors are on, finest first."""
-        if self.neck == "c4":
-            return [maps["C4"]]
         if self.neck == "yunet":
             return self.fpn(maps, train)
         return self.fpn({tap: maps[tap] for tap in maps if tap >= FINEST_TAP})
@@ -133,8 +126,6 @@ class FasterRCNN(nn.Module):
         """Return the backbone up to the last feature map that the neck needs."""
         if self.backbone_name not in BACKBONES:
             raise ValueError(f"unknown backbone {self.backbone_name!r}; known are {', '.join(BACKBONES)}")
-        if self.neck == "c4" and BACKBONES[self.backbone_name] is None:
-            raise ValueError(f"neck 'c4' needs the last stage of a ResNet as box head; {self.backbone_name} has none")
         if (self.neck == "yunet") != (self.backbone_name == "yunet_n"):
             raise ValueError(f"neck {self.neck!r} does not fit {self.backbone_name}: 'yunet' is for yunet_n only")
         shared = {"bn_epsilon": self.bn_epsilon, "dtype": self.dtype}

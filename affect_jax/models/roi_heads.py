@@ -15,7 +15,6 @@ from jax import lax
 from jax.custom_batching import custom_vmap
 
 from affect_jax.losses import softmax_cross_entropy
-from affect_jax.models.resnet import BLOCKS, ResidualBlock
 from affect_jax.models.rpn import Losses, Proposals, sampling_priorities
 from affect_jax.models.yunet import SeparableUnit
 from affect_jax.ops import matching
@@ -28,8 +27,6 @@ from affect_jax.ops.roi_align import roi_align, roi_levels
 BOX_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 """Weights of the offsets, which scale each to about unit variance (Fast R-CNN, arXiv:1504.08083, section 2.3)."""
 MIN_DETECTION_SIDE = 1e-2  # pixels
-RES5_SIDE = 14
-"""P of Res5Head, which halves it."""
 
 
 class MLPHead(nn.Module):
@@ -54,32 +51,6 @@ class MLPHead(nn.Module):
         for name in ("fc6", "fc7")[: self.layers]:
             x = nn.relu(nn.Dense(self.representation_size, dtype=self.dtype, name=name)(x))
         return x
-
-
-class Res5Head(nn.Module):
-    """The last stage of a ResNet and average pooling: pooled [R, P, P, C] -> [R, C'] (He et al. 2016, appendix A)."""
-
-    depth: int
-    stride_in_1x1: bool
-    bn_epsilon: float
-    dtype: jnp.dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, pooled: jax.Array, train: bool) -> jax.Array:
-        """Return the features of each RoI."""
-        x = pooled
-        for block in range(BLOCKS[self.depth][3]):
-            residual = ResidualBlock(
-                512,
-                2 if block == 0 else 1,
-                self.depth >= 50,
-                self.stride_in_1x1,
-                self.bn_epsilon,
-                self.dtype,
-                name=f"layer4_{block}",
-            )
-            x = residual(x, train)
-        return x.mean((1, 2), dtype=jnp.float32)
 
 
 class BoxPredictor(nn.Module):

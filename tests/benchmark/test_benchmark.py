@@ -254,7 +254,7 @@ def test_comparison_with_frozen_parameters_is_an_error(config, request, monkeypa
     ("fields", "message"),
     [
         ({"model.backbone_name": "mobilenet_v2"}, "has no detector on mobilenet_v2: set --config.model.backbone_name"),
-        ({"model.neck": "c4", "model.anchor_sizes": ((32.0,),)}, "detector needs --config.model.neck='fpn'"),
+        ({"model.neck": "fpn_c4"}, "detector needs --config.model.neck='fpn'"),
         ({"model.bn_epsilon": 1e-3, "model.stride_in_1x1": True}, "1e-05 --config.model.stride_in_1x1=False"),
         ({"model.rpn.box_loss": "diou"}, "detector needs --config.model.rpn.box_loss='smooth_l1'"),
         ({"model.box.units": 2, "model.box.score_thresh": 0.1}, "detector needs --config.model.box.units=0$"),
