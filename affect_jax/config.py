@@ -95,7 +95,7 @@ def detection_config() -> ConfigDict:
             "bg_iou_thresh": 0.3,
             "batch_size_per_image": 256,
             "positive_fraction": 0.5,
-            "assigner": "iou",  # or "atss", "simota"
+            "assigner": "iou",  # or "simota"
             "objectness_loss": "cross_entropy",  # of a sample of the anchors; or of all: "yunet", "quality_focal"
             "box_loss": "smooth_l1",  # or "diou", "eiou"
             "box_loss_weight": 1.0,  # at least 0

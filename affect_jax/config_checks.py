@@ -103,7 +103,7 @@ NOT_READ = (
     ("neck", ("yunet",), "has its own pyramid", ("fpn_channels",)),
     (
         "rpn.assigner",
-        ("atss", "simota"),
+        ("simota",),
         "assigns without this threshold",
         ("rpn.fg_iou_thresh", "rpn.bg_iou_thresh"),
     ),
@@ -137,7 +137,7 @@ FASTER_RCNN_CHECKS = {
     **{f"model.{head}.{field}": check for head in ("rpn", "box") for field, check in HEAD_CHECKS.items()},
     "model.box.canonical_size": above(0),
     "model.box.canonical_level": between(2, 6),
-    "model.rpn.assigner": one_of("iou", "atss", "simota"),
+    "model.rpn.assigner": one_of("iou", "simota"),
     "model.rpn.objectness_loss": one_of("cross_entropy", "yunet", "quality_focal"),
     "model.box.pooled_side": at_least(1),
     "model.box.context": above(0),

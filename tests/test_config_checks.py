@@ -102,8 +102,8 @@ def test_invalid_field_of_a_classifier_is_named_with_its_limits(fields, message)
         ),
         ({"model__neck": "yunet", "model__fpn_channels": 64}, "model.fpn_channels is 64 but model.neck yunet has its"),
         (
-            {"model__rpn__assigner": "atss", "model__rpn__fg_iou_thresh": 0.5},
-            "model.rpn.fg_iou_thresh is 0.5 but model.rpn.assigner atss assigns without this threshold",
+            {"model__rpn__assigner": "simota", "model__rpn__fg_iou_thresh": 0.5},
+            "model.rpn.fg_iou_thresh is 0.5 but model.rpn.assigner simota assigns without this threshold",
         ),
         (
             {"model__rpn__objectness_loss": "yunet", "model__rpn__positive_fraction": 0.3},

@@ -17,7 +17,7 @@ from affect_jax.losses import cross_entropy_of_log, log_geometric_mean
 from affect_jax.models.layers import Conv
 from affect_jax.ops import matching
 from affect_jax.ops.anchors import grid_anchors
-from affect_jax.ops.assignment import assign_adaptively, assign_by_cost
+from affect_jax.ops.assignment import assign_by_cost
 from affect_jax.ops.box_losses import box_regression_loss
 from affect_jax.ops.boxes import clip_boxes, decode_boxes, is_large, paired_iou
 from affect_jax.ops.matching import GroundTruth, Samples
@@ -67,9 +67,9 @@ class RegionProposalNetwork(nn.Module):
 
     The fields from pre_nms_top_n_train to positive_fraction are torchvision's, without "rpn_". anchor_sizes holds the
     sizes of each level, pixels. The score of an anchor is the geometric mean of the sigmoids of its S logits.
-    `assigner` is "iou", "atss" or "simota". `objectness_loss` is a key of OBJECTNESS_LOSSES. `box_loss` is "smooth_l1"
-    or a key of BOX_LOSSES; box_loss_weight multiplies it. Sampling for the losses draws from the rng "sampler"; without
-    that rng it always draws the same.
+    `assigner` is "iou" or "simota". `objectness_loss` is a key of OBJECTNESS_LOSSES. `box_loss` is "smooth_l1" or a key
+    of BOX_LOSSES; box_loss_weight multiplies it. Sampling for the losses draws from the rng "sampler"; without that rng
+    it always draws the same.
     """
 
     head: nn.Module
@@ -132,31 +132,28 @@ class RegionProposalNetwork(nn.Module):
 
     def _losses(self, logits, offsets, anchors, truth: GroundTruth) -> Losses:
         """Return rpn_losses of each image."""
-        cells_of_levels = [len(level) for level in anchors]
         logits, offsets, anchors = jnp.concatenate(logits, 1), jnp.concatenate(offsets, 1), jnp.concatenate(anchors)
         priority = sampling_priorities(self, *logits.shape[:2])
 
         def losses(priority, logits, offsets, truth):
-            samples = self._sample(priority, self._match(logits, offsets, anchors, cells_of_levels, truth))
+            samples = self._sample(priority, self._match(logits, offsets, anchors, truth))
             return rpn_losses(
                 samples, logits, offsets, anchors, truth, self.objectness_loss, self.box_loss, self.box_loss_weight
             )
 
         return jax.vmap(losses)(priority, logits, offsets, truth)
 
-    def _match(self, logits, offsets, anchors, cells_of_levels: Sequence[int], truth: GroundTruth) -> jax.Array:
+    def _match(self, logits, offsets, anchors, truth: GroundTruth) -> jax.Array:
         """Return the index of the ground-truth box of each anchor of an image, or BACKGROUND or IGNORED, int32 [A]."""
         match self.assigner:
             case "iou":
                 thresholds = self.fg_iou_thresh, self.bg_iou_thresh
                 return matching.match_by_iou(anchors, truth, *thresholds, allow_low_quality_matches=True)
-            case "atss":
-                return assign_adaptively(anchors, cells_of_levels, truth)
             case "simota":
                 predicted = log_geometric_mean(logits), decode_boxes(offsets, anchors)
                 return assign_by_cost(*lax.stop_gradient(predicted), anchors, truth)
             case unknown:
-                raise ValueError(f"unknown assigner {unknown!r}; must be iou, atss or simota")
+                raise ValueError(f"unknown assigner {unknown!r}; must be iou or simota")
 
     def _sample(self, priority: jax.Array, matched: jax.Array) -> Samples:
         """Return the anchors of an image that enter the losses, given their matches [A]: a sample or all."""

@@ -1,10 +1,7 @@
 """Assignment of ground-truth boxes to the cells of detectors with one anchor per cell.
 
-N ground-truth boxes (padded), A cells of all levels. Both functions return int32 [A]: the index of the ground-truth box
-of each cell, matching.BACKGROUND, or matching.IGNORED for background in an ignored region.
+N ground-truth boxes (padded), A cells of all levels.
 """
-
-from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +25,9 @@ def assign_by_cost(
 ) -> jax.Array:
     """Assign by SimOTA (Ge et al. 2021, arXiv:2107.08430, section 2.3).
 
+    Returns int32 [A]: the index of the ground-truth box of each cell, or BACKGROUND, or IGNORED for background that an
+    ignored region touches.
+
     log_scores [A] and boxes [A, 4] are the predictions; anchors [A, 4], whose width is the stride of the cell. A ground
     truth box takes its k cheapest cells, where k is the sum of its `max_cells` highest IoUs with predicted boxes,
     at least 1. Cells take part if their center is inside the box or at most center_radius strides from its center. The
@@ -50,38 +50,12 @@ def assign_by_cost(
     lowest, cheapest = lax.top_k(-cost, max_cells)
     taken = (jnp.arange(max_cells) < count[:, None]) & jnp.isfinite(lowest)
     rows = jnp.arange(len(cost))[:, None]
-    takers = jnp.zeros(cost.shape, bool).at[rows, cheapest].set(taken).sum(0)  # [A]
-    first = jnp.zeros(cost.shape, bool).at[rows, cheapest].set(taken).argmax(0)
-    matched = jnp.where(takers > 1, jnp.argmin(cost, axis=0), first)
-    return _with_background(matched, takers > 0, centers, anchors, truth)
-
-
-def assign_adaptively(
-    anchors: jax.Array, cells_of_levels: Sequence[int], truth: GroundTruth, nearest: int = 9
-) -> jax.Array:
-    """Assign by ATSS (Zhang et al. 2020, arXiv:1912.02424, algorithm 1).
-
-    anchors [A, 4] of all levels, cells_of_levels of them each. The `nearest` anchors of each level by distance of the
-    centers are candidates of a box. A candidate is assigned to the box if its IoU is at least the mean plus the
-    standard deviation of the candidates' IoUs and its center is inside the box. An anchor that is assigned to several
-    boxes keeps the one with the highest IoU.
-    """
-    centers = _centers(anchors)
-    distance = ((_centers(truth.boxes)[:, None] - centers) ** 2).sum(-1)
-    iou = box_iou(truth.boxes, anchors)
-    candidates, start = [], 0
-    for cells in cells_of_levels:
-        _, level = lax.top_k(-distance[:, start : start + cells], min(nearest, cells))
-        candidates.append(start + level)
-        start += cells
-    candidates = jnp.concatenate(candidates, axis=1)
-    of_candidates = jnp.take_along_axis(iou, candidates, axis=1)
-    threshold = of_candidates.mean(1) + of_candidates.std(1, ddof=1)
-    rows = jnp.arange(len(iou))[:, None]
-    positive = jnp.zeros(iou.shape, bool).at[rows, candidates].set(of_candidates >= threshold[:, None])
-    positive &= _inside(centers, truth.boxes) & (truth.mask & ~truth.ignore)[:, None]
-    best = jnp.where(positive, iou, -1.0)
-    return _with_background(best.argmax(0), positive.any(0), centers, anchors, truth)
+    takes = jnp.zeros(cost.shape, bool).at[rows, cheapest].set(taken)
+    takers = takes.sum(0)  # [A]
+    matched = jnp.where(takers > 1, jnp.argmin(cost, axis=0), takes.argmax(0))
+    touched = ((anchors[:, 2:] > truth.boxes[:, None, :2]) & (anchors[:, :2] < truth.boxes[:, None, 2:])).all(-1)
+    in_ignored = touched.any(0, where=(truth.mask & truth.ignore)[:, None])
+    return jnp.where(takers > 0, matched, jnp.where(in_ignored, IGNORED, BACKGROUND)).astype(jnp.int32)
 
 
 def _centers(boxes: jax.Array) -> jax.Array:
@@ -91,14 +65,3 @@ def _centers(boxes: jax.Array) -> jax.Array:
 def _inside(points: jax.Array, boxes: jax.Array) -> jax.Array:
     """Return True for points [A, 2] inside boxes [N, 4], without their edges: [N, A]."""
     return ((points > boxes[:, None, :2]) & (points < boxes[:, None, 2:])).all(-1)
-
-
-def _with_background(
-    matched: jax.Array, positive: jax.Array, centers: jax.Array, anchors: jax.Array, truth: GroundTruth
-) -> jax.Array:
-    """Return `matched` where positive [A]; otherwise IGNORED in an ignored region, which takes all cells it touches."""
-    reach = (anchors[:, 2:] - anchors[:, :2]) / 2
-    low, high = truth.boxes[:, None, :2] - reach, truth.boxes[:, None, 2:] + reach
-    near = ((centers > low) & (centers < high)).all(-1)
-    ignored = (near & (truth.mask & truth.ignore)[:, None]).any(0)
-    return jnp.where(positive, matched, jnp.where(ignored, IGNORED, BACKGROUND)).astype(jnp.int32)

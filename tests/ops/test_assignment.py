@@ -1,4 +1,4 @@
-"""Both assignments are compared with loops that follow the papers."""
+"""The assignment is compared with loops that follow the paper."""
 
 import jax
 import jax.numpy as jnp
@@ -7,14 +7,12 @@ import pytest
 from loop_iou import iou
 
 from affect_jax.ops.anchors import grid_anchors
-from affect_jax.ops.assignment import assign_adaptively, assign_by_cost
+from affect_jax.ops.assignment import assign_by_cost
 from affect_jax.ops.boxes import decode_boxes
 from affect_jax.ops.matching import BACKGROUND, IGNORED, GroundTruth
 
 LEVELS = ((8, 12, 8), (4, 6, 16), (2, 3, 32))  # rows, columns, stride
-ANCHORS = [np.asarray(grid_anchors((rows, columns), (s, s), (s,), (1.0,))) for rows, columns, s in LEVELS]
-CELLS = [len(level) for level in ANCHORS]
-ANCHORS = np.concatenate(ANCHORS)
+ANCHORS = np.concatenate([grid_anchors((rows, columns), (s, s), (s,), (1.0,)) for rows, columns, s in LEVELS])
 MAX_BOXES = 7
 
 
@@ -67,25 +65,6 @@ def simota_by_loops(log_scores, predicted, truth):
     return matched
 
 
-def atss_by_loops(truth):
-    centers = (ANCHORS[:, :2] + ANCHORS[:, 2:]) / 2
-    best = {}  # {cell: (IoU, box)}
-    for n in range(MAX_BOXES):
-        if not truth.mask[n] or truth.ignore[n]:
-            continue
-        box, candidates, start = truth.boxes[n], [], 0
-        for cells in CELLS:
-            distance = ((centers[start : start + cells] - (box[:2] + box[2:]) / 2) ** 2).sum(1)
-            candidates += [start + cell for cell in np.argsort(distance, kind="stable")[:9]]
-            start += cells
-        overlaps = [iou(box, ANCHORS[cell]) for cell in candidates]
-        threshold = np.mean(overlaps) + np.std(overlaps, ddof=1)
-        for cell, overlap in zip(candidates, overlaps, strict=True):
-            if overlap >= threshold and contains(box, centers[cell]):
-                best[cell] = max(best.get(cell, (-1.0, 0)), (overlap, n))
-    return [best[cell][1] if cell in best else background(anchor, truth) for cell, anchor in enumerate(ANCHORS)]
-
-
 @pytest.mark.parametrize("seed", range(8))
 def test_simota_equals_loops(seed):
     rng = np.random.default_rng(seed)
@@ -99,15 +78,6 @@ def test_simota_equals_loops(seed):
     assert (matched >= 0).sum() >= (truth.mask & ~truth.ignore).sum() / 2
 
 
-@pytest.mark.parametrize("seed", range(8))
-def test_atss_equals_loops(seed):
-    truth = random_truth(np.random.default_rng(seed))
-    matched = jax.jit(assign_adaptively, static_argnums=1)(ANCHORS, tuple(CELLS), truth)
-    np.testing.assert_array_equal(matched, atss_by_loops(truth))
-    assert (np.asarray(matched) >= 0).any()
-
-
 def test_image_without_boxes_is_all_background():
     truth = GroundTruth(np.zeros((3, 4), np.float32), np.zeros(3, int), np.zeros(3, bool), np.zeros(3, bool))
     assert (assign_by_cost(jnp.zeros(len(ANCHORS)), ANCHORS, ANCHORS, truth) == BACKGROUND).all()
-    assert (assign_adaptively(ANCHORS, CELLS, truth) == BACKGROUND).all()
