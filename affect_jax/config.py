@@ -96,7 +96,7 @@ def detection_config() -> ConfigDict:
             "batch_size_per_image": 256,
             "positive_fraction": 0.5,
             "assigner": "iou",  # or "simota"
-            "objectness_loss": "cross_entropy",  # of a sample of the anchors; or of all: "yunet", "quality_focal"
+            "objectness_loss": "cross_entropy",  # of a sample of the anchors; or of all: "yunet"
             "box_loss": "smooth_l1",  # or "diou", "eiou"
             "box_loss_weight": 1.0,  # at least 0
         },

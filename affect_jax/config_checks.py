@@ -101,18 +101,8 @@ BASIC_RESNETS = ("resnet18", "resnet34")
 NOT_READ = (
     ("backbone_name", (*BASIC_RESNETS, "mobilenet_v2", "yunet_n"), "has no ResNet bottlenecks", ("stride_in_1x1",)),
     ("neck", ("yunet",), "has its own pyramid", ("fpn_channels",)),
-    (
-        "rpn.assigner",
-        ("simota",),
-        "assigns without this threshold",
-        ("rpn.fg_iou_thresh", "rpn.bg_iou_thresh"),
-    ),
-    (
-        "rpn.objectness_loss",
-        ("yunet", "quality_focal"),
-        "takes all anchors",
-        ("rpn.batch_size_per_image", "rpn.positive_fraction"),
-    ),
+    ("rpn.assigner", ("simota",), "assigns without this threshold", ("rpn.fg_iou_thresh", "rpn.bg_iou_thresh")),
+    ("rpn.objectness_loss", ("yunet",), "takes all anchors", ("rpn.batch_size_per_image", "rpn.positive_fraction")),
 )
 """Fields of Faster R-CNN without effect: (field, its values, the reason, the fields without effect then)."""
 HEAD_CHECKS = {
@@ -138,7 +128,7 @@ FASTER_RCNN_CHECKS = {
     "model.box.canonical_size": above(0),
     "model.box.canonical_level": between(2, 6),
     "model.rpn.assigner": one_of("iou", "simota"),
-    "model.rpn.objectness_loss": one_of("cross_entropy", "yunet", "quality_focal"),
+    "model.rpn.objectness_loss": one_of("cross_entropy", "yunet"),
     "model.box.pooled_side": at_least(1),
     "model.box.context": above(0),
     "model.box.representation_size": at_least(1),

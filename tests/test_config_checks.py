@@ -97,8 +97,8 @@ def test_invalid_field_of_a_classifier_is_named_with_its_limits(fields, message)
             "model.stride_in_1x1 is True but model.backbone_name resnet18 has no ResNet bottlenecks; set it to False",
         ),
         (
-            {"accumulate_steps": 2, "model__rpn__objectness_loss": "quality_focal"},
-            "model.rpn.objectness_loss quality_focal needs accumulate_steps = 1",
+            {"accumulate_steps": 2, "model__rpn__objectness_loss": "yunet"},
+            "model.rpn.objectness_loss yunet needs accumulate_steps = 1",
         ),
         ({"model__neck": "yunet", "model__fpn_channels": 64}, "model.fpn_channels is 64 but model.neck yunet has its"),
         (

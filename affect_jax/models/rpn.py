@@ -222,7 +222,7 @@ def rpn_losses(
     """Return "loss_objectness" and "loss_rpn_box_reg" of an image, sums over `samples` of its anchors, and the count.
 
     logits [A, S], offsets [A, 4], anchors [A, 4] of all levels. The count is that of the samples for "cross_entropy"
-    and that of the positives for the other losses of OBJECTNESS_LOSSES, which all anchors enter.
+    and that of the positives for "yunet", which all anchors enter.
     """
     logits, offsets, anchors = logits[samples.indices], offsets[samples.indices], anchors[samples.indices]
     positive = samples.sampled & (samples.matched >= 0)
@@ -253,15 +253,8 @@ def _yunet_loss(logits: jax.Array, positive: jax.Array, quality: jax.Array) -> j
     return objectness + jnp.where(positive, cross_entropy_of_log(log_probs[:, 0], quality), 0.0)
 
 
-def _quality_focal_loss(logits: jax.Array, positive: jax.Array, quality: jax.Array) -> jax.Array:
-    """Return the quality focal loss of the score, whose target is the IoU (Li et al. 2020, arXiv:2006.04388, eq. 2)."""
-    log_probs = log_geometric_mean(logits)
-    targets = jnp.where(positive, quality, 0.0)
-    return (targets - jnp.exp(log_probs)) ** 2 * cross_entropy_of_log(log_probs, targets)
-
-
-OBJECTNESS_LOSSES = {"cross_entropy": _cross_entropy, "yunet": _yunet_loss, "quality_focal": _quality_focal_loss}
-"""Losses of the logits [A, S] of anchors by name; "cross_entropy" is for a sample of the anchors, the others for all.
+OBJECTNESS_LOSSES = {"cross_entropy": _cross_entropy, "yunet": _yunet_loss}
+"""Losses of the logits [A, S] of anchors by name; "cross_entropy" is for a sample of the anchors, "yunet" for all.
 
 The arguments are the logits, bool [A], True for positive anchors, and [A], the IoU of predicted and true box.
 """

@@ -46,13 +46,6 @@ def test_yunet_loss_equals_its_formula_and_leaves_out_ignored_anchors():
     assert box_reg > 0 and count == 2
 
 
-def test_quality_focal_loss_equals_its_formula():
-    found, probs, quality = losses_of("quality_focal")
-    scores = np.sqrt(probs.prod(1))
-    expected = sum((quality[a] - scores[a]) ** 2 * cross_entropy(scores[a], quality[a]) for a in (0, 1, 2))
-    np.testing.assert_allclose(found["loss_objectness"], (expected, 2), rtol=1e-5)
-
-
 def test_cross_entropy_counts_all_sampled_anchors():
     found, probs, _ = losses_of("cross_entropy")
     scores = np.sqrt(probs.prod(1))
