@@ -94,8 +94,8 @@ COMMON_CHECKS = {
     "eval_batch_size": at_least(1),
     "keep_checkpoints": at_least(1),
 }
-NECK_LEVELS = {"fpn": 5, "fpn_c4": 4, "yunet": 3}
-"""Feature levels of each neck of Faster R-CNN."""
+ANCHOR_STRIDES = {"fpn": (4, 8, 16, 32, 64), "fpn_c4": (4, 8, 16, 32), "yunet": (8, 16, 32)}
+"""Pixels between the cells of the maps that anchors are on, finest first, by neck of Faster R-CNN."""
 BASIC_RESNETS = ("resnet18", "resnet34")
 """Networks of residual blocks without a 1x1 convolution that could have the stride."""
 NOT_READ = (
@@ -117,7 +117,7 @@ HEAD_CHECKS = {
 }
 """Checks of the fields that the RPN and the box head share."""
 FASTER_RCNN_CHECKS = {
-    "model.neck": one_of(*NECK_LEVELS),
+    "model.neck": one_of(*ANCHOR_STRIDES),
     "model.bn_epsilon": above(0),
     "model.fpn_channels": at_least(1),
     "model.anchor_sizes": each(each(above(0), count=1), count=1),
@@ -288,9 +288,9 @@ def _faster_rcnn_rules(model: ConfigDict, accumulate_steps: int) -> Iterator[str
             " anchors is divided by the positive anchors of the whole batch"
         )
     yield from _not_read_rules(model)
-    neck, levels = model.neck, len(model.anchor_sizes)
-    if levels != NECK_LEVELS[neck]:
-        yield f"model.anchor_sizes has {levels} levels but the neck {neck} has {NECK_LEVELS[neck]}; give sizes for each"
+    neck, levels, of_neck = model.neck, len(model.anchor_sizes), len(ANCHOR_STRIDES[model.neck])
+    if levels != of_neck:
+        yield f"model.anchor_sizes has {levels} levels but the neck {neck} has {of_neck}; give sizes for each"
     per_level = {len(sizes) for sizes in model.anchor_sizes}
     if len(per_level) > 1:
         yield f"model.anchor_sizes is {model.anchor_sizes}; every level needs the same number of sizes"

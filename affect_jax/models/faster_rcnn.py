@@ -21,8 +21,6 @@ FINEST_TAP = "C2"
 """Feature map of the backbone that the finest map of a pyramid is made from."""
 BACKBONES = {"mobilenet_v2": None, "resnet18": 18, "resnet34": 34, "resnet50": 50, "yunet_n": None}
 """Depth of a ResNet by name of the backbone; None for another network."""
-ANCHOR_STRIDES = {"fpn": (4, 8, 16, 32, 64), "fpn_c4": (4, 8, 16, 32), "yunet": (8, 16, 32)}
-"""Pixels between the cells of the maps that anchors are on, finest first, by neck."""
 ROI_STRIDES = {"fpn": (4, 8, 16, 32), "fpn_c4": (4, 8, 16), "yunet": (4, 8, 16, 32)}
 """Pixels between the cells of the maps that RoIs are pooled from, finest first, by neck."""
 

@@ -15,7 +15,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from affect_jax.config import evaluation_buckets
-from affect_jax.config_checks import IMAGE_SIZE
+from affect_jax.config_checks import ANCHOR_STRIDES, IMAGE_SIZE
 from affect_jax.data import boxes_pipeline, open_split
 from affect_jax.data.box_crops import BoxCrops
 from affect_jax.data.boxes_pipeline import Size
@@ -30,7 +30,6 @@ from affect_jax.evaluate.figures import draw_boxes
 from affect_jax.evaluate.single_boxes import largest_single_boxes
 from affect_jax.files import whole_file
 from affect_jax.models import build_model
-from affect_jax.models.faster_rcnn import ANCHOR_STRIDES
 from affect_jax.ops.photometric import normalize
 from affect_jax.tasks import detection_report
 from affect_jax.tasks.interface import (
