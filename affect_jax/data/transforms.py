@@ -3,7 +3,7 @@
 H W image, N boxes. Images are RGB uint8 [H, W, 3]; boxes are [x1, y1, x2, y2], float32 [N, 4], absolute pixels of
 their image, half-open. Sizes are (height, width). Nothing is changed in place.
 
-To add a random transform: write a function `(rng, image, boxes, *, settings) -> image, boxes` that returns both
+To add a random transform of pixels: write a function `(rng, image, *, settings) -> image` that returns the image
 unchanged where its settings are at their defaults, add it to TRANSFORMS, and add its settings to `config.transform` in
 affect_jax/config.py, and their checks to affect_jax/config_checks.py.
 """
@@ -103,92 +103,64 @@ def clahe(image: np.ndarray, clip_limit: float) -> np.ndarray:
     return cv2.cvtColor(cv2.merge([equalized, *colors]), cv2.COLOR_YCrCb2RGB)
 
 
-def random_flip(
-    rng: np.random.Generator, image: np.ndarray, boxes: np.ndarray, *, horizontal_flip: bool = False
-) -> tuple[np.ndarray, np.ndarray]:
-    """Flip half of the images."""
-    if horizontal_flip and rng.random() < 0.5:
-        return flip(image), flip_boxes(boxes, image.shape[1])
-    return image, boxes
-
-
 def random_darkness(
     rng: np.random.Generator,
     image: np.ndarray,
-    boxes: np.ndarray,
     *,
     low_light_probability: float = 0.0,
     low_light_exposure: tuple[float, float] = (0.03, 0.3),
-) -> tuple[np.ndarray, np.ndarray]:
+) -> np.ndarray:
     """Darken an image by `random_low_light` within `low_light_exposure`."""
     if rng.random() < low_light_probability:
-        image = low_light(image, random_low_light(rng, low_light_exposure), rng)
-    return image, boxes
+        return low_light(image, random_low_light(rng, low_light_exposure), rng)
+    return image
 
 
 def random_brightness_contrast(
-    rng: np.random.Generator, image: np.ndarray, boxes: np.ndarray, *, brightness: float = 0.0, contrast: float = 0.0
-) -> tuple[np.ndarray, np.ndarray]:
+    rng: np.random.Generator, image: np.ndarray, *, brightness: float = 0.0, contrast: float = 0.0
+) -> np.ndarray:
     """Change brightness and contrast.
 
     brightness: add up to this fraction of the range of values, positive or negative.
     contrast: scale the differences from the image's mean by 1 - contrast to 1 + contrast.
     """
     if brightness or contrast:
-        image = brightness_contrast(
-            image, 255 * rng.uniform(-brightness, brightness), 1 + rng.uniform(-contrast, contrast)
-        )
-    return image, boxes
+        added, factor = 255 * rng.uniform(-brightness, brightness), 1 + rng.uniform(-contrast, contrast)
+        return brightness_contrast(image, added, factor)
+    return image
 
 
 def random_blur(
-    rng: np.random.Generator,
-    image: np.ndarray,
-    boxes: np.ndarray,
-    *,
-    blur_probability: float = 0.0,
-    blur_sigma: float = 1.0,
-) -> tuple[np.ndarray, np.ndarray]:
+    rng: np.random.Generator, image: np.ndarray, *, blur_probability: float = 0.0, blur_sigma: float = 1.0
+) -> np.ndarray:
     """Blur by a Gaussian of up to `blur_sigma` pixels."""
     if rng.random() < blur_probability:
-        image = gaussian_blur(image, rng.uniform(0.1, max(0.1, blur_sigma)))
-    return image, boxes
+        return gaussian_blur(image, rng.uniform(0.1, max(0.1, blur_sigma)))
+    return image
 
 
 def random_equalization(
-    rng: np.random.Generator, image: np.ndarray, boxes: np.ndarray, *, equalize_probability: float = 0.0
-) -> tuple[np.ndarray, np.ndarray]:
+    rng: np.random.Generator, image: np.ndarray, *, equalize_probability: float = 0.0
+) -> np.ndarray:
     """Equalize the histogram, see `equalize_histogram`."""
-    if rng.random() < equalize_probability:
-        image = equalize_histogram(image)
-    return image, boxes
+    return equalize_histogram(image) if rng.random() < equalize_probability else image
 
 
 def random_clahe(
-    rng: np.random.Generator,
-    image: np.ndarray,
-    boxes: np.ndarray,
-    *,
-    clahe_probability: float = 0.0,
-    clahe_limit: float = 2.0,
-) -> tuple[np.ndarray, np.ndarray]:
+    rng: np.random.Generator, image: np.ndarray, *, clahe_probability: float = 0.0, clahe_limit: float = 2.0
+) -> np.ndarray:
     """Equalize with limited contrast, see `clahe`."""
-    if rng.random() < clahe_probability:
-        image = clahe(image, clahe_limit)
-    return image, boxes
+    return clahe(image, clahe_limit) if rng.random() < clahe_probability else image
 
 
-def expose(
-    rng: np.random.Generator, image: np.ndarray, boxes: np.ndarray, *, exposure_level: float = 0.0
-) -> tuple[np.ndarray, np.ndarray]:
+def expose(rng: np.random.Generator, image: np.ndarray, *, exposure_level: float = 0.0) -> np.ndarray:
     """Brighten a dark image to `exposure_level`, see `raise_exposure`; nothing is random."""
-    return raise_exposure(image, exposure_level), boxes
+    return raise_exposure(image, exposure_level)
 
 
 TRANSFORMS = {
     function: getfullargspec(function).kwonlyargs
     for function in (
-        random_flip,
         random_darkness,
         random_brightness_contrast,
         random_blur,
@@ -197,7 +169,7 @@ TRANSFORMS = {
         expose,
     )
 }
-"""All transforms of a scaled image with the names of their settings, in the order in which they are applied."""
+"""Transforms of the pixels of a scaled image with the names of their settings, in the order of their application."""
 
 
 def transform(
@@ -212,6 +184,7 @@ def transform(
     side_range: tuple[float, ...] = (),
     anywhere_probability: float = 0.0,
     reference_boxes: str | Path = "",
+    horizontal_flip: bool = False,
     min_face: float = 0.0,
     **settings,
 ) -> dict[str, np.ndarray]:
@@ -219,6 +192,7 @@ def transform(
 
     scale_range, side_range, anywhere_probability, reference_boxes: the window to crop, see `choose_window`; the boxes
     that it regards are those that are not ignored.
+    horizontal_flip: mirror half of the images.
     min_face: ignore boxes whose shorter side is below this number of pixels of the bucket, or 0.
     settings: keyword arguments of TRANSFORMS; all are off by default. They act after scaling, and not on the padding.
 
@@ -234,8 +208,10 @@ def transform(
     image = resize(crop(image, window.top_left, window.size), window.scale)
     boxes, kept, partial = crop_boxes(boxes, size, window.top_left, window.size)
     boxes = scale_boxes(boxes, window.scale, image.shape[:2])
+    if horizontal_flip and rng.random() < 0.5:
+        image, boxes = flip(image), flip_boxes(boxes, image.shape[1])
     for change, names in TRANSFORMS.items():
-        image, boxes = change(rng, image, boxes, **{name: settings[name] for name in names if name in settings})
+        image = change(rng, image, **{name: settings[name] for name in names if name in settings})
     y, x = (round(max(0, -start) * window.scale) for start in window.top_left)
     image_size = np.minimum(np.add(image.shape[:2], (y, x)), bucket)
     boxes = clip_boxes(boxes + np.array([x, y, x, y], np.float32), image_size).astype(np.float32)
