@@ -8,10 +8,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from affect_jax.ops.boxes import box_area, decode_boxes, encode_boxes, paired_iou
-
-MIN_AREA = 1e-6
-"""Square pixels; keeps quotients finite for boxes without area."""
+from affect_jax.ops.boxes import MIN_AREA, box_area, decode_boxes, encode_boxes, paired_iou
 
 
 def diou_loss(predicted: jax.Array, targets: jax.Array) -> jax.Array:

@@ -14,6 +14,8 @@ MAX_LOG_SCALE = math.log(1000 / 16)
 """Logarithm of the largest growth of a decoded box over its reference."""
 MIN_SIDE = 1e-3
 """Pixels; keeps the offsets of boxes without area finite."""
+MIN_AREA = 1e-6
+"""Square pixels; keeps quotients of areas and their gradients finite for boxes with hardly any area."""
 
 
 def box_area(boxes: jax.Array) -> jax.Array:
@@ -34,7 +36,7 @@ def box_iou(a: jax.Array, b: jax.Array) -> jax.Array:
     """Return the IoU of each pair of a [N, 4] and b [M, 4]: [N, M] in [0, 1], 0 if neither box has an area."""
     intersection = box_intersection(a, b)
     union = box_area(a)[:, None] + box_area(b)[None, :] - intersection
-    return intersection / jnp.where(union > 0, union, 1.0)
+    return intersection / jnp.maximum(union, MIN_AREA)
 
 
 def paired_iou(a: jax.Array, b: jax.Array) -> jax.Array:
@@ -42,7 +44,7 @@ def paired_iou(a: jax.Array, b: jax.Array) -> jax.Array:
     sides = jnp.minimum(a[..., 2:], b[..., 2:]) - jnp.maximum(a[..., :2], b[..., :2])
     intersection = jnp.maximum(sides, 0.0).prod(-1)
     union = box_area(a) + box_area(b) - intersection
-    return intersection / jnp.where(union > 0, union, 1.0)
+    return intersection / jnp.maximum(union, MIN_AREA)
 
 
 def enlarge_boxes(boxes: jax.Array, factor: float) -> jax.Array:

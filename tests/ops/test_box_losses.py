@@ -42,11 +42,19 @@ def test_eiou_loss_of_boxes_apart_equals_a_hand_computed_example():
 
 
 @pytest.mark.parametrize("loss", BOX_LOSSES.values())
-def test_box_loss_pulls_distant_boxes_together_and_is_finite_without_area(loss):
+def test_box_loss_and_its_gradient_are_finite_for_boxes_of_hardly_any_area_and_boxes_far_apart(loss):
+    sides = (0.0, 1e-30, 1e-20, 1e-9, 1e-3, 1.0, 1e4)
+    boxes = np.array([[x, x, x + w, x + h] for x in (0.0, 1e6) for w in sides for h in sides], np.float32)
+    a, b = np.repeat(boxes, len(boxes), axis=0), np.tile(boxes, (len(boxes), 1))
+    values, gradients = jax.vmap(jax.value_and_grad(loss, (0, 1)))(a, b)
+    assert all(np.isfinite(array).all() for array in (values, *gradients))
+
+
+@pytest.mark.parametrize("loss", BOX_LOSSES.values())
+def test_box_loss_pulls_distant_boxes_together(loss):
     far, target = jnp.array([0.0, 0, 4, 4]), jnp.array([40.0, 0, 44, 4])
     gradient = jax.grad(lambda x: loss(jnp.array([x, 0, x + 4, 4]), target))(0.0)
     assert gradient < 0 and loss(far, target) > loss(far + jnp.array([5.0, 0, 5, 0]), target)
-    assert np.isfinite(jax.grad(lambda box: loss(box, jnp.zeros(4)))(jnp.zeros(4))).all()
 
 
 def test_smooth_l1_of_offsets_is_the_scaled_huber_loss_of_the_positive_boxes():
