@@ -30,8 +30,9 @@ def test_best_anchor_equals_a_search_over_all_anchors(image_size):
 
 
 def test_shares_are_counted_by_height():
-    boxes = np.array([[0, 0, 5, 7], [0, 0, 5, 7.9], [0, 0, 9, 20]])
-    groups = coverage_by_height(boxes, np.array([0.4, 0.8, 0.6]))
+    boxes = np.array([[0, 0, 5, 7], [0, 0, 5, 7.9], [0, 0, 5, 8], [0, 0, 9, 20]])
+    groups = coverage_by_height(boxes, np.array([0.4, 0.8, 0.5, 0.7]))
     assert groups["0 to 8 px"] == {"boxes": 2, "at_50": 0.5, "at_70": 0.5, "mean_best": pytest.approx(0.6)}
-    assert groups["16 to 32 px"]["at_50"] == 1.0
-    assert groups["all"]["boxes"] == 3
+    assert groups["8 to 16 px"] == {"boxes": 1, "at_50": 1.0, "at_70": 0.0, "mean_best": 0.5}
+    assert groups["16 to 32 px"]["at_70"] == 1.0
+    assert groups["all"]["boxes"] == 4

@@ -12,6 +12,7 @@ from affect_jax.evaluate.detection import (
     paired_bootstrap,
     precision_recall,
     recall_at_precision,
+    recall_by_height,
     tool_average_precision,
     worst_images,
 )
@@ -160,6 +161,28 @@ def test_area_under_the_curve_of_an_example_worked_by_hand():
     assert (metrics["recall"], metrics["precision"]) == (1.0, 0.5)
     assert metrics["recall_by_height"] == {"8 to 16 px": {"boxes": 2, "recall": 1.0, "recall_at_score_50": 1.0}}
     assert metrics["curve"]["precision"][0] == 1.0 and metrics["curve"]["precision"][-1] == pytest.approx(2 / 3)
+
+
+def test_detection_whose_iou_is_exactly_the_threshold_is_right():
+    detections = [found([[0, 0, 10, 5]], [0.9])]
+    assert match_detections([truth([[0, 0, 10, 10]])], detections, 0).true_positive.tolist() == [True]
+
+
+def test_height_at_the_edge_of_two_groups_belongs_to_the_higher_group():
+    truths, detections = [truth([[0, 0, 9, 15.5], [20, 0, 29, 16]])], [found([[20, 0, 29, 16]], [0.5])]
+    missed, found_at_50 = ({"boxes": 1, "recall": share, "recall_at_score_50": share} for share in (0.0, 1.0))
+    groups = recall_by_height(match_detections(truths, detections, 0))
+    assert groups == {"8 to 16 px": missed, "16 to 32 px": found_at_50}
+
+
+def test_tool_stretches_the_scores_of_all_detections_before_it_cuts_them_at_thresholds():
+    """The right detection and two wrong ones have almost the same score; one of an ignored box follows with 0."""
+    truths = [truth([[0, 0, 10, 10]]), truth([[0, 0, 10, 10]], ignore=[True])]
+    near = found([[0, 0, 10, 10], [30, 0, 40, 10], [60, 0, 70, 10]], [0.9002, 0.9001, 0.9])
+    assert tool_average_precision(truths, [near, found([], [])], 0) == 1.0  # stretched to 1, 0.5 and 0
+    far = found([[0, 0, 10, 10]], [0.0])
+    # all three are above 0.999, the first threshold
+    np.testing.assert_allclose(tool_average_precision(truths, [near, far], 0), 1 / 3)
 
 
 def test_detections_of_an_ignored_box_are_neither_right_nor_wrong():

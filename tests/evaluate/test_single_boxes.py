@@ -19,3 +19,8 @@ def test_a_box_is_repeated_if_two_sure_detections_show_it_and_no_other_box_is_ne
         assert count_repeated(truths, [found(boxes, scores)], 0.5) == {"boxes": 1, "repeated": repeated}, name
     ignored = truth([alone, [300, 300, 340, 360]], ignore=[True, False])
     assert largest_single_boxes([*truths, ignored, truth([])], 5) == [(0, 0), (1, 1)]
+
+
+def test_neither_of_two_boxes_is_single_if_only_one_contains_the_center_of_the_other():
+    # the smaller box shares 400 of its 1444 square pixels, less than half
+    assert largest_single_boxes([truth([[0, 0, 100, 100], [80, 80, 118, 118]])], 5) == []
