@@ -62,8 +62,8 @@ class FasterRCNN(nn.Module):
             self.rpn_head = RPNHead(len(self.anchor_sizes[0]) * len(self.aspect_ratios), self.dtype)
         self.proposal_network = RegionProposalNetwork(self.rpn_head, self.anchor_sizes, self.aspect_ratios, **self.rpn)
         fields = dict(self.box)
-        of_head = [fields.pop(name) for name in ("representation_size", "layers", "units")]
-        self.box_head = MLPHead(*of_head, **shared)
+        of_head = {name: fields.pop(name) for name in ("representation_size", "layers", "units")}
+        self.box_head = MLPHead(**of_head, **shared)
         self.box_predictor = BoxPredictor(self.num_classes)
         self.roi_heads = RoIHeads(self.box_head, self.box_predictor, ROI_STRIDES[self.neck], **fields)
 
