@@ -76,7 +76,7 @@ def winograd(x: jax.Array, kernel: jax.Array, padding: Pixels) -> jax.Array:
     """Convolve x [B, H, W, C] with kernel [3, 3, C, F]: [B, h, w, F]; `padding` is 0 to 2 on each side."""
     size = _output_size(x, padding)
     form = tile_form(kernel, size)
-    tiles = _input_tiles(form, _padded_blocks(form, x, padding), (0, 0), size)
+    tiles = _tiles(form.of_input, _padded_blocks(form, x, padding), (0, 0), size)
     return _convolve_tiles(form, tiles, kernel, 0, size)
 
 
@@ -89,22 +89,24 @@ def winograd_gradients(
     """
     size, x_size = gradient.shape[1:3], x.shape[1:3]
     form = tile_form(kernel, size)
-    m = form.outputs
     # Both gradients read one padded copy. From the array itself, XLA would compute its last layers again for each tile.
-    number = [-(-max(sizes) // m) + 2 for sizes in zip(size, x_size, strict=True)]
-    blocks = _blocks(form, gradient, (m, m), number)
-    tiles = _input_tiles(form, blocks, [low + m - 2 for low, _ in padding], x_size)
+    # It is padded as in `winograd`, so that the transforms of maps of one shape are compiled once for both.
+    before = tuple(2 - low for low, _ in padding)
+    number = [-(-max(sizes) // form.outputs) + 1 for sizes in zip(size, x_size, strict=True)]
+    blocks = _blocks(form, gradient, before, number)
+    tiles = _tiles(form.of_input, blocks, (0, 0), x_size)
     by_x = _convolve_tiles(form, tiles, jnp.flip(kernel, (0, 1)), 1, x_size)
     x_blocks = _padded_blocks(form, x, padding)
     if max(kernel.shape[2:]) <= SINGLE_CORE_CHANNELS:
-        h, w = size
-        x_copy, gradient_copy = _pixels(x_blocks)[:, : h + 2, : w + 2], _pixels(blocks)[:, m : h + m, m : w + m]
+        (h, w), (top, left) = size, before
+        x_copy = _pixels(x_blocks)[:, : h + 2, : w + 2]
+        gradient_copy = _pixels(blocks)[:, top : h + top, left : w + left]
         return by_x, _gradient_by_kernel(x_copy, kernel, gradient_copy)
-    outputs = [[_each_tile(form, blocks, (i + m, j + m), size) for j in range(m)] for i in range(m)]
-    input_tiles = _input_tiles(form, x_blocks, (0, 0), size)
-    pairs = zip(input_tiles, _on_both_axes(_transposed(form.of_output), outputs), strict=True)
-    products = [[_pixel_product(*pair) for pair in zip(*row, strict=True)] for row in pairs]
-    by_kernel = jnp.stack([jnp.stack(row) for row in _on_both_axes(_transposed(form.of_kernel), products)])
+    input_tiles = _tiles(form.of_input, x_blocks, (0, 0), size)
+    output_tiles = _tiles(_transposed(form.of_output), blocks, before, size)
+    pairs = zip(input_tiles, output_tiles, strict=True)
+    products = [[_pixel_product(*pair) for pair in zip(*rows, strict=True)] for rows in pairs]
+    by_kernel = _combine_stacked(_transposed(form.of_kernel), products, (0, 0))
     return by_x, by_kernel.astype(kernel.dtype)
 
 
@@ -129,8 +131,7 @@ def _convolve_tiles(form, tiles, kernel, channel_axis, size):
     pairs = zip(tiles, _transformed_kernel(form, kernel), strict=True)
     channels = (((3,), (channel_axis,)), ((), ()))
     products = [[lax.dot_general(*pair, channels) for pair in zip(*row, strict=True)] for row in pairs]
-    rows = [jnp.stack(row, axis=3) for row in _on_both_axes(form.of_output, products)]
-    return _pixels(jnp.stack(rows, axis=2))[:, : size[0], : size[1]]
+    return _pixels(_combine_stacked(form.of_output, products, (2, 3)))[:, : size[0], : size[1]]
 
 
 def _transformed_kernel(form, kernel):
@@ -150,21 +151,24 @@ def _pixel_product(x, y):
     return lax.dot_general(*flat, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32)
 
 
-def _input_tiles(form, blocks, first, size):
-    """Return the transformed tiles of a map of `size` outputs: a grid of arrays [B, tiles down, tiles across, C].
+@partial(jax.jit, static_argnums=(0, 2, 3))  # traced once for all maps of the same shape
+def _tiles(matrix, blocks, first, size):
+    """Return matrix @ tile @ matrix.T for the tiles of a map of `size` outputs: a grid of [B, down, across, C].
 
-    `first` is the pixel of the blocks at which the first tile begins; tiles are form.outputs pixels apart.
+    The first tile begins at pixel `first` of the blocks; the next begins as many pixels further as a block has.
     """
-    side = range(form.outputs + 2)
-    grid = [[_each_tile(form, blocks, (first[0] + i, first[1] + j), size) for j in side] for i in side]
-    return _on_both_axes(form.of_input, grid)
-
-
-def _each_tile(form, blocks, first, size):
-    """Return one pixel of each tile, [B, tiles down, tiles across, C]: `first` is that of the first tile."""
-    (i, j), m = first, form.outputs
+    (top, left), side, m = first, len(matrix[0]), blocks.shape[2]
     down, across = (-(-n // m) for n in size)
-    return blocks[:, i // m : i // m + down, i % m, j // m : j // m + across, j % m]
+    rows = _weighted_sums(matrix, [blocks[:, i // m : i // m + down, i % m] for i in range(top, top + side)])
+    columns = range(left, left + side)
+    return [_weighted_sums(matrix, [row[:, :, j // m : j // m + across, j % m] for j in columns]) for row in rows]
+
+
+def _combine_stacked(matrix, grid, axes):
+    """Return matrix @ grid @ matrix.T of a grid of arrays in one array, with its rows and columns on two new axes."""
+    columns = [_weighted_sums(matrix, column) for column in zip(*grid, strict=True)]
+    rows = [jnp.stack(_weighted_sums(matrix, row), axes[1]) for row in zip(*columns, strict=True)]
+    return jnp.stack(rows, axes[0])
 
 
 def _padded_blocks(form, x, padding):
@@ -188,22 +192,16 @@ def _pixels(blocks):
 
 def _output_size(x, padding):
     """Return height and width of a 3x3 convolution of x with stride 1."""
-    return [size + low + high - 2 for size, (low, high) in zip(x.shape[1:3], padding, strict=True)]
+    return tuple(size + low + high - 2 for size, (low, high) in zip(x.shape[1:3], padding, strict=True))
 
 
 def _transposed(matrix):
     return tuple(zip(*matrix, strict=True))
 
 
-@partial(jax.jit, static_argnums=0)  # traced once for all layers and gradients with tiles of the same shape
-def _on_both_axes(matrix, grid):
-    """Return matrix @ grid @ matrix.T for a grid whose entries are arrays."""
-
-    def combine(parts):
-        return [
-            sum(part if weight == 1 else weight * part for weight, part in zip(weights, parts, strict=True) if weight)
-            for weights in matrix
-        ]
-
-    columns = [combine(column) for column in zip(*grid, strict=True)]
-    return [combine(row) for row in zip(*columns, strict=True)]
+def _weighted_sums(matrix, parts):
+    """Return matrix @ parts for parts that are arrays."""
+    return [
+        sum(part if weight == 1 else weight * part for weight, part in zip(weights, parts, strict=True) if weight)
+        for weights in matrix
+    ]
