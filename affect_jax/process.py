@@ -6,6 +6,7 @@ import importlib.util
 import mmap
 import os
 import platform
+import re
 import signal
 import sys
 import tempfile
@@ -37,6 +38,8 @@ NVIDIA_DEVICES = ("/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg")
 """Files of which at least one exists on a machine with an NVIDIA GPU; JAX fails with an assertion without them."""
 JOB_SIZES = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
 """Environment variables with the number of tasks of a job."""
+READ_ERROR = re.compile("Error reading persistent compilation cache entry for '(.+?)'")
+"""JAX's warning of an entry of its cache that it cannot read, with the name of the program."""
 SHUTDOWN_SECONDS = 30
 """Longest time between the ends of two processes; after it JAX ends the remaining processes."""
 
@@ -77,10 +80,11 @@ def enable_compilation_cache() -> None:
     folder = jax.config.jax_compilation_cache_dir
     if folder and "://" not in folder:
         check_compilation_cache(Path(folder))
+        replace_damaged_entries(Path(folder))
 
 
 def check_compilation_cache(folder: Path) -> None:
-    """Create the cache folder if it is absent, and remove empty entries, which JAX neither reads nor writes again.
+    """Create the cache folder if it is absent.
 
     If it cannot be written, one line says so, and JAX is silent; if it cannot be created, there is no cache.
     """
@@ -88,16 +92,31 @@ def check_compilation_cache(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
-        for entry in os.scandir(folder):
-            with suppress(FileNotFoundError):  # removed by another process
-                if entry.name.endswith("-cache") and not entry.stat().st_size:
-                    Path(entry).unlink()
     except OSError as error:
         remedy = "set JAX_COMPILATION_CACHE_DIR to a folder that can be written"
         print(f"compiled programs cannot be stored in {folder} ({error.strerror}); {remedy}", file=sys.stderr)
         warnings.filterwarnings("ignore", "Error writing persistent compilation cache entry")
         if not folder.is_dir():
             jax.config.update("jax_compilation_cache_dir", None)
+
+
+def replace_damaged_entries(folder: Path) -> None:
+    """Let JAX write an entry of its cache again that it cannot read, without a warning.
+
+    Entries are damaged if their process ended, or the disk was full, while they were written. JAX keeps them, and would
+    warn and compile their programs in every process.
+    """
+    show = warnings.showwarning
+
+    def remove_or_show(message, *details, **options):
+        if program := READ_ERROR.match(str(message)):
+            with suppress(OSError):
+                for entry in folder.glob(f"{program[1]}-*-cache"):  # JAX does not say which of them
+                    entry.unlink(missing_ok=True)
+        else:
+            show(message, *details, **options)
+
+    warnings.showwarning = remove_or_show
 
 
 def collect_garbage_rarely() -> None:

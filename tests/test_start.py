@@ -91,11 +91,28 @@ def test_damaged_file_of_a_traced_network_is_written_again(classifier, empty_cac
     assert file.read_bytes() == content
 
 
-def test_empty_entries_of_the_cache_are_removed(empty_cache):
-    for name, content in (("a-cache", b""), ("b-cache", b"b"), ("c", b"")):
-        (empty_cache / name).write_bytes(content)
-    process.enable_compilation_cache()
-    assert {path.name for path in empty_cache.iterdir()} == {"b-cache", "c"}
+@pytest.mark.parametrize("damage", [lambda content: b"", lambda content: content[:-5]])
+def test_damaged_program_in_the_cache_is_written_again(tmp_path, damage):
+    program = [
+        "import jax, sys",
+        "from affect_jax.process import prepare_process",
+        "prepare_process()",
+        "print(jax.jit(lambda x: x + 1)(1), jax.jit(lambda x: x * 2)(3), jax.jit(jax.numpy.sin)(0.0))",
+    ]
+
+    def start():
+        environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(tmp_path)}
+        done = subprocess.run(
+            [sys.executable, "-c", "\n".join(program)], capture_output=True, text=True, env=environment
+        )
+        assert (done.stdout, done.stderr) == ("2 6 0.0\n", "")
+        return {file.name: file.stat().st_size for file in tmp_path.glob("*-cache")}
+
+    sizes = start()
+    assert len(sizes) == 3
+    for file in tmp_path.glob("*-cache"):
+        file.write_bytes(damage(file.read_bytes()))
+    assert start() == sizes
 
 
 def test_cache_that_cannot_be_created_is_one_line(empty_cache, capsys):
