@@ -4,6 +4,7 @@ B batch, H W height, width, N ground-truth boxes (padded). The parts are torchvi
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -67,11 +68,11 @@ class FasterRCNN(nn.Module):
         self.box_predictor = BoxPredictor(self.num_classes)
         self.roi_heads = RoIHeads(self.box_head, self.box_predictor, ROI_STRIDES[self.neck], **fields)
 
-    def __call__(self, batch: Mapping[str, jax.Array], train: bool) -> dict[str, dict]:
-        """Return "losses", if the batch has boxes, and "detections", if not in training; every array has B in front.
+    def __call__(self, batch: Mapping[str, jax.Array], train: bool) -> dict[str, Any]:
+        """Return "losses", if the batch has boxes, and, if not in training, "detections" and "left_out".
 
         losses: torchvision's four, each as its sum over samples of an image and the count of these: see rpn_losses and
-        box_losses. detections: see select_detections.
+        box_losses. detections: see select_detections. left_out: see Proposals. Every array has B in front.
 
         batch: image [B, H, W, 3], normalized, zeros outside image_size [B, 2] (height, width); for losses also boxes
         [B, N, 4], label int [B, N], box_mask and ignore bool [B, N]. H and W are multiples of 32.
@@ -87,13 +88,14 @@ class FasterRCNN(nn.Module):
         proposals, rpn_losses = self.proposal_network(anchor_maps, images.shape[1:3], image_size, truth, train)
         if self.neck == "yunet":
             if truth is None and not train and not self.is_initializing() and self.box["rois_at_once"]:
-                return {"detections": self._detect(maps["C2"], anchor_maps, proposals, image_size)}
+                detections = self._detect(maps["C2"], anchor_maps, proposals, image_size)
+                return {"detections": detections, "left_out": proposals.left_out}
             roi_maps = [self.fpn.finest(maps["C2"], anchor_maps[0], train), *anchor_maps]
         else:
             roi_maps = anchor_maps[: len(ROI_STRIDES[self.neck])]  # no RoI is pooled from "pool"
         detections, box_losses = self.roi_heads(roi_maps, proposals, image_size, truth, train)
-        outputs = {"losses": rpn_losses | box_losses, "detections": detections}
-        return {name: values for name, values in outputs.items() if values}
+        losses = {} if truth is None else {"losses": rpn_losses | box_losses}
+        return losses | ({} if train else {"detections": detections, "left_out": proposals.left_out})
 
     def _anchor_maps(self, maps: Mapping[str, jax.Array], train: bool) -> list[jax.Array]:
         """Return the maps that anchors are on, finest first."""

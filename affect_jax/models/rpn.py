@@ -38,6 +38,8 @@ class Proposals(NamedTuple):
     """[P], probabilities, 0 for padding"""
     valid: jax.Array
     """bool [P], False for padding"""
+    left_out: jax.Array
+    """[], no proposal that the limits of their number left out has a higher score; 0 if none was left out"""
 
 
 class RPNHead(nn.Module):
@@ -189,12 +191,13 @@ def select_proposals(
     log_scores, logarithms of probabilities, L of [A], offsets L of [A, 4], anchors L of [A, 4], image_size (height,
     width). The pre_nms_top_n best of each level go through NMS within the level; then the best of all levels are taken.
     """
-    boxes, probs, valid = [], [], []
+    boxes, probs, valid, left_out = [], [], [], jnp.float32(0)
     for level_scores, level_offsets, level_anchors in zip(log_scores, offsets, anchors, strict=True):
         level_scores, level_offsets = lax.stop_gradient((level_scores, level_offsets))
         if len(level_anchors) > pre_nms_top_n:
             level_scores, best = lax.top_k(level_scores, pre_nms_top_n)
             level_offsets, level_anchors = level_offsets[best], level_anchors[best]
+            left_out = jnp.maximum(left_out, jnp.exp(level_scores[-1]))
         level, prob = clip_boxes(decode_boxes(level_offsets, level_anchors), image_size), jnp.exp(level_scores)
         fill = ((0, pre_nms_top_n - len(level)),)
         boxes.append(jnp.pad(level, (*fill, (0, 0))))
@@ -206,7 +209,9 @@ def select_proposals(
     strength, best = lax.top_k(jnp.where(kept, probs.reshape(-1), -1.0), count)
     fill = (0, post_nms_top_n - count)
     scores = jnp.pad(jnp.maximum(strength, 0.0), fill)
-    return Proposals(jnp.pad(boxes.reshape(-1, 4)[best], (fill, (0, 0))), scores, jnp.pad(strength >= 0, fill))
+    left_out = jnp.where(jnp.sum(kept) > count, jnp.maximum(left_out, strength[-1]), left_out)
+    boxes = jnp.pad(boxes.reshape(-1, 4)[best], (fill, (0, 0)))
+    return Proposals(boxes, scores, jnp.pad(strength >= 0, fill), left_out)
 
 
 def rpn_losses(

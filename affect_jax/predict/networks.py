@@ -72,6 +72,7 @@ class Detector:
             raise ValueError(f"the detector finds {', '.join(classes)}; give one that finds faces alone")
         self._batch_size, self._min_score, self._most_pixels = batch_size, min_score, most_pixels
         self._min_score_of_search = CANDIDATE_SCORE * min_score
+        self._proposal_weight = proposal_weight(trained)
         self._exposure_level = trained.config.preprocess.exposure_level
         self._detect = build_programs(without_low_proposals(trained, self._min_score_of_search))
 
@@ -94,8 +95,8 @@ class Detector:
     def __call__(self, images: Sequence[np.ndarray], enlarge: Sequence[float] = ()) -> list[dict[str, np.ndarray]]:
         """Return "boxes" float32 [D, 4] and "scores" float32 [D] of each image, highest score first.
 
-        "full" is True if a search found as many faces as it can, so that others may be missing. Each image is searched
-        at its factor of `enlarge` times its size, by default in its own size.
+        "full" is True if a search had more faces, or more proposals that may be faces, than it can return, so that some
+        may be missing. Each image is searched at its factor of `enlarge` times its size, by default in its own size.
         """
         by_size = defaultdict(list)
         for row, searches in enumerate(self.prepare(images, enlarge or [1.0] * len(images))):
@@ -107,13 +108,15 @@ class Detector:
             for batch in batched(searches, self._batch_size)
         ]
         found, full = [[] for _ in images], [False for _ in images]
-        for batch, detections in pending:
-            detections = jax.device_get(detections)
+        for batch, outputs in pending:
+            outputs = jax.device_get(outputs)
             for index, (row, search) in enumerate(batch):
-                one = {name: values[index] for name, values in detections.items()}
+                one = {name: values[index] for name, values in outputs["detections"].items()}
                 found[row].append((search, *self._in_image(one, search, images[row].shape[:2])))
-                # the overview may be full of small faces, which it is not used for
-                full[row] |= bool(self._may_be_good(one).all()) and search.smallest == 0
+                if search.smallest == 0:  # the overview may be full of small faces, which it is not used for
+                    # without a weight, any proposal can become a face; the surest ones usually do
+                    highest = outputs["left_out"][index] ** (self._proposal_weight or 1.0)
+                    full[row] |= bool(highest > self._min_score or self._may_be_good(one).all())
         merged = [self._good_enough(*merge(searches)) for searches in found]
         return [{**faces, "full": is_full} for faces, is_full in zip(merged, full, strict=True)]
 
@@ -122,14 +125,14 @@ class Detector:
         return smallest_face(image_size, self._most_pixels)
 
     def _dispatch(self, batch: Sequence[tuple[np.ndarray, Search]]) -> dict:
-        """Return the detections of images by searches of one size, still on the device."""
+        """Return the outputs of the network for images by searches of one size, still on the device."""
         resized = [self._resize(image, search) for image, search in batch]
         size = batch[0][1].size
         inputs = {
             "image": padded([pad(image, size) for image in resized], self._batch_size),
             "image_size": padded([np.array(image.shape[:2], np.int32) for image in resized], self._batch_size),
         }
-        return self._detect(inputs)["detections"]
+        return self._detect(inputs)
 
     def _resize(self, image: np.ndarray, search: Search) -> np.ndarray:
         """Mirror and scale an image for a search, and raise its exposure, which is done at the smaller size."""
@@ -176,9 +179,14 @@ def without_low_proposals(trained: Trained, min_score: float) -> Trained:
     A score is at most the proposal's score to the power of its weight.
     """
     config = trained.config.copy_and_resolve_references()
-    if weight := config.model.get("box", {}).get("proposal_weight"):
+    if weight := proposal_weight(trained):
         config.model.rpn.score_thresh = max(config.model.rpn.score_thresh, min_score ** (1 / weight))
     return trained._replace(config=config)
+
+
+def proposal_weight(trained: Trained) -> float:
+    """Return the weight of a proposal's score in the score of its detection."""
+    return trained.config.model.get("box", {}).get("proposal_weight", 0.0)
 
 
 def build_programs(trained: Trained, options: Mapping[str, Any] = MappingProxyType({})) -> Programs:

@@ -30,7 +30,7 @@ def test_unused_places_do_not_count_even_if_their_logits_are_nan():
 
 def test_score_is_the_weighted_geometric_mean_of_proposal_and_class():
     boxes = jnp.array([[0.0, 0, 10, 10], [40, 40, 60, 60]])
-    proposals = Proposals(boxes, jnp.array([0.9, 0.2]), jnp.ones(2, bool))
+    proposals = Proposals(boxes, jnp.array([0.9, 0.2]), jnp.ones(2, bool), 0.0)
     logits = jnp.log(jnp.array([[0.5, 0.5], [0.2, 0.8]]))
     size = jnp.array([100, 100])
     found = select_detections(logits, jnp.zeros((2, 2, 4)), proposals, size, 0.0, 0.5, 2, proposal_weight=0.7)
@@ -71,7 +71,7 @@ def detect():
     """Return the function from heads with settings, and proposals, to the detections by one set of random weights."""
 
     def inputs(boxes, valid):
-        return FEATURES, Proposals(boxes, jnp.ones((2, 6)), valid), jnp.full((2, 2), 128), None, False
+        return FEATURES, Proposals(boxes, jnp.ones((2, 6)), valid, jnp.zeros(2)), jnp.full((2, 2), 128), None, False
 
     variables = HEADS.init(jax.random.key(0), *inputs(BOXES, ALL))
     for layer in ("cls_score", "bbox_pred"):

@@ -69,6 +69,19 @@ def test_weight_of_the_box_loss_multiplies_only_the_box_losses_of_both_stages():
     assert one["loss_rpn_box_reg"][0] > 0 and one["loss_box_reg"][0] > 0
 
 
+def test_highest_score_that_the_limits_left_out_worked_by_hand():
+    """The fourth box is a copy of the first, which NMS removes."""
+    corners = np.array([[0, 0], [30, 0], [60, 0], [0, 0], [90, 0]], np.float32)
+    levels = np.log(np.float32([0.9, 0.8, 0.7, 0.6, 0.5])), np.zeros((5, 4)), np.concatenate([corners, corners + 9], 1)
+
+    def left_out(pre_nms_top_n, post_nms_top_n):
+        size = jnp.array([100, 100])
+        return select_proposals(*([x] for x in levels), size, pre_nms_top_n, post_nms_top_n, 0.5, 0.05).left_out
+
+    limits = [(5, 4), (6, 5), (5, 3), (4, 4), (4, 2)]
+    np.testing.assert_allclose([left_out(*both) for both in limits], [0, 0, 0.7, 0.6, 0.8], rtol=1e-6)
+
+
 def test_a_level_of_which_all_anchors_are_kept_gives_the_proposals_of_the_best_anchors():
     rng = np.random.default_rng(0)
     corners = rng.uniform(0, 90, (40, 2)).astype(np.float32)

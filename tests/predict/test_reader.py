@@ -118,17 +118,18 @@ def test_detector_returns_the_detections_of_the_evaluation(
 
 
 def test_file_with_more_faces_than_a_search_can_find_is_named_once(classifier, detector, images):
+    """The 64 proposals and the detections of the untrained detector have scores of about a half."""
     frames = [Frame(file, number, None, image) for file in "ab" for number, image in enumerate(images)]
 
-    def files_cut(**limits):
-        detector.config.model.box.update(limits)
-        reader, cut = FaceReader(Classifier(classifier, 4), Detector(detector, 2, 0.0), 2, 0.1, 0.0, 1.5), []
-        read = list(reader.stream(frames, lambda file, reason: cut.append((file, reason))))
-        assert len(read) == len(frames) and all(faces for _, faces in read)
+    def files_cut(min_score, detections_per_img):
+        detector.config.model.box.detections_per_img = detections_per_img
+        reader, cut = FaceReader(Classifier(classifier, 4), Detector(detector, 2, min_score), 2, 0.1, 0.0, 1.5), []
+        assert len(list(reader.stream(frames, lambda file, reason: cut.append((file, reason))))) == len(frames)
         return cut
 
-    assert files_cut(detections_per_img=5) == [("a", FULL), ("b", FULL)]
-    assert files_cut(detections_per_img=1000) == []
+    assert files_cut(0.8, detections_per_img=5) == [("a", FULL), ("b", FULL)]
+    assert files_cut(0.8, detections_per_img=1000) == []
+    assert files_cut(0.2, detections_per_img=1000) == [("a", FULL), ("b", FULL)]  # more proposals would be faces
 
 
 def test_flip_averages_the_probabilities_of_a_face_and_its_mirror_image(classifier, images):
