@@ -19,9 +19,9 @@ from affect_jax.files import open_regular
 
 SUFFIXES = (".3gp", ".asf", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf")
 SUFFIXES += (".ogv", ".ts", ".vob", ".webm", ".wmv")
-NOT_VIDEO = ("adf", "bin", "ffmetadata", "idf", "image2", "lrc", "mjpeg", "tty", "xbin")
-"""FFmpeg's names of formats that are no videos, such as drawings of letters; those of still images end in "_pipe".
-"mjpeg", without a container, is found in archives and documents with JPEGs in them."""
+NOT_VIDEO = ("adf", "bin", "ffmetadata", "ico", "idf", "image2", "lrc", "mjpeg", "tty", "xbin")
+"""FFmpeg's names of formats that are no videos, such as icons and drawings of letters; those of still images end in
+"_pipe". "mjpeg", without a container, is found in archives and documents with JPEGs in them."""
 CONTIGUOUS = ("flv", "matroska,webm")
 """FFmpeg's names of formats in which frames follow each other with few bytes between them."""
 HEADER_BYTES = 4096

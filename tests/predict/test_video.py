@@ -6,6 +6,7 @@ import av
 import numpy as np
 import pytest
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
+from PIL import Image
 from written_video import gray_frames, noise_frames, write_silence, write_video
 
 from affect_jax.files import open_regular
@@ -170,13 +171,14 @@ def test_only_the_first_of_joined_mp4_videos_is_read_and_the_others_are_named(tm
 def test_files_without_video_are_named(tmp_path):
     write_video(tmp_path / "b.ts", gray_frames([0, 9]))
     (tmp_path / "text.txt").write_text("no video " * 50)
+    Image.new("RGB", (64, 64)).save(tmp_path / "icon.ico")
     (tmp_path / "list.m3u8").write_text(
         f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{tmp_path}/b.ts\n#EXT-X-ENDLIST\n"
     )
     with av.open(tmp_path / "sound.m4a", "w") as container:
         write_silence(container, 1)
-    reasons = {"text.txt": "not a readable image or video", "list.m3u8": "not a readable image or video"}
-    reasons |= {"sound.m4a": "no video in it, only sound"}
+    reasons = dict.fromkeys(("text.txt", "icon.ico", "list.m3u8"), "not a readable image or video")
+    reasons["sound.m4a"] = "no video in it, only sound"
     for name, reason in reasons.items():
         with pytest.raises(NotVideo, match=reason):
             next(read_video(tmp_path / name, print))
