@@ -4,6 +4,7 @@ import csv
 import errno
 import functools
 import json
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext, suppress
@@ -219,8 +220,11 @@ def make_folder(folder: Path) -> None:
     for name in LINES:
         if (folder / name).is_dir():
             raise IsADirectoryError(f"{folder / name} is a folder; remove it or choose another --out")
-    if (folder / DRAWN).exists() and not (folder / DRAWN).is_dir():
-        raise NotADirectoryError(f"{folder / DRAWN} is a file; remove it or choose another --out")
+    drawn = folder / DRAWN
+    if drawn.exists() and not drawn.is_dir():
+        raise NotADirectoryError(f"{drawn} is a file; remove it or choose another --out")
+    if drawn.exists() and not os.access(drawn, os.W_OK):
+        raise PermissionError(f"{drawn} cannot be written to; allow it or choose another --out")
 
 
 def earlier_drawings(lines: Path) -> set[str]:

@@ -324,6 +324,14 @@ def test_folder_without_permission_is_an_error_with_a_remedy(tmp_path, monkeypat
         Output(folder, ("happy", "sad"), True, 0.5).__enter__()
 
 
+def test_folder_of_drawings_without_permission_is_an_error_before_the_first_frame(tmp_path, monkeypatch):
+    (tmp_path / "drawn").mkdir()
+    may_write = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path / "drawn" and may_write(path, mode))
+    with pytest.raises(PermissionError, match=f"^{tmp_path}/drawn cannot be written to; allow it or choose another"):
+        Output(tmp_path, ("happy", "sad"), True, 0.5).__enter__()
+
+
 def test_call_names_only_what_was_written(classifier, tmp_path):
     """A second call compiles nothing."""
     save_trained(classifier, tmp_path / "model.safetensors", "")
