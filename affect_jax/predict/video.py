@@ -119,7 +119,8 @@ def open_container(file: BinaryIO) -> av.container.InputContainer:
     try:
         container = av.open(unnamed, metadata_errors="ignore", options={"protocol_whitelist": "none"})
     except (av.FFmpegError, ValueError):
-        raise NotVideo("not a readable image or video") from None
+        is_mp4 = count_joined(file) > 0  # its index is at the end in most recordings
+        raise NotVideo("damaged or not complete" if is_mp4 else "not a readable image or video") from None
     if container.format.name in NOT_VIDEO or container.format.name.endswith("_pipe"):
         container.close()
         raise NotVideo("not a readable image or video")
